@@ -1,0 +1,327 @@
+"""What a run *is*: every field that can change a number. Where a run happens is pipelines.launch.
+
+Defaults stand here and nowhere else. YAML in, frozen pydantic out; unknown keys are errors. The names are those of
+transformers and peft wherever those have one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lcia.types import Format, InstructionRule, InstructionType, Split
+
+LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""All linear layers of the language model; the vision tower has a q_proj too, hence the prefix."""
+
+COIN_ORDER = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCR-VQA")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of a configuration; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- benchmarks -----------------------------------------------------------------------------------------------------
+
+
+class MiniCoinConfig(Section):
+    """Eight generated tasks in CoIN's formats, any size from a seed."""
+
+    kind: Literal["minicoin"] = "minicoin"
+    tasks: tuple[str, ...] = COIN_ORDER
+    instructions: InstructionType = "origin"
+    train_size: Count = 800
+    validation_size: Count = 100
+    test_size: Count = 100
+    seed: int = 0
+
+
+class CoinConfig(Section):
+    """The eight tasks of CoIN from one root folder (annotations and images laid out as CoIN publishes them)."""
+
+    kind: Literal["coin"]
+    root: str
+    tasks: tuple[str, ...] = COIN_ORDER
+    instructions: InstructionType = "origin"
+    max_samples: Count | None = None
+
+
+ScorerName: TypeAlias = Literal[
+    "exact", "multiple_choice", "soft_accuracy", "contains", "iou", "rouge_l"
+]
+
+
+class CustomTask(Section):
+    """One task of your own; paths are relative to the benchmark's root unless absolute or URLs."""
+
+    name: str
+    train: str
+    test: str
+    validation: str | None = None
+    image_root: str = ""
+    format: Format = "llava"
+    instruction: InstructionRule = "last_line"
+    scorer: ScorerName = "exact"
+    licence: str = ""
+    max_samples: Count | None = None
+
+
+class CustomConfig(Section):
+    """Anyone's stream, without code."""
+
+    kind: Literal["custom"]
+    name: str = "custom"
+    root: str = ""
+    tasks: tuple[CustomTask, ...]
+
+
+BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | CustomConfig, Field(discriminator="kind")]
+
+
+class DataConfig(Section):
+    """How strict reading is. `max_image_pixels` guards against decompression bombs."""
+
+    max_bad_fraction: Fraction = 0.0
+    max_image_pixels: Count = 50_000_000
+
+
+# --- model ----------------------------------------------------------------------------------------------------------
+
+
+class TinyConfig(Section):
+    """The small LLaVA that ships with the package (CPU, seconds)."""
+
+    kind: Literal["tiny"] = "tiny"
+    train_projector: bool = False
+
+
+class LlavaConfig(Section):
+    """Any LlavaForConditionalGeneration by local path or hub id, with its own processor and chat template."""
+
+    kind: Literal["llava"]
+    model: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    train_projector: bool = False
+    max_length: Count = 2048
+    pad_image_to_square: bool = True
+
+
+AssistantConfig = Annotated[TinyConfig | LlavaConfig, Field(discriminator="kind")]
+
+
+class LoraConfig(Section):
+    """Passed to peft as it is."""
+
+    r: Count = 8
+    lora_alpha: Count = 16
+    lora_dropout: Fraction = 0.0
+    target_modules: str | tuple[str, ...] = LANGUAGE_LINEAR
+
+
+class TrainingConfig(Section):
+    """One task's tuning. `batch_size` is global: over all workers and accumulated micro-batches."""
+
+    learning_rate: Positive = 4e-3
+    projector_learning_rate: Positive = 2e-5
+    batch_size: Count = 16
+    max_steps: Count | None = None
+    num_train_epochs: Positive = 1.0
+    warmup_ratio: Fraction = 0.03
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    group_by_length: bool = False
+
+
+# --- strategies -----------------------------------------------------------------------------------------------------
+
+
+class SequentialConfig(Section):
+    """Plain LoRA tuning, one task after another: no average."""
+
+    kind: Literal["sequential"] = "sequential"
+
+    def first(self) -> StrategyConfig:
+        """What the first stage of an adapter uses: there is nothing to average with or to be pulled to yet."""
+        return self
+
+
+class AverageSection(Section):
+    """What all scalar rules of the dynamic EMA share (METHOD 2)."""
+
+    beta_min: Fraction = 0.0
+    beta_max: Fraction = 1.0
+    scope: Literal["tensor", "layer", "global"] = "tensor"
+    start: Literal["previous", "first_step"] = "previous"
+    missing_gradient: Literal["error", "skip", "zero"] = "error"
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> AverageSection:
+        if self.beta_min > self.beta_max:
+            raise ValueError(f"beta_min {self.beta_min} lies above beta_max {self.beta_max}")
+        return self
+
+    def first(self) -> StrategyConfig:
+        return SequentialConfig()
+
+
+class FixedConfig(AverageSection):
+    """A constant balance weight: `beta`, or `retain` = beta^steps, the share of the old average left at the end."""
+
+    kind: Literal["fixed"]
+    beta: Fraction | None = None
+    retain: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> FixedConfig:
+        if (self.beta is None) == (self.retain is None):
+            raise ValueError("give exactly one of beta and retain")
+        return self
+
+
+class PaperConfig(AverageSection):
+    """The paper's rule: beta = (1/lambda + |g|) |dtheta| / (|d| |dg|), else the fallback."""
+
+    kind: Literal["paper"]
+    lagrange: Positive = 1.0
+    fallback: Fraction = 0.99
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+class OfficialConfig(AverageSection):
+    """The authors' code: weight of the new weights = factor (1 + |g|) / (|d| |dg|), else the fallback."""
+
+    kind: Literal["official"]
+    factor: Positive = 2.0
+    fallback_alpha: Fraction = 0.01
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+class ProximalConfig(AverageSection):
+    """Ours, dimensionally consistent: beta = (s + <g,d>/<d,d>) / (s + h), clamped to the bounds."""
+
+    kind: Literal["proximal"]
+    beta_min: Fraction = 0.97
+    stability: Literal["relative", "absolute"] = "relative"
+    rho: Positive = 60.0
+
+
+class CurvatureConfig(Section):
+    """Ours, one beta per entry: beta = lambda F_old / (lambda F_old + F_t); the default method.
+
+    `pull` adds the EWC penalty pull/2 (theta - theta_0)' F_old (theta - theta_0) to the training loss.
+    """
+
+    kind: Literal["curvature"] = "curvature"
+    lambda_: Annotated[float, Field(ge=0, alias="lambda")] = 0.3
+    pull: Annotated[float, Field(ge=0)] = 0.0
+    short_average: Fraction = 0.9
+    missing_gradient: Literal["error", "skip", "zero"] = "error"
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    def first(self) -> StrategyConfig:
+        return self.model_copy(update={"lambda_": 0.0, "pull": 0.0})
+
+
+class EwcConfig(Section):
+    """Elastic weight consolidation (the pull alone), with the same F_old as `curvature`."""
+
+    kind: Literal["ewc"]
+    pull: Annotated[float, Field(ge=0)] = 1000.0
+    missing_gradient: Literal["error", "skip", "zero"] = "error"
+
+    def first(self) -> StrategyConfig:
+        return self.model_copy(update={"pull": 0.0})
+
+
+StrategyConfig: TypeAlias = (
+    SequentialConfig | FixedConfig | PaperConfig | OfficialConfig | ProximalConfig | CurvatureConfig | EwcConfig
+)
+
+
+# --- grouping -------------------------------------------------------------------------------------------------------
+
+
+class TfidfConfig(Section):
+    """`pairwise`: the authors' rule, in closed form; `corpus`: one vocabulary fitted on all instructions."""
+
+    kind: Literal["tfidf"] = "tfidf"
+    fit: Literal["pairwise", "corpus"] = "pairwise"
+
+
+class TextConfig(Section):
+    """Mean-pooled sentence embeddings of any transformers encoder, by path or hub id."""
+
+    kind: Literal["text"]
+    model: str
+    max_length: Count = 128
+
+
+class ClipConfig(Section):
+    """open_clip: model name with a weights path or tag; which side to embed."""
+
+    kind: Literal["clip"]
+    model: str = "ViT-B-32"
+    pretrained: str
+    features: Literal["text", "image", "both"] = "text"
+
+
+EmbedderConfig = Annotated[TfidfConfig | TextConfig | ClipConfig, Field(discriminator="kind")]
+
+
+class GroupingConfig(Section):
+    """Instruction grouping (METHOD 3). Off: one adapter for the whole stream."""
+
+    enabled: bool = True
+    embedder: EmbedderConfig = TfidfConfig()
+    threshold: float = 0.9
+    expand_from: Literal["fresh", "newest"] = "fresh"
+    fallback: Literal["newest", "best", "base"] = "newest"
+    route: Literal["file", "sample"] = "sample"
+
+
+# --- evaluation and the whole ---------------------------------------------------------------------------------------
+
+
+class EvaluationConfig(Section):
+    """`scoring` names the column the matrix is made of; predictions are stored with both."""
+
+    split: Split = "test"
+    scoring: Literal["strict", "legacy"] = "strict"
+    max_new_tokens: Count = 32
+    zero_shot: bool = False
+    upper_triangle: bool = False
+
+
+class RunConfig(Section):
+    """One method on one order with one seed. Equal configurations are the same run."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    benchmark: BenchmarkConfig = MiniCoinConfig()
+    order: tuple[str, ...] | None = None
+    protocol: Literal["continual", "multitask", "zero_shot"] = "continual"
+    data: DataConfig = DataConfig()
+    assistant: AssistantConfig = TinyConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    strategy: Annotated[StrategyConfig, Field(discriminator="kind")] = CurvatureConfig()
+    grouping: GroupingConfig = GroupingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _steps_are_given_once(self) -> RunConfig:
+        if self.order is not None and len(set(self.order)) != len(self.order):
+            raise ValueError(f"order names a task twice: {', '.join(self.order)}")
+        return self

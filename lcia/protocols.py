@@ -1,0 +1,125 @@
+"""The contracts between the method and what it drives. Everything here is small on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lcia.types import Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Batch = Mapping[str, "Tensor"]
+
+
+class Assistant(Protocol):
+    """A multimodal model with LoRA adapters named g0, g1, ... on one frozen base."""
+
+    module: torch.nn.Module
+
+    def add_adapter(self, name: str, seed: int) -> None:
+        """Adds a fresh LoRA; the same seed gives the same weights. It becomes the active, trainable one."""
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Loads a stock PEFT folder under `name`, in place of what had that name; active and trainable."""
+
+    def save_adapter(self, name: str, folder: Path) -> None:
+        """Writes adapter_model.safetensors and adapter_config.json straight into `folder`."""
+
+    def use_adapter(self, name: str | None) -> None:
+        """Makes `name` the active adapter; None: the bare base."""
+
+    def drop_adapter(self, name: str) -> None: ...
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Trainable parameters by a name that does not hold the adapter's name (the key they are saved under)."""
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """input_ids, attention_mask, labels [batch, tokens] and pixel_values; labels are -100 but on answer tokens."""
+
+    def logits(self, module: torch.nn.Module, batch: Batch) -> Tensor:
+        """[batch, tokens, vocabulary], through `module` (self.module or its DDP wrapper)."""
+
+    def answer(self, samples: Sequence[Sample], max_new_tokens: int) -> list[str]:
+        """Greedy answers, one per sample, with the active adapter."""
+
+    def lengths(self, samples: Sequence[Sample]) -> list[int]:
+        """Tokens of each sample, images included; for grouping by length."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The stage that tuning starts from: its averaged adapter and what its strategy kept beside it."""
+
+    adapter: Path
+    kept: Path | None
+
+
+class Strategy:
+    """What a method adds to plain LoRA tuning of one stage; as it stands: nothing (= sequential)."""
+
+    def start(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
+        """Before the first step; `parameters` hold the weights that training starts from, `kept` what the adapter's
+        last stage returned from finish() (empty for a first stage)."""
+
+    def penalty(self) -> Tensor | None:
+        """A term to add to the loss of each optimizer step, or None."""
+        return None
+
+    def finish(self) -> dict[str, Tensor]:
+        """Puts the averaged weights into the parameters; returns what the next stage of the adapter needs."""
+        return {}
+
+    def statistics(self) -> dict[str, float]:
+        """Figures of the last step (quantiles of beta, retain, shares of fallback and bounds, distance)."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a crash inside a stage would lose."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """Distinct instructions of one task and split, in order of first appearance.
+
+    `counts` [n]: samples that hold the instruction. `vectors` [n, dim], rows of unit length, or None where the
+    similarity works on the texts themselves (tfidf).
+    """
+
+    texts: tuple[str, ...]
+    counts: NDArray[np.int64]
+    vectors: NDArray[np.float32] | None = None
+
+
+class Embedder(Protocol):
+    """Features of samples and the similarity that belongs to them."""
+
+    def embed(self, samples: Sequence[Sample]) -> NDArray[np.float32] | None:
+        """[samples, dim], unit rows; None: the texts are the features."""
+
+    def similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
+        """[len(a.texts), len(b.texts)]."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of a stage's progress. `values`: loss, lr, grad_norm, samples_per_second, beta ..."""
+
+    stage: str
+    kind: str
+    label: str
+    step: int
+    steps: int
+    values: Mapping[str, float]
+
+
+Observer = Callable[[Progress], None]

@@ -1,0 +1,103 @@
+"""The project's nouns: plain frozen values that every layer shares. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+IMAGE_TOKEN = "<image>"
+"""Marks, inside a message, the place of the sample's next image."""
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+Format: TypeAlias = Literal["llava", "chat", "parquet", "webdataset"]
+InstructionRule: TypeAlias = Literal["last_line", "before_colon", "after_image", "whole"]
+InstructionType: TypeAlias = Literal["origin", "diverse", "10type"]
+Scorer: TypeAlias = Callable[[str, Sequence[str]], float]
+"""(prediction, references) -> score in [0, 1]."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot work; the message says what to do. The command line exits with code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `content` holds IMAGE_TOKEN where an image stands."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a task after validation.
+
+    A training sample ends with an assistant turn; a test sample ends with a user turn and its answers are `references`
+    (for a training sample `references` holds the last assistant turn). `images` are encoded files (PNG, JPEG ...), as
+    many as there are IMAGE_TOKENs in the messages. `instruction` is what grouping compares.
+    """
+
+    id: str
+    instruction: str
+    messages: tuple[Message, ...]
+    images: tuple[bytes, ...]
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Rows in files. `path` and `image_root` are local paths or fsspec/pyarrow URLs; `format` names the reader."""
+
+    path: str
+    format: Format
+    image_root: str = ""
+    needs_answer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedSource:
+    """Rows that MiniCoIN draws: the same seed gives the same rows, whatever the block size."""
+
+    task: str
+    split: Split
+    rows: int
+    seed: int
+    instructions: InstructionType = "origin"
+
+
+Source: TypeAlias = FileSource | GeneratedSource
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task of a benchmark. `strict` is the right scorer, `legacy` does as CoIN's scripts do (METHOD 6)."""
+
+    name: str
+    train: Source
+    test: Source
+    validation: Source | None
+    instruction: InstructionRule
+    strict: Scorer
+    legacy: Scorer
+    licence: str = ""
+    max_samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A stream of tasks by name, with its named orders (the first is the default)."""
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+    orders: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+    def __getitem__(self, name: str) -> TaskSpec:
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise InputError(f"benchmark {self.name} has no task {name!r}; it has {', '.join(self.names)}")
