@@ -1,0 +1,1 @@
+"""LCIA on Ray: the only package that imports ray and mlflow."""
