@@ -62,15 +62,15 @@ class Parent:
 
 
 class Strategy:
-    """What a method adds to plain LoRA tuning of one stage; as it stands: nothing (= sequential)."""
+    """What a method adds to plain LoRA tuning of one stage; as it stands: nothing (= sequential).
+
+    A strategy acts through hooks on the optimizer's step, so the loop calls nothing while it trains: start, (load),
+    finish, and statistics when it logs. Where parameters are sharded, all of them are collective calls.
+    """
 
     def start(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
         """Before the first step; `parameters` hold the weights that training starts from, `kept` what the adapter's
         last stage returned from finish() (empty for a first stage)."""
-
-    def penalty(self) -> Tensor | None:
-        """A term to add to the loss of each optimizer step, or None."""
-        return None
 
     def finish(self) -> dict[str, Tensor]:
         """Puts the averaged weights into the parameters; returns what the next stage of the adapter needs."""
@@ -108,6 +108,9 @@ class Embedder(Protocol):
 
     def similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
         """[len(a.texts), len(b.texts)]."""
+
+    def mean_similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
+        """[len(a.texts)]: each text's mean over all texts of b, without the whole table in memory."""
 
 
 @dataclass(frozen=True)
