@@ -1,0 +1,99 @@
+"""CLIP embeddings by open_clip: of the instruction, of the sample's images, or of both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from lcia.codebook import unit
+from lcia.config import ClipConfig
+from lcia.embedders.vectors import cosine, in_batches, mean_cosine, once
+from lcia.protocols import Features
+from lcia.types import InputError, Sample
+
+SCHEMAS = ("hf-hub:", "local-dir:")
+"""Model names of open_clip that bring their weights with them."""
+
+
+class ClipEmbedder:
+    """Embedder by a CLIP model.
+
+    `text`: the instruction's unit vector. `image`: the mean of the unit vectors of the sample's images, unit again;
+    zero for a sample without image, which is like nothing. `both`: these two side by side, unit again, so that
+    the cosine of two samples with images is the mean of the cosines of their texts and of their images.
+    """
+
+    def __init__(self, config: ClipConfig) -> None:
+        self.features = config.features
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, self.prepare = _load(config)
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.tokenizer = open_clip.get_tokenizer(config.model)
+        self.dimension = int(open_clip.get_model_config(config.model)["embed_dim"])
+
+    def embed(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """[samples, dim], unit rows."""
+        if self.features == "text":
+            return self._texts(samples)
+        if self.features == "image":
+            return self._images(samples)
+        return unit(np.concatenate([self._texts(samples), self._images(samples)], axis=1))
+
+    def _texts(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        return once([sample.instruction for sample in samples], self._encode_texts)
+
+    def _images(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        owners = [row for row, sample in enumerate(samples) for _ in sample.images]
+        sums = np.zeros((len(samples), self.dimension))
+        if owners:
+            vectors = in_batches([image for sample in samples for image in sample.images], self._encode_images)
+            np.add.at(sums, owners, vectors)
+        return unit(sums)
+
+    @torch.inference_mode()
+    def _encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return unit(self.model.encode_text(tokens).cpu().numpy())
+
+    @torch.inference_mode()
+    def _encode_images(self, encoded: Sequence[bytes]) -> NDArray[np.float32]:
+        pixels = torch.stack([self._pixels(image) for image in encoded])
+        pixels = pixels.to(self.device, memory_format=torch.channels_last)
+        return unit(self.model.encode_image(pixels).cpu().numpy())
+
+    def _pixels(self, encoded: bytes) -> torch.Tensor:
+        """[channels, height, width] as the checkpoint's own preprocessing makes it."""
+        with Image.open(io.BytesIO(encoded)) as image:
+            pixels: torch.Tensor = self.prepare(image.convert("RGB"))
+        return pixels
+
+    def similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
+        """[len(a.texts), len(b.texts)]."""
+        return cosine(a, b)
+
+    def mean_similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
+        """[len(a.texts)]: mean over all texts of b."""
+        return mean_cosine(a, b)
+
+
+def _load(config: ClipConfig) -> tuple[Any, Any]:
+    """The model and its preprocessing of images; never with random weights."""
+    if not config.pretrained and not config.model.startswith(SCHEMAS):
+        raise InputError(
+            f"grouping.embedder: {config.model} needs `pretrained`, a tag of open_clip or the path of a weights file; "
+            f"only names that begin with {' or '.join(SCHEMAS)} bring their weights along"
+        )
+    try:
+        model, prepare = open_clip.create_model_from_pretrained(config.model, pretrained=config.pretrained or None)
+    except (RuntimeError, FileNotFoundError, ValueError) as error:
+        raise InputError(
+            f"grouping.embedder: open_clip cannot load {config.model} {config.pretrained}: {error}"
+        ) from error
+    return model, prepare
