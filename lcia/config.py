@@ -269,11 +269,14 @@ class TextConfig(Section):
 
 
 class ClipConfig(Section):
-    """open_clip: model name with a weights path or tag; which side to embed."""
+    """open_clip: model name with a weights path or tag; which side to embed.
+
+    A model named `hf-hub:...` or `local-dir:...` brings its weights along and needs no `pretrained`.
+    """
 
     kind: Literal["clip"]
     model: str = "ViT-B-32"
-    pretrained: str
+    pretrained: str = ""
     features: Literal["text", "image", "both"] = "text"
 
 
