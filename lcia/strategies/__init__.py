@@ -1,0 +1,55 @@
+"""What a method adds to plain LoRA tuning. `lcia.strategies.ema` stands alone and needs torch only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+if TYPE_CHECKING:
+    from lcia.config import AverageSection, StrategyConfig
+    from lcia.protocols import Strategy
+    from lcia.strategies.ema import Options
+
+
+def build(config: StrategyConfig, steps: int) -> Strategy:
+    """The strategy of a stage of `steps` optimizer steps."""
+    # Imported here, so that the average can be used without the configuration's dependencies.
+    from lcia import config as c
+    from lcia.protocols import Strategy
+    from lcia.strategies import rules
+    from lcia.strategies.ema import Options
+    from lcia.strategies.ewc import EwcStrategy
+    from lcia.strategies.strategy import EmaStrategy
+
+    match config:
+        case c.SequentialConfig():
+            return Strategy()
+        case c.FixedConfig():
+            return EmaStrategy(rules.Fixed(fixed_beta(config.beta, config.retain, steps)), _options(config))
+        case c.PaperConfig():
+            rule = rules.Paper(config.lagrange, config.fallback, config.reduction)
+            return EmaStrategy(rule, _options(config))
+        case c.OfficialConfig():
+            return EmaStrategy(rules.Official(config.factor, config.fallback_alpha, config.reduction), _options(config))
+        case c.ProximalConfig():
+            return EmaStrategy(rules.Proximal(config.stability, config.rho), _options(config))
+        case c.CurvatureConfig():
+            curvature = rules.Curvature(config.lambda_, config.short_average, config.pull)
+            return EmaStrategy(curvature, Options(missing_gradient=config.missing_gradient))
+        case c.EwcConfig():
+            return EwcStrategy(config.pull, config.missing_gradient)
+        case _:
+            assert_never(config)
+
+
+def fixed_beta(beta: float | None, retain: float | None, steps: int) -> float:
+    """The constant: `beta` itself, or the one whose product over `steps` steps is `retain`."""
+    if beta is not None:
+        return beta
+    assert retain is not None, "the configuration holds one of both"
+    return float(retain ** (1 / steps))
+
+
+def _options(config: AverageSection) -> Options:
+    from lcia.strategies.ema import Options
+
+    return Options(config.beta_min, config.beta_max, config.scope, config.start, config.missing_gradient)

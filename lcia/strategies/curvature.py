@@ -1,0 +1,199 @@
+"""Elementwise protection: what earlier tasks need of each entry, against what this task needs (METHOD section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from lcia.strategies.hooks import Step
+from lcia.strategies.rules import Curvature, curvature_weight
+from lcia.strategies.tally import QUANTILES
+from lcia.strategies.tracked import Missing, Tracked, like, part_of
+
+BINS = 1000
+"""Quantiles of an elementwise beta are read from a histogram with this many bins over [0, 1]."""
+
+
+class Consolidation:
+    """F_t, F_old and the pull towards theta_0. Each holds this process's part of a tensor, [entries] in fp32.
+
+    F_t is the mean of g*g over the steps made so far, g being the task's own gradient after clipping: it is taken
+    before the pull is added to the gradient, and both happen before the optimizer steps.
+    """
+
+    def __init__(self, tracked: Tracked, pull: float, old: Mapping[str, Tensor], missing: Missing) -> None:
+        self.tracked, self.pull, self.missing = tracked, pull, missing
+        unknown = sorted(set(old) - set(tracked.names))
+        if unknown:
+            raise ValueError(f"the kept curvature names {unknown[:3]}, which are not trained here")
+        parts = list(zip(tracked.names, tracked.parameters, strict=True))
+        self.squares = [torch.zeros_like(tracked.flat(place), dtype=_wide(p)) for place, (_, p) in enumerate(parts)]
+        self.old = [part_of(old[name], p).to(_wide(p)) if name in old else None for name, p in parts]
+        kept = enumerate(self.old)
+        self.origin = [None if f is None else tracked.flat(place).to(f.dtype, copy=True) for place, f in kept]
+        self.steps = torch.zeros(2, dtype=torch.float64, device=tracked.device)
+        self.absent = 0
+
+    @torch.no_grad()
+    def before(self, step: Step) -> None:
+        """Adds g*g to F_t, then the pull to the gradient."""
+        gradients, absent = self.tracked.gradients(self.missing)
+        made = step.made(self.tracked.device)
+        self.steps += torch.stack([made, 1 - made])
+        self.absent += len(absent)
+        for place, gradient in enumerate(gradients):
+            if gradient is not None:
+                self._square(place, gradient.reshape(-1), step, made)
+        if self.pull:
+            self._pull(gradients, step)
+
+    def _square(self, place: int, gradient: Tensor, step: Step, made: Tensor) -> None:
+        squares = self.squares[place]
+        gradient = gradient.to(squares.dtype)
+        if step.scale is not None:
+            gradient = gradient / step.scale.to(gradient.device)
+        if step.found_inf is not None:
+            gradient = torch.where(made > 0, gradient, 0.0)
+        squares.addcmul_(gradient, gradient)
+
+    def _pull(self, gradients: list[Tensor | None], step: Step) -> None:
+        for place, gradient in enumerate(gradients):
+            old, origin = self.old[place], self.origin[place]
+            # A parameter without a gradient is one that the optimizer leaves where it is.
+            if gradient is None or old is None or origin is None or self.tracked.parameters[place].grad is None:
+                continue
+            force = (self.tracked.flat(place) - origin).mul_(old).mul_(self.pull)
+            if step.scale is not None:
+                force *= step.scale.to(force.device)
+            gradient.add_(force.view(gradient.shape))
+
+    def current(self, place: int) -> Tensor:
+        """F_t of one tensor, [entries]."""
+        return self.squares[place] / self.steps[0].clamp(min=1).to(self.squares[place].dtype)
+
+    def total(self) -> dict[str, Tensor]:
+        """F_old + F_t by name, in the parameters' shapes: the F_old of the adapter's next task."""
+        result = {}
+        for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
+            old, current = self.old[place], self.current(place)
+            result[name] = like(current if old is None else current + old, parameter)
+        return result
+
+    def check(self) -> None:
+        """Raises if a gradient was not finite (waits for the device)."""
+        finite = torch.stack([torch.isfinite(squares).all() for squares in self.squares]).tolist()
+        broken = [name for name, good in zip(self.tracked.names, finite, strict=True) if not good]
+        if broken:
+            raise FloatingPointError(
+                f"gradients of {len(broken)} parameters were not finite ({', '.join(broken[:3])} ...)"
+            )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """F_t and, where there is one, theta_0; F_old comes from the stage before and is given again at a start."""
+        state = {"steps": self.steps, "absent": torch.tensor(self.absent)}
+        for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
+            state[f"squares.{name}"] = like(self.squares[place], parameter)
+            origin = self.origin[place]
+            if origin is not None:
+                state[f"origin.{name}"] = like(origin, parameter)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.steps.copy_(state["steps"])
+        self.absent = int(state["absent"])
+        for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
+            self.squares[place].copy_(part_of(state[f"squares.{name}"], parameter))
+            origin = self.origin[place]
+            if origin is not None:
+                origin.copy_(part_of(state[f"origin.{name}"], parameter))
+
+
+def _wide(parameter: Tensor) -> torch.dtype:
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+
+class CurvatureAverage:
+    """theta* = beta theta_0 + (1 - beta) theta-bar, formed only when it is read."""
+
+    def __init__(self, tracked: Tracked, rule: Curvature, old: Mapping[str, Tensor], missing: Missing) -> None:
+        self.tracked, self.rule = tracked, rule
+        self.consolidation = Consolidation(tracked, rule.pull, old, missing)
+        squares = self.consolidation.squares
+        self.short = [tracked.flat(place).to(f.dtype, copy=True) for place, f in enumerate(squares)]
+
+    def before(self, step: Step) -> None:
+        self.consolidation.before(step)
+
+    @torch.no_grad()
+    def after(self, step: Step) -> None:
+        """Moves theta-bar, by nothing where the device skipped the step."""
+        share: float | Tensor = 1 - self.rule.short_average
+        if step.found_inf is not None:
+            share = share * step.made(self.tracked.device)
+        for place, short in enumerate(self.short):
+            theta = self.tracked.flat(place).to(short.dtype)
+            short.lerp_(theta, share.to(short.dtype) if isinstance(share, Tensor) else share)
+
+    def weight(self, place: int) -> Tensor | None:
+        """beta of each entry of one tensor, [entries]; None where no earlier task knows it."""
+        old = self.consolidation.old[place]
+        if old is None:
+            return None
+        return curvature_weight(old, self.consolidation.current(place), self.rule.lambda_)
+
+    @torch.no_grad()
+    def average(self, place: int) -> Tensor:
+        """theta* of one tensor, this process's part [entries]."""
+        beta, origin = self.weight(place), self.consolidation.origin[place]
+        short = self.short[place]
+        return short if beta is None or origin is None else torch.lerp(short, origin, beta)
+
+    def check(self) -> None:
+        self.consolidation.check()
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, float]:
+        """Mean and quantiles of beta over all entries (histogram, 1e-3 wide); retain is the mean: what is left of the
+        old weights if theta* is read now. A collective call where tensors are sharded."""
+        self.check()
+        counts, sums = self._histogram()
+        total = counts.sum()
+        mean = float(sums[0] / total)
+        figures = {f"beta_q{round(100 * q):02d}": _quantile(counts, q) for q in QUANTILES}
+        made, skipped = self.consolidation.steps.tolist()
+        extra = {"steps": made, "skipped": skipped, "missing": float(self.consolidation.absent)}
+        shares = {"fallback": 0.0, "at_beta_min": float(sums[1] / total), "at_beta_max": float(sums[2] / total)}
+        return figures | {"beta": mean, "retain": mean} | shares | extra
+
+    def _histogram(self) -> tuple[Tensor, Tensor]:
+        """Counts [BINS] of beta and (sum, zeros, ones) [3], over all tensors and their shards."""
+        rows = torch.zeros(len(self.tracked), BINS + 3, dtype=torch.float64, device=self.tracked.device)
+        for place, short in enumerate(self.short):
+            beta = self.weight(place)
+            if beta is None:
+                beta = torch.zeros_like(short)
+            places = (beta * BINS).long().clamp_(max=BINS - 1)
+            rows[place, :BINS] = torch.bincount(places, minlength=BINS)
+            rows[place, BINS:] = torch.stack([beta.double().sum(), (beta <= 0).sum(), (beta >= 1).sum()])
+        summed = self.tracked.add_over_shards(rows).sum(0)
+        return summed[:BINS], summed[BINS:]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.consolidation.state_dict() | dict(self._shorts())
+
+    def _shorts(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter, short in zip(self.tracked.names, self.tracked.parameters, self.short, strict=True):
+            yield f"short.{name}", like(short, parameter)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.consolidation.load_state_dict(state)
+        for name, parameter, short in zip(self.tracked.names, self.tracked.parameters, self.short, strict=True):
+            short.copy_(part_of(state[f"short.{name}"], parameter))
+
+
+def _quantile(counts: Tensor, q: float) -> float:
+    """Lower edge of the bin in which the share q is reached."""
+    reached = counts.cumsum(0) >= q * counts.sum()
+    return int(reached.long().argmax()) / BINS

@@ -1,0 +1,55 @@
+"""Elastic weight consolidation: the pull towards the old tasks' weights alone, theta* is theta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from lcia.protocols import Strategy
+from lcia.strategies.curvature import Consolidation
+from lcia.strategies.hooks import attach
+from lcia.strategies.strategy import kept_curvature, old_curvature
+from lcia.strategies.tracked import Missing, Tracked
+
+
+class EwcStrategy(Strategy):
+    """Adds pull * F_old (theta - theta_0) to each step's gradient, with the F_old of the rule Curvature."""
+
+    def __init__(self, pull: float, missing: Missing) -> None:
+        self.pull, self.missing = pull, missing
+        self.consolidation: Consolidation | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def start(
+        self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]
+    ) -> None:
+        tracked = Tracked(parameters)
+        self.consolidation = Consolidation(tracked, self.pull, old_curvature(kept), self.missing)
+        self._handles = attach(optimizer, tracked, self.consolidation.before, None)
+
+    @property
+    def started(self) -> Consolidation:
+        """The stage's curvature; an error before start()."""
+        assert self.consolidation is not None, "start() comes first"
+        return self.consolidation
+
+    def finish(self) -> dict[str, Tensor]:
+        for handle in self._handles:
+            handle.remove()
+        self.started.check()
+        return kept_curvature(self.started.total())
+
+    def statistics(self) -> dict[str, float]:
+        made, skipped = self.started.steps.tolist()
+        return {"steps": made, "skipped": skipped, "missing": float(self.started.absent)}
+
+    def state_dict(self) -> dict[str, Any]:
+        self.started.check()
+        return dict(self.started.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.started.load_state_dict(state)
