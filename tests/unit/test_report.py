@@ -1,0 +1,188 @@
+"""The page is read with the standard library's HTML parser, which knows nothing of the template."""
+
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcia import report
+from lcia.codebook import Placement, Route
+from lcia.config import GroupingConfig
+from lcia.figures import StageSteps
+from lcia.matrix import AccuracyMatrix
+from lcia.report import Decision, Prediction, ReportInput, RunReport
+
+ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} \"'&"
+NAN = np.nan
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and all text outside <style>."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self._style = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._style = tag == "style"
+
+    def handle_data(self, data):
+        if not self._style and data.strip():
+            self.words.append(data.strip())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def png(size=(40, 30), mode="RGB"):
+    stream = io.BytesIO()
+    Image.new(mode, size).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def run(name="lcia", text="red", scores=((80.0, NAN), (60.0, 70.0)), **config):
+    return RunReport(
+        name,
+        AccuracyMatrix((text, "second"), np.array(scores)),
+        {"name": name, "strategy": {"kind": "curvature", **config}},
+        (
+            StageSteps(
+                text, ({"step": 1.0, "beta_q05": 0.1, "beta_q50": 0.2, "beta_q95": 0.3, "fallback": 0.0},), (0, 1)
+            ),
+        ),
+        (
+            Decision(text, "train", "g0", "new group"),
+            Decision("second", "train", "g1", "new group", {"g0": 0.0917}, 0.9, 5),
+        ),
+        (Prediction("second", "7", f"<image>\n{text}?", (text, text), text, 1.0, "g1", png()),),
+        {"train " + text: 75.0, "evaluate": 2.25},
+    )
+
+
+def page_of(*runs, **fields):
+    return Page(report.render(ReportInput(fields.pop("title", "A run"), runs, **fields)))
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    counts, environment = ({"task": ATTACK, "rows": 3},), {ATTACK: ATTACK}
+    attacked = run(name=ATTACK, text=ATTACK, note=ATTACK)
+    return page_of(attacked, title=ATTACK, counts=counts, environment=environment, subtitle=ATTACK)
+
+
+def test_whatever_data_and_models_say_stays_text(hostile):
+    assert hostile.all("script") == []
+    assert not [attributes for _, attributes in hostile.tags if any(name.startswith("on") for name in attributes)]
+    assert hostile.text.count(ATTACK) >= 12
+
+
+def test_no_address_leaves_the_page(hostile):
+    links = {value for _, attributes in hostile.tags for name, value in attributes.items() if name in {"href", "src"}}
+    assert {link[:5] for link in links if not link.startswith("#")} == {"data:"}
+    assert hostile.all("link") == []
+    policy = next(
+        meta["content"] for meta in hostile.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+
+
+def test_ids_are_distinct_even_with_equal_run_names():
+    ids = [attributes["id"] for _, attributes in page_of(run(), run()).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_links_inside_the_page_find_their_target():
+    page = page_of(run("a b"), run("c"), counts=({"rows": 1},))
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {attributes["href"][1:] for attributes in page.all("a")} <= ids
+
+
+def test_headline_metrics_and_their_best_values_are_shown():
+    page = page_of(run("worse"), run("better", scores=((80.0, NAN), (79.0, 71.0))))
+    assert "worse average accuracy 65.0 forgetting 20.0 new-task accuracy" in page.text
+    assert "75.0 (best)" in page.text
+    assert "1.0 (best)" in page.text
+
+
+def test_a_single_run_is_not_called_the_best():
+    assert "(best)" not in page_of(run()).text
+
+
+def test_an_undefined_metric_is_a_dash_with_its_reason():
+    assert "fwt needs the untuned model's scores" in page_of(run()).text
+
+
+def test_decisions_come_with_similarities_and_threshold():
+    assert "second train new group g1 5 g0 0.092 0.90" in page_of(run()).text
+    assert "no group yet" in page_of(run()).text
+
+
+def test_answers_of_two_runs_to_one_question_stand_side_by_side():
+    page = page_of(run("one"), run("two"))
+    assert len(page.all("img")) == 1
+    assert re.search(r"reference red one ✓ red 1, g1 two ✓ red 1, g1", page.text)
+
+
+def test_only_what_differs_between_configurations_is_compared():
+    a = {"seed": 0, "strategy": {"kind": "sequential"}, "lora": {"r": 8}}
+    b = {"seed": 0, "strategy": {"kind": "curvature", "lambda": 0.3}, "lora": {"r": 8}}
+    assert report.differences([a, b]) == {"strategy.kind": ["sequential", "curvature"], "strategy.lambda": ["", 0.3]}
+
+
+def test_configuration_environment_counts_and_times_are_shown():
+    page = page_of(run(), counts=({"task": "a", "rows": 800}, {"task": "b", "bad": 2}), environment={"torch": "2.13.0"})
+    for words in (
+        "kind: curvature",
+        "torch 2.13.0",
+        "task rows bad a 800 b 2",
+        "train red 1 min 15 s",
+        "all stages 1 min 17 s",
+    ):
+        assert words in page.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2.25, "2.2 s"), (59.99, "60.0 s"), (75, "1 min 15 s"), (3600, "1 h 00 min"), (7383, "2 h 03 min")],
+)
+def test_times_read_like_a_clock(seconds, text):
+    assert report.clock(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.04, "0.0"), (NAN, "\u2013"), (None, "\u2013"), (12.36, "12.4")])
+def test_numbers_have_one_digit_and_no_negative_zero(value, text):
+    assert report.number(value) == text
+
+
+@pytest.mark.parametrize(("size", "mode", "kind"), [((40, 30), "RGBA", "png"), ((2000, 1000), "L", "jpeg")])
+def test_pictures_travel_as_small_data_uris(size, mode, kind):
+    import base64
+
+    head, data = report.picture(png(size, mode)).split(",")
+    assert head == f"data:image/{kind};base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (min(size[0], 320), min(size[1], 320 if size[0] == size[1] else 160))
+
+
+def test_write_leaves_the_page_and_every_figure_as_png(tmp_path):
+    path = report.write(ReportInput("t", (run("a/b"), run("c"))), tmp_path)
+    assert path == tmp_path / "report.html"
+    names = {"curves", "matrix-a-b", "beta-a-b", "matrix-c", "beta-c"}
+    assert {png.stem for png in (tmp_path / "figures").glob("*.png")} == names
+
+
+def test_decisions_of_the_codebook_are_put_into_words():
+    config = GroupingConfig(threshold=0.5)
+    joined = report.placed(Placement("b", 0, False, (0.75, 0.25)), config, 9)
+    assert joined == Decision("b", "train", "g0", "joins", {"g0": 0.75, "g1": 0.25}, 0.5, 9)
+    lost = report.routed(Route("b", "test", "why", None, (0.125,), True), config)
+    assert lost == Decision("b", "test", "base", "fallback: newest", {"g0": 0.125}, 0.5, None, "why")
