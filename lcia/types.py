@@ -47,10 +47,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """Rows in files. `path` and `image_root` are local paths or fsspec/pyarrow URLs; `format` names the reader."""
+    """Rows in files. `path` (file, folder or pattern) and `image_root` are local paths or fsspec/pyarrow URLs.
+
+    `format` names the reader; `split` train: samples end with their answer, else with the question.
+    """
 
     path: str
     format: Format
+    split: Split = "train"
     image_root: str = ""
     needs_answer: bool = True
 
