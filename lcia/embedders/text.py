@@ -25,7 +25,7 @@ class TextEmbedder:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(config.model)
             self.model = AutoModel.from_pretrained(config.model, dtype=torch.float32).to(self.device).eval()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"grouping.embedder: transformers cannot load {config.model}: {error}") from error
         # Some tokenizers of decoders have no padding token; padding is masked, so any token serves.
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
