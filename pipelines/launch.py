@@ -19,6 +19,15 @@ class PoolConfig(Section):
     memory: str = "16Gi"
     gpu: Annotated[int, Field(ge=0)] = 0
     gpu_type: str | None = None
+    gpu_label: str = "nvidia.com/gpu.product"
+
+
+class SecretKey(Section):
+    """An environment variable and the Kubernetes secret that holds its value; no file of ours does."""
+
+    variable: str
+    name: str
+    key: str
 
 
 class ClusterConfig(Section):
@@ -37,6 +46,7 @@ class ClusterConfig(Section):
     backoff_limit: Annotated[int, Field(ge=0)] = 2
     submission_mode: Literal["K8sJobMode", "HTTPMode"] = "K8sJobMode"
     claim: str = "lcia-runs"
+    secrets: tuple[SecretKey, ...] = ()
 
 
 class TrackingConfig(Section):
