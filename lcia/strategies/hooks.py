@@ -64,7 +64,8 @@ def attach(optimizer: Any, tracked: Tracked, before: Hook | None, after: Hook | 
         act_before = before
 
         def pre_hook(stepped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if any(value is not None for value in (*args[:1], kwargs.get("closure"))):
+            # args[0] is the optimizer itself.
+            if any(value is not None for value in (*args[1:2], kwargs.get("closure"))):
                 raise ValueError("step(closure) makes its gradients too late for this rule: call backward before step")
             act_before(step_of(stepped))
 
