@@ -44,12 +44,17 @@ class MiniCoinConfig(Section):
 
 
 class CoinConfig(Section):
-    """The eight tasks of CoIN from one root folder (annotations and images laid out as CoIN publishes them)."""
+    """The eight tasks of CoIN from one root folder; image paths in the rows are relative to it.
+
+    `annotations` is the folder below the root that holds <task>/train.json (CoIN has one per instruction type),
+    `validation` the name of a file beside it, which CoIN does not publish.
+    """
 
     kind: Literal["coin"]
     root: str
+    annotations: str = ""
+    validation: str | None = None
     tasks: tuple[str, ...] = COIN_ORDER
-    instructions: InstructionType = "origin"
     max_samples: Count | None = None
 
 

@@ -25,6 +25,7 @@ from lcia.codec import decode, encode, size_of, to_sample
 from lcia.config import DataConfig
 from lcia.formats import Chunk
 from lcia.readers import Defect, Reading, all_chunks, check
+from lcia.readers import fingerprint as fingerprint
 from lcia.types import InputError, InstructionRule, Sample, Source
 
 INDEX = "index.json"
@@ -39,11 +40,15 @@ CACHE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class ShardCounts:
-    """What became of a source's rows. `reasons`: bad rows by reason, most frequent first."""
+    """What became of a source's rows: `rows` read, `bad` ones of them, and these by reason, most frequent first."""
 
     rows: int
     bad: int
     reasons: Mapping[str, int]
+
+    @property
+    def good(self) -> int:
+        return self.rows - self.bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ class _Writer:
         self._folder = folder
         self._reasons: Counter[str] = Counter()
         self._files: list[dict[str, object]] = []
-        self._rows = 0
+        self._good = 0
         self._report: TextIO | None = None
 
     def __enter__(self) -> _Writer:
@@ -145,11 +150,12 @@ class _Writer:
         if self._folder is not None:
             (self._folder / name).write_bytes(piece.data)
         self._files.append({"name": name, "groups": list(piece.groups)})
-        self._rows += len(piece.ids)
+        self._good += len(piece.ids)
 
     def finish(self) -> ShardCounts:
-        counts = ShardCounts(self._rows, self._reasons.total(), dict(self._reasons.most_common()))
-        if not counts.rows + counts.bad:
+        bad = self._reasons.total()
+        counts = ShardCounts(self._good + bad, bad, dict(self._reasons.most_common()))
+        if not counts.rows:
             raise InputError("the source holds no rows at all")
         if self._folder is not None:
             index = {"counts": asdict(counts), "files": self._files}
@@ -193,30 +199,33 @@ class _Ids:
 # Judging
 
 
-def counts_of(folder: Path) -> ShardCounts:
-    """What was counted when the folder was written."""
-    return ShardCounts(**json.loads((folder / INDEX).read_text())["counts"])
-
-
 def complaint(label: str, counts: ShardCounts, report: str, max_bad_fraction: float) -> str | None:
-    """Why a source is too bad to train on, with the reasons by count and where they stand; None: it is not."""
-    share = counts.bad / (counts.rows + counts.bad)
-    if counts.rows and share <= max_bad_fraction:
+    """Why a source is too bad to train on, with the reasons by count and where the rows are named; None: it is not."""
+    if counts.good and counts.bad <= max_bad_fraction * counts.rows:
         return None
     reasons = ", ".join(f"{reason} {number}" for reason, number in counts.reasons.items())
-    total = counts.rows + counts.bad
-    return f"{label}: {counts.bad} of {total} rows cannot be used ({share:.2%}): {reasons}; see {report}"
+    return f"{label}: {counts.bad} of {counts.rows} rows cannot be used ({reasons}); see {report}"
 
 
 def refuse(complaints: Iterable[str | None], max_bad_fraction: float) -> None:
     """Raises InputError with all complaints, if there is one."""
     lines = [line for line in complaints if line is not None]
     if lines:
-        rule = f"data.max_bad_fraction allows {max_bad_fraction:.2%}: mend the rows, or raise it to train without them"
+        rule = f"data.max_bad_fraction bears {max_bad_fraction:.2%}: mend the rows, or raise it to train without them"
         raise InputError("\n".join([*lines, rule]))
 
 
 # Reading
+
+
+def read_counts(folder: Path) -> ShardCounts:
+    """What was counted when the folder was written."""
+    return ShardCounts(**json.loads((folder / INDEX).read_text())["counts"])
+
+
+def count_rows(folder: Path) -> int:
+    """The samples in a folder."""
+    return read_counts(folder).good
 
 
 class Rows:
@@ -259,7 +268,7 @@ class Rows:
 
     def lengths(self) -> NDArray[np.int64]:
         """[rows]; stands for the tokens of a sample where samples of like length are put together."""
-        return np.concatenate([column.to_numpy() for column in self._column("length")])
+        return np.fromiter((n for column in self._column("length") for n in column.to_pylist()), np.int64, len(self))
 
     def _column(self, name: str) -> Iterator[pa.ChunkedArray]:
         return (pq.read_table(path, columns=[name]).column(name) for path in self._files)

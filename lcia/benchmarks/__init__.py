@@ -1,0 +1,26 @@
+"""Benchmarks: streams of tasks as values."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from lcia.benchmarks import coin, custom, minicoin
+from lcia.config import BenchmarkConfig, CoinConfig, CustomConfig, MiniCoinConfig
+from lcia.types import Benchmark
+
+
+def build(config: BenchmarkConfig) -> Benchmark:
+    """The benchmark that a configuration names; no file is opened yet.
+
+    Raises:
+        InputError: a task that the benchmark does not have, or none, or one twice.
+    """
+    match config:
+        case MiniCoinConfig():
+            return minicoin.benchmark(config)
+        case CoinConfig():
+            return coin.benchmark(config)
+        case CustomConfig():
+            return custom.benchmark(config)
+        case _:
+            assert_never(config)
