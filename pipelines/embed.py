@@ -54,7 +54,9 @@ def embed_shards(
     """Writes the features of a folder of Parquet shards into `folder`; the result is that of lcia.features."""
     pool = Pool(actors, gpus_per_actor)
     if reads_images(config):
-        features = _merge(_embedded(_rows(shards, ["instruction", "images"], 2 * actors), config, pool))
+        # One task may read many files into one block: cut it, so that every actor of the pool finds work.
+        samples = _rows(shards, ["instruction", "images"]).repartition(target_num_rows_per_block=BATCH)
+        features = _merge(_embedded(samples, config, pool))
     else:
         features = _merge(_stream(_rows(shards, ["instruction"]).map_batches(_count, **_batching(TEXTS))))
         if not isinstance(config, TfidfConfig):
@@ -62,11 +64,10 @@ def embed_shards(
     write(features, folder)
 
 
-def _rows(shards: Path | str, columns: list[str], blocks: int = 1) -> Any:
-    """The shards' rows, in at least so many blocks, in their order: instructions come in order of first appearance."""
+def _rows(shards: Path | str, columns: list[str]) -> Any:
+    """The shards' rows as a dataset that keeps their order, so that instructions come in order of first appearance."""
     system, paths = shard_files(shards)
-    blocks = max(blocks, len(paths))
-    dataset = ray.data.read_parquet(paths, filesystem=system, columns=columns, override_num_blocks=blocks)
+    dataset = ray.data.read_parquet(paths, filesystem=system, columns=columns)
     dataset.context.execution_options.preserve_order = True
     dataset.context.target_max_block_size = BLOCK_BYTES
     return dataset
