@@ -105,7 +105,12 @@ def _runtime_env(job: Job) -> Manifest:
 
 
 def _secrets(names: set[str]) -> list[str]:
-    return sorted(name for name in names if SECRET.search(name))
+    return sorted(name for name in names if looks_secret(name))
+
+
+def looks_secret(variable: str) -> bool:
+    """Whether a variable of this name probably holds what nobody else should read."""
+    return SECRET.search(variable) is not None
 
 
 def entrypoint_needs_no_shell(job: Job) -> list[str]:

@@ -1,0 +1,109 @@
+"""A run on a Ray cluster that already stands, through the Ray Jobs API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcia.types import InputError
+from pipelines.podrules import looks_secret
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a submitted job ended. `status` is Ray's: SUCCEEDED, FAILED or STOPPED."""
+
+    job: str
+    status: str
+    message: str
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "SUCCEEDED"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a job gets besides its command: a folder that is uploaded, and variables that anyone may read."""
+
+    working_dir: Path | None = None
+    env: Mapping[str, str] | None = None
+
+    def runtime_env(self) -> dict[str, Any]:
+        """Ray's runtime environment; raises InputError for a secret, because the dashboard shows it."""
+        secret = sorted(name for name in self.env or {} if looks_secret(name))
+        if secret:
+            raise InputError(
+                f"{', '.join(secret)} would be readable in Ray's dashboard: set it in the environment of the cluster's "
+                "nodes instead"
+            )
+        folder = {"working_dir": str(self.working_dir.absolute())} if self.working_dir else {}
+        return {**folder, **({"env_vars": dict(self.env)} if self.env else {})}
+
+
+def submit(
+    address: str, entrypoint: str, surroundings: Surroundings = Surroundings(), show: Callable[[str], object] = print
+) -> JobEnd:
+    """Runs `entrypoint` (a shell command) on the head of the cluster at `address` (http://host:8265) to its end.
+
+    `show` gets the log piece by piece, line ends included. The job outlives this process: an interrupt leaves it
+    running. Raises InputError if there is no dashboard at `address`.
+    """
+    runtime_env = surroundings.runtime_env()
+    client = _connect(address)
+    job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+    return follow(client, job, show)
+
+
+def follow(client: JobSubmissionClient, job: str, show: Callable[[str], object]) -> JobEnd:
+    """Shows a job's log until the job has ended; a log stream that breaks neither ends the job nor the waiting."""
+    from aiohttp import ClientError
+
+    shown = 0
+
+    def count(text: str) -> None:
+        nonlocal shown
+        shown += len(text)
+        show(text)
+
+    try:
+        asyncio.run(_stream(client, job, count))
+    except (RuntimeError, OSError, ClientError) as broken:
+        show(f"[the log stream broke ({broken}); waiting for the job to end]\n")
+    end = _wait(client, job)
+    if rest := client.get_job_logs(job)[shown:]:
+        show(rest)
+    return end
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    from ray.job_submission import JobSubmissionClient
+
+    if not address.startswith(("http://", "https://")):
+        raise InputError(f"{address!r} is no address of a Ray dashboard: write http://HOST:8265")
+    try:
+        return JobSubmissionClient(address)
+    except ConnectionError as error:
+        raise InputError(f"no Ray dashboard answers at {address}: is the head running, and the port open?") from error
+
+
+async def _stream(client: JobSubmissionClient, job: str, show: Callable[[str], object]) -> None:
+    async for text in client.tail_job_logs(job):
+        show(text)
+
+
+def _wait(client: JobSubmissionClient, job: str) -> JobEnd:
+    info = client.get_job_info(job)
+    while not info.status.is_terminal():
+        time.sleep(POLL_SECONDS)
+        info = client.get_job_info(job)
+    return JobEnd(job, str(info.status.value), info.message or "")
