@@ -23,7 +23,7 @@ _UNDECODABLE = (
 )  # fmt: skip
 """What Pillow's decoders raise on damaged files."""
 
-_BYTES_PER_PIXEL = 4
+_BYTES_PER_PIXEL, _HEADERS = 4, 1 << 20
 """No encoding of ours needs more, so a larger file is refused before it is read."""
 
 
@@ -34,7 +34,7 @@ class ImageFolder:
         self._fs, self._root = filesystem(root)
         self._local = isinstance(self._fs, pafs.LocalFileSystem)
         self._real = os.path.realpath(self._root) if self._local else self._root
-        self._max_bytes = max_pixels * _BYTES_PER_PIXEL
+        self._max_bytes = max_pixels * _BYTES_PER_PIXEL + _HEADERS
 
     def path(self, name: str) -> str:
         """Where `name` lies.

@@ -189,10 +189,12 @@ def answered(found: Draft, train: bool, needs_answer: bool) -> tuple[tuple[Messa
     given = (last.content,) if last.role == "assistant" else ()
     question = tuple(asked) if given else found.messages
     references = found.answers or given
-    empty = not any(map(str.strip, references)) or any(not m.content.strip() for m in question if m.role == "assistant")
-    if empty and (needs_answer or train):
+    taught = tuple(Message("assistant", answer) for answer in (given or references)[:1]) * train
+    earlier = [message.content for message in (*question, *taught) if message.role == "assistant"]
+    answerless = not any(map(str.strip, references)) and (train or needs_answer)
+    if answerless or not all(map(str.strip, earlier)):
         raise RowError("empty_answer", "the record has no answer, or an empty one")
-    return question + (Message("assistant", (given or references)[0]),) * train, () if empty else references
+    return question + taught, references
 
 
 def check_messages(messages: Sequence[Message], images: int) -> None:

@@ -69,7 +69,9 @@ class Store:
         self.root = absolute
         self.fs, self.base = pafs.FileSystem.from_uri(absolute)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)
-        self._cache = cache or Path(tempfile.gettempdir()) / "lcia-cache" / hashlib.blake2b(absolute.encode()).hexdigest()[:16]
+        self._cache = (
+            cache or Path(tempfile.gettempdir()) / "lcia-cache" / hashlib.blake2b(absolute.encode()).hexdigest()[:16]
+        )
         self._verified: set[str] = set()
 
     def path(self, key: str) -> str:
@@ -148,8 +150,12 @@ class Store:
             for name in [*entries, MARKER]:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                pafs.copy_files(f"{self.path(key)}/{name}", str(target), source_filesystem=self.fs,
-                                destination_filesystem=pafs.LocalFileSystem())
+                pafs.copy_files(
+                    f"{self.path(key)}/{name}",
+                    str(target),
+                    source_filesystem=self.fs,
+                    destination_filesystem=pafs.LocalFileSystem(),
+                )
         return folder
 
     def checkpoints(self, key: str) -> Checkpoints:
@@ -181,8 +187,12 @@ class Checkpoints:
         for name in reversed(self._names()):
             local = into / name
             local.mkdir(parents=True)
-            pafs.copy_files(f"{self._folder}/{name}", str(local), source_filesystem=self._store.fs,
-                            destination_filesystem=pafs.LocalFileSystem())
+            pafs.copy_files(
+                f"{self._folder}/{name}",
+                str(local),
+                source_filesystem=self._store.fs,
+                destination_filesystem=pafs.LocalFileSystem(),
+            )
             if not defects(local):
                 return local, broken
             broken.append(name)

@@ -10,6 +10,10 @@ from torch import Tensor
 
 Keeping: TypeAlias = Literal["auto", "copy", "bfloat16"]
 
+PROOF = 3
+"""Steps in a row that must leave a gradient alone before it is held by reference. One is too few: DDP moves its
+buckets once, after the first backward pass."""
+
 OVERWRITTEN = (
     "the gradients of the last step were overwritten although earlier ones were dropped: "
     "make the average with previous_gradient='copy'"
@@ -32,7 +36,7 @@ class Reference:
 class PreviousGradients:
     """One gradient per tensor.
 
-    `auto` copies once and watches whether the loop drops its gradients (zero_grad(set_to_none=True)) or writes into
+    `auto` copies at first and watches whether the loop drops its gradients (zero_grad(set_to_none=True)) or writes into
     them again (set_to_none=False, DDP's gradient_as_bucket_view, CUDA graphs). Only where they are dropped it goes
     over to references. A loop that changes its habit later is an error: the gradient is lost by then.
     """
@@ -42,6 +46,7 @@ class PreviousGradients:
         self.held: list[Tensor | None] = [None] * tensors
         self.references: list[Reference | None] = [None] * tensors
         self.by_reference = [False] * tensors
+        self._intact = [0] * tensors
 
     def get(self, place: int, gradient: Tensor) -> Tensor | None:
         """The last step's gradient [entries] of one tensor, given this step's; None before the first."""
@@ -58,9 +63,11 @@ class PreviousGradients:
         last = self.get(place, gradient)
         if made is not None or self.keeping != "auto":
             self._hold(place, gradient, last, made)
+            self.references[place] = None
             return
         probe = self.references[place]
-        if self.by_reference[place] or (probe is not None and probe.intact(gradient)):
+        self._intact[place] = self._intact[place] + 1 if probe is not None and probe.intact(gradient) else 0
+        if self._intact[place] >= PROOF:
             self.by_reference[place], self.held[place] = True, None
         else:
             self._hold(place, gradient, last, None)
@@ -76,13 +83,13 @@ class PreviousGradients:
             self.held[place] = fresh.to(dtype, copy=True)
         else:
             held.copy_(fresh)
-        self.by_reference[place], self.references[place] = False, None
+        self.by_reference[place] = False
 
     def load(self, place: int, gradient: Tensor) -> None:
         """Takes over a saved gradient [entries]; references start anew."""
         dtype = torch.bfloat16 if self.keeping == "bfloat16" else gradient.dtype
         self.held[place] = gradient.to(dtype, copy=True)
-        self.by_reference[place], self.references[place] = False, None
+        self.by_reference[place], self.references[place], self._intact[place] = False, None, 0
 
     def value(self, place: int) -> Tensor | None:
         """The gradient [entries] as it would be saved; None before the first."""

@@ -108,7 +108,7 @@ def test_a_loop_that_starts_to_zero_in_place_is_an_error_and_not_a_wrong_beta() 
     for step in range(4):
         loss_of(model, batch(step)).backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=step < 3)
+        optimizer.zero_grad(set_to_none=step < 6)
     loss_of(model, batch(4)).backward()
     with pytest.raises(RuntimeError, match="previous_gradient='copy'"):
         average.state_dict()

@@ -1,0 +1,97 @@
+"""Messages to token ids and labels, by the checkpoint's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lcia.types import IMAGE_TOKEN, InputError, Message
+
+UNTRAINED = -100
+"""Label of a token that is no part of an answer; torch's cross entropy skips it."""
+REMEMBERED = 20_000
+"""Encoded dialogues kept in memory; a few hundred bytes each for short ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """`labels` equal `ids` on the assistant's words and on the token that ends each of its turns."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+class Dialogue:
+    """Renders with the chat template turn by turn, so what an answer adds to the text is known and nothing is guessed.
+
+    A turn whose template does not end it with the end-of-sequence token gets one: generation has to learn to stop.
+    """
+
+    def __init__(self, processor: Any, image_tokens: int, max_length: int) -> None:
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.image_text: str = processor.image_token * image_tokens
+        self.image_id: int = self.tokenizer.convert_tokens_to_ids(processor.image_token)
+        self.image_tokens, self.max_length = image_tokens, max_length
+        self._memory: dict[tuple[Message, ...], Encoded] = {}
+
+    def encode(self, messages: tuple[Message, ...]) -> Encoded:
+        """A dialogue that ends with a user turn is followed by the words that open an answer."""
+        if messages not in self._memory:
+            if len(self._memory) >= REMEMBERED:
+                self._memory.clear()
+            self._memory[messages] = self._encode(messages)
+        return self._memory[messages]
+
+    def _encode(self, messages: tuple[Message, ...]) -> Encoded:
+        text, answers = self._render(messages)
+        begins_itself = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+        tokens = self.tokenizer(text, add_special_tokens=not begins_itself, return_offsets_mapping=True)
+        ids, labels = tokens["input_ids"], [UNTRAINED] * len(tokens["input_ids"])
+        for k, (start, stop) in enumerate(tokens["offset_mapping"]):
+            if start < stop and any(begin <= start < end for begin, end in answers):
+                labels[k] = ids[k]
+        self._check_images(ids, messages)
+        return Encoded(tuple(ids[: self.max_length]), tuple(labels[: self.max_length]))
+
+    def _render(self, messages: tuple[Message, ...]) -> tuple[str, list[tuple[int, int]]]:
+        """The whole text, image tokens expanded, and where in it the answers stand."""
+        text, answers, seen = "", [], 0
+        for k, message in enumerate(messages):
+            if message.role == "assistant" or k + 1 == len(messages):
+                upto = k if message.role == "assistant" else k + 1
+                prompt = self._template(messages[:upto], opening=True)
+                text += prompt[seen:].replace(self.processor.image_token, self.image_text)
+                seen = len(prompt)
+            if message.role == "assistant":
+                whole = self._template(messages[: k + 1], opening=False)
+                answer = self._ended(whole[seen:])
+                answers.append((len(text), len(text) + len(answer)))
+                text, seen = text + answer, len(whole)
+        return text, answers
+
+    def _template(self, messages: Sequence[Message], opening: bool) -> str:
+        turns = [{"role": message.role, "content": _parts(message.content)} for message in messages]
+        return str(self.processor.apply_chat_template(turns, add_generation_prompt=opening, tokenize=False))
+
+    def _ended(self, answer: str) -> str:
+        end = self.tokenizer.eos_token
+        return answer.rstrip() if answer.rstrip().endswith(end) else answer.rstrip() + end
+
+    def _check_images(self, ids: Sequence[int], messages: Sequence[Message]) -> None:
+        images = sum(message.content.count(IMAGE_TOKEN) for message in messages)
+        kept = ids[: self.max_length].count(self.image_id)
+        if kept != images * self.image_tokens:
+            raise InputError(
+                f"a row of {len(ids)} tokens keeps {kept} image tokens of {images} x {self.image_tokens}: raise "
+                f"max_length (now {self.max_length}) or take {IMAGE_TOKEN} out of the row's text"
+            )
+
+
+def _parts(content: str) -> list[dict[str, str]]:
+    """Text and images in their order, as chat templates of image-text models take them."""
+    parts: list[dict[str, str]] = []
+    for k, piece in enumerate(content.split(IMAGE_TOKEN)):
+        parts += [{"type": "image"}] * (k > 0)
+        parts += [{"type": "text", "text": piece.strip()}] * bool(piece.strip())
+    return parts

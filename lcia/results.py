@@ -1,0 +1,217 @@
+"""What a run leaves for people: summary.json, matrices, decisions, predictions, adapters, report.html."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from lcia import matrix as matrices
+from lcia import report
+from lcia.answers import SCHEMA
+from lcia.codebook import Route
+from lcia.figures import StageSteps
+from lcia.matrix import AccuracyMatrix
+from lcia.report import Prediction, ReportInput, RunReport
+from lcia.run import Outcome, scored, steps_of
+from lcia.shards import Rows
+from lcia.stage import EvalStage, TrainStage
+from lcia.store import Store
+
+EXAMPLES_PER_TASK = 3
+SUMMARY = "summary.json"
+PACKAGES = ("lcia-ray", "torch", "transformers", "peft", "accelerate", "ray", "mlflow", "open_clip_torch", "pillow")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is known of a finished session beside its outcomes."""
+
+    title: str
+    wall_seconds: float
+    facts: Mapping[str, Any]
+
+
+def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> Path:
+    """Writes everything below `folder`; returns the path of report.html."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts,
+               "environment": environment(), "runs": {o.config.name: summarize(o, store) for o in outcomes}}  # fmt: skip
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+    for outcome in outcomes:
+        _write_run(outcome, store, folder / outcome.config.name if len(outcomes) > 1 else folder)
+    page = ReportInput(
+        title=session.title,
+        runs=tuple(_page(outcome, store) for outcome in outcomes),
+        counts=tuple(_counts(outcomes)),
+        environment=summary["environment"],
+        subtitle=f"{len(outcomes)} run(s), {report.clock(session.wall_seconds)}",
+    )
+    return report.write(page, folder)
+
+
+def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
+    """One run as JSON: metrics under both scorings, matrix, seconds, decisions, configuration."""
+    config, plan = outcome.config, outcome.prepared.plan
+    trains = [_train_facts(stage, store) for stage in plan.trains]
+    return {
+        "name": config.name,
+        "order": list(plan.order),
+        "scoring": config.evaluation.scoring,
+        "metrics": _metrics(outcome.matrix),
+        "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
+        "matrix": matrices.to_json(outcome.matrix),
+        "stages": trains,
+        "train_seconds": sum(stage["seconds"] for stage in trains),
+        "groups": [asdict(placement) for placement in plan.placements],
+        "routes": _routes(outcome, len(plan.order) - 1),
+        "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
+        "config": config.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _metrics(scores: AccuracyMatrix) -> dict[str, Any]:
+    return {name: {"value": m.value, "reason": m.reason} for name, m in matrices.metrics(scores).items()}
+
+
+def _train_facts(stage: TrainStage, store: Store) -> dict[str, Any]:
+    steps, result = steps_of(stage, store)
+    return {"key": stage.key, "tasks": list(stage.tasks), "strategy": stage.strategy.kind, "first": stage.first,
+            "last_step": steps[-1] if steps else {}, **result}  # fmt: skip
+
+
+def _routes(outcome: Outcome, row: int) -> list[dict[str, Any]]:
+    return [asdict(route) for at, route in outcome.prepared.plan.routes if at == row]
+
+
+def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config, plan = outcome.config, outcome.prepared.plan
+    text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text)
+    for scoring, scores in outcome.scores.items():
+        (folder / f"matrix.{scoring}.csv").write_text(matrices.to_csv(scores))
+        (folder / f"matrix.{scoring}.json").write_text(matrices.dumps(scores))
+    decisions = {"groups": [asdict(p) for p in plan.placements], "routes": _routes(outcome, len(plan.order) - 1)}
+    (folder / "decisions.json").write_text(json.dumps(decisions, indent=1, ensure_ascii=False))
+    for stage in _final(outcome):
+        _write_predictions(outcome, stage, store, folder / "predictions")
+    for group, key in (plan.groups[-1] if plan.groups else {}).items():
+        _export(store.fetch(key), folder / "adapters" / f"g{group}")
+
+
+def _final(outcome: Outcome) -> list[EvalStage]:
+    """The evaluation stages of the matrix's last row."""
+    last = len(outcome.prepared.plan.order) - 1
+    return [cell.stage for cell in outcome.prepared.plan.cells if cell.row == last]
+
+
+def _write_predictions(outcome: Outcome, stage: EvalStage, store: Store, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = _group_names(outcome)
+    records = [{**r, "group": groups.get(r["adapter"], "base")} for r in scored(outcome.prepared, stage, store)]
+    columns = [pa.field("group", pa.string()), pa.field("strict", pa.float64()), pa.field("legacy", pa.float64())]
+    pq.write_table(
+        pa.Table.from_pylist(records, schema=pa.schema([*SCHEMA, *columns])), folder / f"{stage.task}.parquet"
+    )
+
+
+def _group_names(outcome: Outcome) -> dict[str | None, str]:
+    newest = outcome.prepared.plan.groups[-1] if outcome.prepared.plan.groups else {}
+    return {key: f"g{group}" for group, key in newest.items()}
+
+
+def _export(stage: Path, folder: Path) -> None:
+    """A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "projector.safetensors"):
+        if (stage / name).exists():
+            shutil.copyfile(stage / name, folder / name)
+
+
+# The page -------------------------------------------------------------------------------------------------------
+
+
+def _page(outcome: Outcome, store: Store) -> RunReport:
+    plan, config = outcome.prepared.plan, outcome.config
+    last = len(plan.order) - 1
+    routes = [route for row, route in plan.routes if row == last]
+    decisions = [report.placed(p, config.grouping) for p in plan.placements] if config.grouping.enabled else []
+    shown = _condensed(routes) if config.grouping.enabled else []
+    return RunReport(
+        name=config.name,
+        matrix=outcome.matrix,
+        config=config.model_dump(mode="json", by_alias=True),
+        steps=tuple(_steps(stage, store) for stage in plan.trains),
+        decisions=(*decisions, *(report.routed(route, config.grouping) for route in shown)),
+        predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
+        seconds={f"{stage.label} ({stage.key[:6]})": steps_of(stage, store)[1]["seconds"] for stage in plan.trains},
+    )
+
+
+def _condensed(routes: Sequence[Route], most: int = 4) -> list[Route]:
+    """At most `most` decisions per task and group: with one instruction per sample there would be thousands."""
+    kept: dict[tuple[str, int | None], list[Route]] = {}
+    for route in routes:
+        kept.setdefault((route.task, route.group), []).append(route)
+    return [route for same in kept.values() for route in same[:most]]
+
+
+def _steps(stage: TrainStage, store: Store) -> StageSteps:
+    low, high = getattr(stage.strategy, "beta_min", None), getattr(stage.strategy, "beta_max", None)
+    bounds = None if low is None or high is None else (float(low), float(high))
+    return StageSteps(stage.label, tuple(steps_of(stage, store)[0]), bounds)
+
+
+def _examples(outcome: Outcome, stage: EvalStage, store: Store) -> list[Prediction]:
+    """The first answers of a task, right and wrong in turn, with their first image."""
+    records = scored(outcome.prepared, stage, store)
+    scoring, groups = outcome.config.evaluation.scoring, _group_names(outcome)
+    chosen = sorted(records[:EXAMPLES_PER_TASK], key=lambda record: record["row"])
+    samples = Rows([store.fetch(stage.shards)]).take([record["row"] for record in chosen])
+    return [
+        Prediction(stage.task, r["id"], r["question"], tuple(r["references"]), r["prediction"], r[scoring],
+                   groups.get(r["adapter"], "base"), s.images[0] if s.images else None)
+        for r, s in zip(chosen, samples, strict=True)
+    ]  # fmt: skip
+
+
+def _counts(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    rows = {label: counts for outcome in outcomes for label, counts in outcome.prepared.counts.items()}
+    return [{"data": label, "rows": c.rows, "bad rows": c.bad} for label, c in rows.items()]
+
+
+def environment() -> dict[str, str]:
+    """What numbers were made with: versions, processor, commit, date."""
+    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version(),
+             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}  # fmt: skip
+    for package in PACKAGES:
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    return {**facts, "commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit of the checkout that this package is imported from; "unknown" outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,241 @@
+"""A run, from configuration to accuracy matrix. It takes its executor: in this process, or on Ray.
+
+Several configurations run together as the union of their plans, so what they share is done once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import numpy as np
+
+from lcia import benchmarks, features
+from lcia.answers import read_answers
+from lcia.codebook import Similarity
+from lcia.config import AssistantConfig, EmbedderConfig, LlavaConfig, RunConfig, TfidfConfig, TinyConfig
+from lcia.matrix import AccuracyMatrix
+from lcia.plan import ZERO_SHOT, Catalog, Plan, plan
+from lcia.readers import fingerprint
+from lcia.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
+from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
+from lcia.store import Store
+from lcia.types import Benchmark, InputError, Split
+
+
+class Executor(Protocol):
+    """Leaves the result of every stage it is given in the store; skips those that are there."""
+
+    store: Store
+
+    def shard(self, stages: Sequence[ShardStage]) -> None: ...
+
+    def embed(self, stages: Sequence[EmbedStage]) -> None: ...
+
+    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+        """Trains (parents come before their children) and evaluates, in whatever overlap it likes."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A configuration with its data in the store and its plan made; nothing is trained yet."""
+
+    config: RunConfig
+    benchmark: Benchmark
+    catalog: Catalog
+    plan: Plan
+    counts: Mapping[str, ShardCounts]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run is worth. `scores[strict | legacy]` are the matrices under both scorings."""
+
+    prepared: Prepared
+    scores: Mapping[str, AccuracyMatrix]
+
+    @property
+    def config(self) -> RunConfig:
+        return self.prepared.config
+
+    @property
+    def matrix(self) -> AccuracyMatrix:
+        return self.scores[self.config.evaluation.scoring]
+
+
+def run(configs: Sequence[RunConfig], executor: Executor) -> list[Outcome]:
+    """Runs configurations together: data, plans, the union of their stages, matrices. What is done is not done again.
+
+    Raises:
+        InputError: a configuration or its data cannot work; raised before anything is trained.
+    """
+    return complete(prepare(configs, executor), executor)
+
+
+def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
+    """Trains and evaluates the union of the plans, then fills the matrices."""
+    trains = {stage.key: stage for p in prepared for stage in p.plan.trains}
+    evals = {stage.key: stage for p in prepared for stage in p.plan.evals}
+    executor.tune(list(trains.values()), list(evals.values()))
+    return [Outcome(p, matrices(p, executor.store)) for p in prepared]
+
+
+def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
+    """Shards and embeds the data of all configurations and makes their plans."""
+    drafts = [_Draft.of(config) for config in configs]
+    shards = {stage.key: stage for draft in drafts for stage in draft.shards.values()}
+    executor.shard(list(shards.values()))
+    counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
+    for draft in drafts:
+        _refuse_bad_rows(draft, counts, executor.store)
+    embeds = {stage.key: stage for draft in drafts for stage in draft.embeds.values()}
+    executor.embed(list(embeds.values()))
+    return [draft.plan(executor.store, counts) for draft in drafts]
+
+
+# Before the data is there ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What a configuration asks of the data."""
+
+    config: RunConfig
+    benchmark: Benchmark
+    order: tuple[str, ...]
+    shards: Mapping[tuple[str, Split], ShardStage]
+    embeds: Mapping[tuple[str, Split], EmbedStage]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Draft:
+        benchmark = benchmarks.build(config.benchmark)
+        order = order_of(config, benchmark)
+        shards = {(task, split): _shard(config, benchmark, task, split) for task in order for split in _splits(config)}
+        embeds: dict[tuple[str, Split], EmbedStage] = {}
+        if config.grouping.enabled and config.protocol == "continual":
+            embeds = {at: EmbedStage(shards=s.key, embedder=config.grouping.embedder) for at, s in shards.items()}
+        return cls(config, benchmark, order, shards, embeds)
+
+    def plan(self, store: Store, counts: Mapping[str, ShardCounts]) -> Prepared:
+        known = {at: features.read(store.fetch(stage.key)) for at, stage in self.embeds.items()}
+        similarity = similarity_of(self.config.grouping.embedder) if known else None
+        keys = {at: stage.key for at, stage in self.shards.items()}
+        catalog = Catalog(self.order, keys, known, similarity, base_identity(self.config.assistant))
+        mine = {stage.label: counts[stage.key] for stage in self.shards.values()}
+        return Prepared(self.config, self.benchmark, catalog, plan(self.config, catalog), mine)
+
+
+def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
+    """The task order: the configuration's, or the benchmark's own."""
+    order = config.order or benchmark.names
+    if unknown := [task for task in order if task not in benchmark.names]:
+        raise InputError(
+            f"order names {', '.join(unknown)}, which {benchmark.name} does not have; "
+            f"it has {', '.join(benchmark.names)}"
+        )
+    return tuple(order)
+
+
+def _splits(config: RunConfig) -> tuple[Split, ...]:
+    split = config.evaluation.split
+    return (split,) if config.protocol == "zero_shot" or split == "train" else ("train", split)
+
+
+def _shard(config: RunConfig, benchmark: Benchmark, name: str, split: Split) -> ShardStage:
+    task = benchmark[name]
+    source = {"train": task.train, "validation": task.validation, "test": task.test}[split]
+    if source is None:
+        raise InputError(
+            f"task {name} has no {split} data: name it in the benchmark, or choose another evaluation.split"
+        )
+    return ShardStage(
+        task=name,
+        split=split,
+        source=source,
+        fingerprint=fingerprint(source),
+        instruction=task.instruction,
+        max_samples=task.max_samples,
+        max_image_pixels=config.data.max_image_pixels,
+    )
+
+
+def _refuse_bad_rows(draft: _Draft, counts: Mapping[str, ShardCounts], store: Store) -> None:
+    """Raises InputError, listing the reasons by count, where more rows are bad than the configuration bears."""
+    limit = draft.config.data.max_bad_fraction
+    stages = draft.shards.values()
+    refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)
+
+
+def similarity_of(config: EmbedderConfig) -> Similarity:
+    """The similarity of an embedder; needs no model, for vectors are in the features."""
+    if isinstance(config, TfidfConfig):
+        from lcia.embedders.tfidf import TfidfEmbedder
+
+        return TfidfEmbedder(config).mean_similarity
+    from lcia.embedders.vectors import mean_cosine
+
+    return mean_cosine
+
+
+def base_identity(config: AssistantConfig) -> str:
+    """What tells one frozen base from another: a digest of the checkpoint's files, or hub id and revision."""
+    match config:
+        case TinyConfig():
+            return _folder_digest(Path(__file__).parent / "assistants" / "tiny_base")
+        case LlavaConfig() if Path(config.model).is_dir():
+            return _folder_digest(Path(config.model))
+        case LlavaConfig():
+            return f"{config.model}@{config.revision or 'main'}"
+
+
+def _folder_digest(folder: Path) -> str:
+    """Small files whole; of weights the name, the size and the first megabyte (for safetensors it holds the header)."""
+    state = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        state.update(f"{path.name}:{path.stat().st_size}:".encode())
+        with path.open("rb") as file:
+            state.update(file.read(1 << 20))
+    return state.hexdigest()
+
+
+# After everything is done ---------------------------------------------------------------------------------------
+
+
+def matrices(prepared: Prepared, store: Store) -> dict[str, AccuracyMatrix]:
+    """The accuracy matrices, strict and legacy, from the stored answers."""
+    return {scoring: _matrix(prepared, store, scoring) for scoring in ("strict", "legacy")}
+
+
+def _matrix(prepared: Prepared, store: Store, scoring: str) -> AccuracyMatrix:
+    order = prepared.plan.order
+    scores = np.full((len(order), len(order)), np.nan)
+    zero = np.full(len(order), np.nan)
+    for cell in prepared.plan.cells:
+        value = 100 * fmean(record[scoring] for record in scored(prepared, cell.stage, store))
+        if cell.row == ZERO_SHOT:
+            zero[cell.column] = value
+        else:
+            scores[cell.row, cell.column] = value
+    return AccuracyMatrix(order, scores, None if np.isnan(zero).all() else zero)
+
+
+def scored(prepared: Prepared, stage: EvalStage, store: Store) -> list[dict[str, Any]]:
+    """The answers of one stage with their scores under both scorings, each in [0, 1]."""
+    task = prepared.benchmark[stage.task]
+    records = read_answers(store.fetch(stage.key))
+    for record in records:
+        for name, scorer in (("strict", task.strict), ("legacy", task.legacy)):
+            record[name] = scorer(record["prediction"], record["references"])
+    return records
+
+
+def steps_of(stage: TrainStage, store: Store) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """The step statistics of a finished training stage and its result record."""
+    folder = store.fetch(stage.key)
+    lines = (folder / "steps.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines], json.loads((folder / "result.json").read_text())

@@ -1,0 +1,112 @@
+"""Many runs as one value: methods, orders, seeds and varied fields over one base configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations, product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from lcia.config import RunConfig, Section
+from lcia.load import parse, put
+from lcia.matrix import AccuracyMatrix, metrics
+from lcia.stats import Spread, spread
+from lcia.types import InputError
+
+MAX_RUNS = 50_000
+"""All orders of eight tasks are 40,320; more than this is a mistake."""
+
+
+class StudyConfig(Section):
+    """`methods`: name -> overrides of the base by dotted name; `vary`: dotted name -> values (their product).
+
+    `orders`: "given" (the base's), "all" permutations of its tasks, or a list of orders.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
+    base: dict[str, Any] = Field(default={})
+    methods: dict[str, dict[str, Any]] = Field(default={"lcia": {}})
+    vary: dict[str, tuple[Any, ...]] = Field(default={})
+    orders: Literal["given", "all"] | tuple[tuple[str, ...], ...] = "given"
+    seeds: tuple[int, ...] = (0,)
+    max_concurrent_trials: Annotated[int, Field(ge=1)] = 4
+
+    def count(self) -> int:
+        """Runs that expand() would give, without making them."""
+        return sum(1 for _ in _points(self))
+
+
+class Point(Section):
+    """One run of a study and where it lies: what tables group and pair by."""
+
+    method: str
+    varied: dict[str, Any]
+    order: tuple[str, ...] | None
+    seed: int
+    config: RunConfig
+
+    @property
+    def label(self) -> str:
+        """The method with its varied values: the runs that only differ by order and seed share it."""
+        return ", ".join([self.method, *(f"{name.split('.')[-1]}={value}" for name, value in self.varied.items())])
+
+
+def expand(study: StudyConfig) -> list[Point]:
+    """Every run of a study, with distinct names.
+
+    Raises:
+        InputError: a combination is no valid configuration, or there are more than MAX_RUNS.
+    """
+    if (runs := study.count()) > MAX_RUNS:
+        raise InputError(f"study {study.name} asks for {runs} runs, more than {MAX_RUNS}: name fewer orders or values")
+    return [_point(study, number, *where) for number, where in enumerate(_points(study))]
+
+
+def _points(study: StudyConfig) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...] | None, int]]:
+    values = [[(name, value) for value in values] for name, values in study.vary.items()]
+    for method, varied, order, seed in product(study.methods, product(*values), _orders(study), study.seeds):
+        yield method, dict(varied), order, seed
+
+
+def _orders(study: StudyConfig) -> Sequence[tuple[str, ...] | None]:
+    if study.orders == "given":
+        return (None,)
+    if study.orders == "all":
+        base = parse(RunConfig, study.base, f"base of study {study.name}")
+        return list(permutations(base.order or _tasks(base)))
+    return study.orders
+
+
+def _tasks(base: RunConfig) -> tuple[str, ...]:
+    """The task names of the benchmark, in its own order."""
+    return tuple(task if isinstance(task, str) else task.name for task in base.benchmark.tasks)
+
+
+def _point(
+    study: StudyConfig, number: int, method: str, varied: dict[str, Any], order: tuple[str, ...] | None, seed: int
+) -> Point:
+    values: Any = dict(study.base)
+    for name, value in (*study.methods[method].items(), *varied.items()):
+        values = put(values, name.split("."), value)
+    values |= {"seed": seed, "name": f"{number:04d}-{method}"[:63]} | ({"order": list(order)} if order else {})
+    config = parse(RunConfig, values, f"study {study.name}, run {number} ({method})")
+    return Point(method=method, varied=varied, order=order, seed=seed, config=config)
+
+
+def compare(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
+    """Mean and spread over orders and seeds of every metric, per label; None where a run leaves it undefined."""
+    rows: dict[str, list[AccuracyMatrix]] = {}
+    for point, matrix in zip(points, matrices, strict=True):
+        rows.setdefault(point.label, []).append(matrix)
+    return {label: _summaries(found) for label, found in rows.items()}
+
+
+def _summaries(found: Sequence[AccuracyMatrix]) -> dict[str, Spread | None]:
+    values: Mapping[str, list[float | None]] = {}
+    tables = [metrics(matrix) for matrix in found]
+    values = {name: [table[name].value for table in tables] for name in tables[0]}
+    return {
+        name: None if None in column else spread([v for v in column if v is not None])
+        for name, column in values.items()
+    }

@@ -1,0 +1,234 @@
+"""The command line. Heavy imports wait until a command needs them: --help answers in a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lcia.types import InputError
+
+app = typer.Typer(
+    name="lcia",
+    help="Continual instruction tuning of multimodal models on Ray: dynamic EMA and instruction grouping.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make data.")
+app.add_typer(data_app, name="data")
+
+Config = Annotated[Path, typer.Argument(help="Run configuration (YAML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value, as often as you like.", show_default=False)
+]
+Launch = Annotated[Path | None, typer.Option(help="Where to run (YAML); without it: this machine, one worker.")]
+LaunchSet = Annotated[list[str] | None, typer.Option("--set", help="Overrides of the launch: key=value.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def quickstart(
+    storage: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("runs"),
+    workers: Annotated[int, typer.Option(help="Training workers.")] = 2,
+) -> None:
+    """Compare sequential tuning with the default method on a short stream; no file needed."""
+    from pipelines.commands import quickstart as command
+
+    command(storage, workers)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("run.yaml")) -> None:
+    """Write a commented configuration to start from."""
+    from pipelines.doctor import init as command
+
+    command(path)
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    launch: Launch = None,
+    settings: LaunchSet = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare the data, show the plan, train nothing.")] = False,
+) -> None:
+    """Run a configuration; the same command after a kill continues where it was."""
+    from pipelines.commands import run as command
+
+    command(config, overrides or [], launch, settings or [], dry_run)
+
+
+@app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    launch: Launch = None,
+    settings: LaunchSet = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the stages, cached or to do. Prepares the data (groups follow from it), trains nothing."""
+    from pipelines.commands import plan as command
+
+    command(config, overrides or [], launch, settings or [], as_json)
+
+
+@app.command()
+def group(
+    config: Config,
+    overrides: Overrides = None,
+    launch: Launch = None,
+    settings: LaunchSet = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which tasks share an adapter and where test instructions are routed, with all similarities."""
+    from pipelines.commands import group as command
+
+    command(config, overrides or [], launch, settings or [], as_json)
+
+
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(help="Study configuration (YAML).")],
+    launch: Launch = None,
+    settings: LaunchSet = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--base", help="Overrides of the base run: section.key=value.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run many configurations (orders, bounds, seeds) and compare them; equal stages are trained once."""
+    from pipelines.commands import study as command
+
+    command(config, overrides or [], launch, settings or [], as_json)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run's folder, for example runs/quickstart.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print a finished run's table, or its summary as JSON."""
+    from pipelines.commands import report as command
+
+    command(run_folder, as_json)
+
+
+@app.command()
+def launch(
+    config: Config,
+    launch: Annotated[Path, typer.Option(help="Launch file with a cluster block.")],
+    overrides: Overrides = None,
+    target: Annotated[
+        str, typer.Option(help="rayjob: print Kubernetes manifests; jobs: submit to a Ray head.")
+    ] = "rayjob",
+    address: Annotated[str, typer.Option(help="For --target jobs: the head's http:// address.")] = "",
+) -> None:
+    """Send a run to a cluster: render a KubeRay RayJob, or submit through the Ray Jobs API."""
+    from pipelines.commands import launch as command
+
+    command(config, overrides or [], launch, target, address)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: versions, devices, memory, what is missing."""
+    from pipelines.doctor import doctor as command
+
+    command(as_json)
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(help="run, launch or study.")] = "run",
+) -> None:
+    """Print the JSON Schema of a configuration."""
+    from pipelines.commands import schema as command
+
+    command(what)
+
+
+@data_app.command("validate")
+def data_validate(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Read every row of every split; print a table of counts and defects. Exit code 2 if too many are bad."""
+    from pipelines.data_commands import validate as command
+
+    command(config, overrides or [], as_json)
+
+
+@data_app.command("show")
+def data_show(
+    config: Config,
+    overrides: Overrides = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    rows: Annotated[int, typer.Option(help="Rows per task.")] = 1,
+    images: Annotated[Path | None, typer.Option(help="Folder for the images as the model sees them (PNG).")] = None,
+) -> None:
+    """Show what the model will see: prompt, the tokens that carry loss, image, group."""
+    from pipelines.data_commands import show as command
+
+    command(config, overrides or [], task, rows, images)
+
+
+@data_app.command("make")
+def data_make(
+    config: Config, folder: Annotated[Path, typer.Argument(help="Folder to write.")], overrides: Overrides = None
+) -> None:
+    """Write MiniCoIN in CoIN's layout (JSON and PNG files)."""
+    from pipelines.data_commands import make as command
+
+    command(config, folder, overrides or [])
+
+
+def main() -> None:
+    """Entry point: InputError becomes exit code 2, a run's error 1, Ctrl-C 130 with a word on how to go on."""
+    sys.exit(guarded(lambda: app(standalone_mode=False)))
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Runs a command and turns what it raises into a message on stderr and an exit code."""
+    try:
+        code = command()
+    except InputError as error:
+        print(f"lcia: {error}", file=sys.stderr)
+        return 2
+    except typer.Exit as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return _interrupted()
+    except Exception as error:  # noqa: BLE001 - the last stop: told to the user, with the way to the traceback
+        return _failed(error)
+    return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    print("\nlcia: stopped; what is finished is kept. To continue, run the same command again.", file=sys.stderr)
+    return 130
+
+
+def _failed(error: Exception) -> int:
+    """Usage errors of the command line are the user's (2); everything else is told in one line, with a way to more."""
+    import os
+    import traceback
+
+    if hasattr(error, "format_message"):
+        print(f"lcia: {error.format_message()}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
+    if os.environ.get("LCIA_DEBUG"):
+        traceback.print_exc()
+    print(f"lcia: {type(error).__name__}: {error}\n(LCIA_DEBUG=1 shows where)", file=sys.stderr)
+    return 1
+
+
+def dump(value: Any) -> None:
+    """JSON on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

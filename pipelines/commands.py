@@ -1,0 +1,213 @@
+"""What the commands of the command line do. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lcia.config import RunConfig
+from lcia.load import load, parse
+from lcia.run import Outcome, Prepared, complete, matrices, prepare
+from lcia.study import Point, StudyConfig, compare, expand
+from lcia.types import InputError
+from pipelines.launch import LaunchConfig
+from pipelines.tables import metrics_table, plan_rows, plan_table, study_table
+
+QUICKSTART = {
+    "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "Grounding", "OCR-VQA"], "test_size": 100},
+    "training": {"max_steps": 80},
+    "strategy": {"kind": "curvature"},
+}
+"""The default method on three unlike tasks; `sequential` beside it differs by strategy and grouping alone."""
+METHODS: dict[str, dict[str, Any]] = {
+    "sequential": {"strategy.kind": "sequential", "grouping.enabled": False},
+    "lcia": {},
+}
+
+
+def quickstart(storage: Path, workers: int) -> None:
+    """Both methods in one session; writes <storage>/quickstart."""
+    study = StudyConfig(name="quickstart", base=QUICKSTART, methods=METHODS)
+    launch = parse(LaunchConfig, {"storage": str(storage), "num_workers": workers}, "quickstart")
+    points = [p.model_copy(update={"config": p.config.model_copy(update={"name": p.method})}) for p in expand(study)]
+    _run([point.config for point in points], launch, study.name)
+
+
+def run(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], dry_run: bool) -> None:
+    if dry_run:
+        plan(config, overrides, launch, settings, False)
+        return
+    chosen = load(RunConfig, config, overrides)
+    _run([chosen], load(LaunchConfig, launch, settings), chosen.name)
+
+
+def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[Outcome]:
+    """Runs, writes the run folder, prints tables and the report's path."""
+    from lcia.results import Session
+    from pipelines.execute import session
+    from pipelines.progress import Progress
+    from pipelines.tracking_run import tracked
+
+    for config in configs:
+        launch.check_batch(config.training.batch_size)
+    started = time.perf_counter()
+    with Progress() as progress, tracked(launch, name) as tracker, session(launch, progress, tracker.watch) as executor:
+        prepared = prepare(configs, executor)
+        tracker.begin(prepared, executor.store)
+        outcomes = complete(prepared, executor)
+        done = Session(name, time.perf_counter() - started, {"stages": executor.counts()})
+        page = tracker.finish(outcomes, done, executor.store)
+    _show(outcomes, page, time.perf_counter() - started)
+    return outcomes
+
+
+def _show(outcomes: Sequence[Outcome], page: Path, seconds: float) -> None:
+    console = Console()
+    for outcome in outcomes:
+        console.print(matrix_table(outcome))
+    console.print(metrics_table({o.config.name: o.matrix for o in outcomes}))
+    console.print(f"wall time {seconds:.0f} s", highlight=False)
+    print(f"report: {page}")
+
+
+def matrix_table(outcome: Outcome) -> Table:
+    """Accuracy on each task (columns) after training each task (rows)."""
+    table = Table(
+        "after training", *outcome.matrix.tasks, title=f"{outcome.config.name}: accuracy (%)", title_justify="left"
+    )
+    for label, values in outcome.matrix.rows():
+        table.add_row(label, *("" if value != value else f"{value:.1f}" for value in values))
+    return table
+
+
+# Planning ---------------------------------------------------------------------------------------------------------
+
+
+def plan(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+    prepared, store = _prepared(config, overrides, launch, settings)
+    rows = plan_rows(prepared.plan, store)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    Console().print(plan_table(rows))
+    todo = sum(row["state"] == "to do" for row in rows)
+    print(f"{todo} of {len(rows)} stages to do")
+
+
+def _prepared(
+    config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str]
+) -> tuple[Prepared, Any]:
+    """The plan of a configuration; its data is prepared in this process, nothing is trained."""
+    from lcia.local import LocalExecutor
+    from lcia.store import Store
+
+    where = load(LaunchConfig, launch, settings)
+    chosen = load(RunConfig, config, overrides)
+    where.check_batch(chosen.training.batch_size)
+    executor = LocalExecutor(Store(where.store_root))
+    return prepare([chosen], executor)[0], executor.store
+
+
+def group(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+    prepared, _ = _prepared(config, overrides, launch, settings)
+    if not prepared.config.grouping.enabled:
+        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
+    last = len(prepared.plan.order) - 1
+    routes = [route for row, route in prepared.plan.routes if row == last]
+    if as_json:
+        found = {"groups": [asdict(p) for p in prepared.plan.placements], "routes": [asdict(r) for r in routes]}
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    placed = Table("task", "group", "decision", "similarity to earlier groups", title="training", title_justify="left")
+    for p in prepared.plan.placements:
+        placed.add_row(p.task, f"g{p.group}", "new" if p.is_new else "joins", _numbers(p.similarities))
+    routed = Table(
+        "task", "instruction", "group", "fallback", "similarities", title="routing at the end", title_justify="left"
+    )
+    for r in routes:
+        group_name = "base" if r.group is None else f"g{r.group}"
+        routed.add_row(
+            r.task, r.instruction or "(whole file)", group_name, "yes" if r.fell_back else "", _numbers(r.similarities)
+        )
+    Console().print(placed, routed)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "  ".join(f"g{number} {value:.3f}" for number, value in enumerate(values))
+
+
+# Studies ----------------------------------------------------------------------------------------------------------
+
+
+def study(config: Path, launch: Path | None, settings: Sequence[str], overrides: Sequence[str], as_json: bool) -> None:
+    from lcia.results import Session
+    from pipelines.execute import session
+    from pipelines.progress import Progress
+    from pipelines.study import tune_runs
+    from pipelines.tracking_run import tracked
+
+    chosen = load(StudyConfig, config, [f"base.{text}" for text in overrides])
+    where = load(LaunchConfig, launch, settings)
+    points = expand(chosen)
+    where.check_batch(points[0].config.training.batch_size)
+    started = time.perf_counter()
+    with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
+        prepared = prepare([point.config for point in points], ex)
+        tracker.begin(prepared, ex.store)
+        tune_runs(points, ex, chosen.name, chosen.max_concurrent_trials)
+        outcomes = [Outcome(p, matrices(p, ex.store)) for p in prepared]
+        counts = ex.counts()
+        tracker.finish(outcomes, Session(chosen.name, time.perf_counter() - started, {"stages": counts}), ex.store)
+    _show_study(points, outcomes, counts, as_json)
+
+
+def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: dict[str, int], as_json: bool) -> None:
+    compared = compare(points, [outcome.matrix for outcome in outcomes])
+    if as_json:
+        rows = {name: {metric: s and asdict(s) for metric, s in values.items()} for name, values in compared.items()}
+        print(json.dumps({"stages": counts, "methods": rows}, indent=1))
+        return
+    Console().print(study_table(compared))
+    print(
+        f"runs {len(points)}; trainings asked {counts['asked']}, distinct {counts['distinct']}, trained {counts['trained']}"
+    )
+
+
+# Everything else --------------------------------------------------------------------------------------------------
+
+
+def report(folder: Path, as_json: bool) -> None:
+    from lcia import matrix
+
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no finished run (no summary.json); give the folder that `lcia run` printed")
+    text = path.read_text()
+    if as_json:
+        print(text)
+        return
+    summary = json.loads(text)
+    console = Console()
+    console.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
+    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {folder / 'report.html'}")
+
+
+def launch(config: Path, overrides: Sequence[str], launch: Path, target: str, address: str) -> None:
+    from pipelines import submit
+
+    chosen, where = load(RunConfig, config, overrides), load(LaunchConfig, launch, ())
+    submit.launch(chosen, where, target, address)
+
+
+def schema(what: str) -> None:
+    models: dict[str, Any] = {"run": RunConfig, "launch": LaunchConfig, "study": StudyConfig}
+    if what not in models:
+        raise InputError(f"no schema named {what!r}; there are {', '.join(models)}")
+    print(json.dumps(models[what].model_json_schema(by_alias=True), indent=1))

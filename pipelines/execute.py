@@ -1,0 +1,176 @@
+"""Runs stages on Ray: data and embeddings through Ray Data, training and answers by servers that pull from a broker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+
+from lcia.config import DataConfig
+from lcia.shards import count_rows
+from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
+from lcia.store import Store
+from pipelines import broker as brokers
+from pipelines import evaluate, train
+from pipelines.launch import LaunchConfig
+
+Watcher = Callable[[dict[str, dict[str, Any]]], None]
+"""Takes the broker's snapshot: progress by stage key."""
+
+
+class StageFailedError(RuntimeError):
+    """Stages could not be executed; what was finished before is in the store."""
+
+
+class RayExecutor:
+    """Executes stages on the connected Ray; several executors (trials of a study) may share one broker."""
+
+    def __init__(self, launch: LaunchConfig, broker: str, *watchers: Watcher) -> None:
+        self.launch, self.store = launch, Store(launch.store_root)
+        self.broker_name = broker
+        self._broker, self._watchers = brokers.connect(broker), watchers
+
+    def shard(self, stages: Sequence[ShardStage]) -> None:
+        from pipelines.data import write_source
+
+        for stage in self._missing(stages):
+            self._show(stage.key, "shard", stage.label, 0, 1)
+            bears_all = DataConfig(max_bad_fraction=1.0, max_image_pixels=stage.max_image_pixels)
+            with self.store.publish(stage.key, stage.record) as folder:
+                write_source(stage.source, stage.instruction, stage.max_samples, bears_all, folder)
+            self._finish(stage.key, "shard", stage.label)
+
+    def embed(self, stages: Sequence[EmbedStage]) -> None:
+        from pipelines.embed import embed_shards
+
+        for stage in self._missing(stages):
+            self._show(stage.key, "embed", stage.label, 0, 1)
+            with self.store.publish(stage.key, stage.record) as folder:
+                embed_shards(str(self.store.fetch(stage.shards)), stage.embedder, folder, self.launch.embed_actors)
+            self._finish(stage.key, "embed", stage.label)
+
+    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+        """Hands stages to the broker and waits for them.
+
+        Raises:
+            StageFailedError: names the first error; what was finished stays in the store.
+        """
+        missing_trains, missing_evals = self._missing(trains), self._missing(evals)
+        if orders := [{"key": s.key, "parent": s.parent, "record": s.record} for s in missing_trains]:
+            ray.get(self._broker.add_trains.remote(orders))
+        for stage in missing_evals:
+            rows = count_rows(self.store.fetch(stage.shards))
+            tickets = evaluate.tickets_of(stage, rows, self.launch.per_device_eval_batch_size)
+            ray.get(self._broker.add_tickets.remote(stage.key, stage.record, tickets))
+        self._wait([stage.key for stage in (*missing_trains, *missing_evals)])
+
+    def counts(self) -> dict[str, int]:
+        """Trainings asked for, distinct, trained in this session."""
+        counts: dict[str, int] = ray.get(self._broker.counts.remote())
+        return counts
+
+    def _wait(self, keys: list[str]) -> None:
+        while (errors := ray.get(self._broker.wait.remote(keys))) == {"": ""}:
+            self._watch()
+        self._watch()
+        if errors:
+            raise StageFailedError(f"{len(errors)} stage(s) not done; the first error: {next(iter(errors.values()))}")
+
+    def _watch(self) -> None:
+        if self._watchers:
+            snapshot = ray.get(self._broker.snapshot.remote())
+            for watcher in self._watchers:
+                watcher(snapshot)
+
+    def _missing(self, stages: Sequence[Any]) -> list[Any]:
+        found = [stage.key for stage in stages if self.store.has(stage.key)]
+        trains = [stage.key for stage in stages if stage.kind == "train" and stage.key in found]
+        ray.get(self._broker.add_found.remote(found, trains))
+        return [stage for stage in stages if stage.key not in set(found)]
+
+    def _show(self, key: str, kind: str, label: str, step: int, steps: int) -> None:
+        progress = {"kind": kind, "label": label, "step": step, "steps": steps, "values": {}}
+        ray.get(self._broker.report.remote(key, progress))
+        self._watch()
+
+    def _finish(self, key: str, kind: str, label: str) -> None:
+        ray.get(self._broker.finish.remote(key))
+        self._show(key, kind, label, 1, 1)
+
+
+# The session ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
+    """A connected Ray with a broker and its training and evaluation servers; all end with the block.
+
+    The servers start at once, so that their imports (tens of seconds) overlap with reading the data.
+    """
+    started = _connect(launch)
+    name = f"{brokers.NAME}-{uuid.uuid4().hex[:8]}"
+    broker = brokers.start(name)
+    ray.get(broker.counts.remote())
+    servers = _serve(launch, name)
+    try:
+        yield RayExecutor(launch, name, *watchers)
+    finally:
+        ray.get(broker.close.remote())
+        _join(servers)
+        ray.kill(broker)
+        if started:
+            ray.shutdown()
+
+
+def _connect(launch: LaunchConfig) -> bool:
+    """Connects to the cluster that the launch or RAY_ADDRESS names, else starts a local Ray; True: we started it."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = launch.ray_address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level="warning", log_to_driver=False)
+        return True
+    # A local Ray listens for this machine only and serves one user: no token file is left behind.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Workers and actors share the cores; what they hold must fit, and Ray Data needs CPUs for tasks of its own.
+    cpus = max(os.cpu_count() or 1, int(launch.cpus) + 2)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=launch.object_store_memory,
+             logging_level="warning", log_to_driver=False)  # fmt: skip
+    return True
+
+
+def _serve(launch: LaunchConfig, name: str) -> list[threading.Thread]:
+    jobs: list[tuple[str, Callable[[], None]]] = [
+        ("train", lambda g=group: train.serve(launch, name, f"group{g}")) for group in range(launch.train_groups)
+    ]
+    jobs.append(("eval", lambda: evaluate.serve(launch, name)))
+    threads = [threading.Thread(target=_guard, args=(kind, job, name), daemon=True) for kind, job in jobs]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _guard(kind: str, job: Callable[[], None], name: str) -> None:
+    """A server that dies tells the broker, which tells whoever waits; the error is shown there."""
+    broker = brokers.connect(name)
+    try:
+        job()
+    except Exception as error:  # noqa: BLE001 - it crosses a thread: told to all who wait, not swallowed
+        message = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(broker.fail.remote(kind, message))
+
+
+def _join(threads: Sequence[threading.Thread], patience: float = 30.0) -> None:
+    deadline = time.monotonic() + patience
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

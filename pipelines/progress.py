@@ -1,0 +1,89 @@
+"""One live table of stages on stderr; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+PLAIN_EVERY_S = 10.0
+SHOWN_DONE = 6
+COLUMNS = ("stage", "step", "loss", "beta", "samples/s", "ETA")
+
+
+class Progress:
+    """A watcher of broker snapshots. Enter it; call it with snapshots; leave it."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._live = (
+            Live(console=self._console, refresh_per_second=2, transient=True) if self._console.is_terminal else None
+        )
+        self._told: dict[str, tuple[int, float]] = {}
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, snapshot: dict[str, dict[str, Any]]) -> None:
+        if self._live:
+            self._live.update(table(snapshot))
+            return
+        for key, stage in snapshot.items():
+            self._tell(key, stage)
+
+    def _tell(self, key: str, stage: dict[str, Any]) -> None:
+        """A line when a stage starts and ends, and every ten seconds between."""
+        step, at = self._told.get(key, (-1, 0.0))
+        if step == stage["step"] or (not stage["done"] and time.monotonic() - at < PLAIN_EVERY_S):
+            return
+        self._told[key] = (stage["step"], time.monotonic())
+        cells = zip(COLUMNS[1:], row(stage)[1:], strict=True)
+        details = "  ".join(f"{name} {cell}" for name, cell in cells if cell)
+        print(
+            f"{time.strftime('%H:%M:%S')}  {stage['kind']:<6}{stage['label']:<28}{details}", file=sys.stderr, flush=True
+        )
+
+
+def table(snapshot: dict[str, dict[str, Any]]) -> Table:
+    """What is under way, below it what ended last and how much that is in all."""
+    done = [stage for stage in snapshot.values() if stage["done"]]
+    view = Table(*COLUMNS, title=f"{len(done)} stages done", title_justify="left", expand=False)
+    for stage in done[-SHOWN_DONE:]:
+        view.add_row(*row(stage), style="dim")
+    for stage in snapshot.values():
+        if not stage["done"]:
+            view.add_row(*row(stage))
+    return view
+
+
+def row(stage: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of one stage."""
+    values, left = stage["values"], stage["steps"] - stage["step"]
+    speed, batch = values.get("samples_per_second"), values.get("batch_size", 0)
+    eta = f"{left * batch / speed:.0f} s" if speed and batch and left else ""
+    beta = values.get("beta_q50", values.get("beta"))
+    return (
+        f"{stage['kind']} {stage['label']}",
+        f"{stage['step']}/{stage['steps']}",
+        _number(values.get("loss"), 3),
+        _number(beta, 4),
+        _number(speed, 0),
+        eta,
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

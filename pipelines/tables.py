@@ -1,0 +1,66 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from lcia.matrix import AccuracyMatrix, metrics
+from lcia.plan import ZERO_SHOT, Plan
+from lcia.stats import Spread
+from lcia.store import Store
+
+METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
+
+
+def metrics_table(runs: Mapping[str, AccuracyMatrix]) -> Table:
+    """The metrics of METHOD 5, a row per run, in percent; a dash where one is undefined."""
+    table = Table("run", *METRICS, title="metrics (%); a positive forgetting is bad", title_justify="left")
+    for name, scores in runs.items():
+        values = metrics(scores)
+        table.add_row(name, *("-" if values[m].value is None else f"{values[m].value:.1f}" for m in METRICS))
+    return table
+
+
+def study_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
+    """Mean ± standard deviation over orders and seeds, a row per method."""
+    table = Table("method", "runs", *METRICS, title="mean ± standard deviation (%)", title_justify="left")
+    for label, values in compared.items():
+        found = next((value for value in values.values() if value is not None), None)
+        table.add_row(label, str(found.n if found else 0), *(str(values[m] or "-") for m in METRICS))
+    return table
+
+
+def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """One record per stage in the order they would run; `state`: "cached" or "to do"."""
+    groups = {stage.key: f"g{p.group}" for stage, p in zip(plan.trains, plan.placements, strict=False)}
+    rows = [{"kind": "train", "label": s.label, "group": groups.get(s.key, "g0"), "key": s.key, "parent": s.parent or ""}
+            for s in plan.trains]  # fmt: skip
+    seen: set[str] = set()
+    for cell in plan.cells:
+        after = "untuned base" if cell.row == ZERO_SHOT else f"after {plan.order[cell.row]}"
+        if cell.stage.key not in seen:
+            label = f"{cell.stage.task} {after}"
+            rows.append(
+                {"kind": "eval", "label": label, "group": "", "key": cell.stage.key, "parent": cell.stage.default or ""}
+            )
+        seen.add(cell.stage.key)
+    return [{**row, "state": "cached" if store.has(row["key"]) else "to do"} for row in rows]
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("stage", "what", "group", "state", "key", "from", title="plan", title_justify="left")
+    for row in rows:
+        table.add_row(row["kind"], row["label"], row["group"], row["state"], row["key"][:8], row["parent"][:8])
+    return table
+
+
+def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows and defects per task and split."""
+    table = Table("data", "rows", "bad", "reasons", title="data", title_justify="left")
+    for row in rows:
+        reasons = ", ".join(f"{name}: {count}" for name, count in row["reasons"].items())
+        table.add_row(row["data"], str(row["rows"]), str(row["bad"]), reasons)
+    return table

@@ -1,0 +1,103 @@
+"""Ray Train: one worker group that trains whatever chain of stages the broker hands out, publishing each as it ends.
+
+Starting a group costs most of a minute of imports, a stage costs seconds on the tiny model: groups outlive stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from pipelines import broker as brokers
+from pipelines.launch import LaunchConfig
+
+
+def serve(launch: LaunchConfig, broker: str, group: str) -> None:
+    """Runs a TorchTrainer until the broker closes. Blocks; Ray Train restarts killed workers `max_failures` times.
+
+    Raises:
+        ray.train.TrainingFailedError: a stage failed more often than that.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": launch.cpus_per_worker}
+    if launch.gpus_per_worker:
+        resources["GPU"] = launch.gpus_per_worker
+    scaling = ScalingConfig(
+        num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources
+    )
+    failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"launch": launch.model_dump(mode="json"), "broker": broker, "group": group},
+        scaling_config=scaling,
+        run_config=RunConfig(name=f"{broker}-{group}", storage_path=f"{launch.root}/ray", failure_config=failures),
+    )
+    trainer.fit()
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """The loop of one training worker: ask, train, publish, until the broker says to go home."""
+    import ray
+    import torch
+    from accelerate import Accelerator
+
+    from lcia import assistants
+    from lcia.fit import FitOptions, fit_stage
+    from lcia.stage import TrainStage
+    from lcia.store import Store
+
+    launch = LaunchConfig.model_validate(settings["launch"])
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    accelerator = Accelerator(mixed_precision=_precision(launch.bf16), cpu=launch.gpus_per_worker == 0)
+    options = FitOptions(launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps)
+    broker, store = brokers.connect(settings["broker"]), Store(launch.store_root)
+    loaded: dict[str, Any] = {}
+    while (order := _next(accelerator, broker, settings["group"])) != {}:
+        if order is None:
+            continue
+        stage = TrainStage.model_validate(order["record"])
+        if stage.base not in loaded:
+            loaded = {stage.base: assistants.build(
+                stage.assistant, stage.lora, gradient_checkpointing=launch.gradient_checkpointing,
+                attn_implementation=launch.attn_implementation, device=str(accelerator.device),
+            )}  # fmt: skip
+
+        def observe(progress: Any) -> None:
+            broker.report.remote(progress.stage, vars(progress))
+
+        fit_stage(stage, loaded[stage.base], store, options, accelerator, observe)
+        if accelerator.is_main_process:
+            ray.get(broker.finish.remote(stage.key))
+
+
+def _next(accelerator: Any, broker: Any, group: str) -> dict[str, Any] | None:
+    """Rank 0 asks the broker and tells the others."""
+    import ray
+    from accelerate.utils import broadcast_object_list
+
+    order = [ray.get(broker.next_train.remote(group)) if accelerator.is_main_process else None]
+    result: dict[str, Any] | None = broadcast_object_list(order)[0]
+    return result
+
+
+def _precision(bf16: str) -> str:
+    """bf16 autocast where the device computes in it; on a CPU without AMX it would be six times slower than fp32."""
+    import torch
+
+    able = bf16 == "on" or (bf16 == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    return "bf16" if able else "no"
+
+
+@contextlib.contextmanager
+def one_thread() -> Any:
+    """Workers of a local Ray share the cores: one OpenMP thread each, unless the user says otherwise."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]

@@ -1,0 +1,251 @@
+"""A LLaVA assistant: labels on answers only, pictures as the checkpoint prepares them, adapters that stock peft loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lcia import assistants
+from lcia.assistants.llava import LlavaAssistant
+from lcia.assistants.pictures import Pictures, pad_to_square
+from lcia.assistants.tiny import TINY_BASE
+from lcia.benchmarks.drawing import encode_png, plain_scene
+from lcia.benchmarks.minicoin import generate
+from lcia.config import LlavaConfig, TinyConfig
+from lcia.types import GeneratedSource, InputError, Message, Sample
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LlavaAssistant:
+    assistant = assistants.build(TinyConfig())
+    assistant.add_adapter("a", seed=1)
+    return assistant
+
+
+@pytest.fixture(scope="module")
+def stock() -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(TINY_BASE)
+
+
+def picture(seed: int = 0, side: int = 32) -> bytes:
+    return encode_png(plain_scene(Random(seed), side).image)
+
+
+def talk(*lines: str, images: int = 0) -> Sample:
+    messages = tuple(Message("assistant" if i % 2 else "user", line) for i, line in enumerate(lines))
+    return Sample("", "", messages, tuple(picture(i) for i in range(images)), (lines[-1],))
+
+
+def trained_text(assistant: LlavaAssistant, sample: Sample) -> str:
+    labels = assistant.collate([sample])["labels"][0]
+    return str(assistant.tokenizer.decode(labels[labels != -100]))
+
+
+def disturb(assistant: LlavaAssistant) -> None:
+    """A fresh LoRA changes nothing (B = 0): give its tensors values that do."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(7)
+        for parameter in assistant.trainable().values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+# Labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_trained_tokens_spell_the_answer_and_its_end(tiny: LlavaAssistant) -> None:
+    sample = talk("<image>\nWhat is it?\nAnswer briefly.", "red circle", images=1)
+    assert trained_text(tiny, sample) == " red circle</s>"
+
+
+def test_every_turn_of_the_assistant_is_trained_and_nothing_of_the_user_s(tiny: LlavaAssistant) -> None:
+    sample = talk("<image>\nWhat is it?", "a box", "Which color?", "blue</ s>", images=1)
+    assert trained_text(tiny, sample) == " a box</s> blue</ s></s>"
+
+
+def test_an_answer_that_repeats_the_question_is_found_at_its_own_place(tiny: LlavaAssistant) -> None:
+    assert trained_text(tiny, talk("yes", "yes")) == " yes</s>"
+
+
+@pytest.mark.parametrize("text", ["Grüße, 世界 🙂", "0.12\tx\\n  spaced", "[0.03, 0.97, 1.00, 0.5]"])
+def test_any_text_survives_encoding(tiny: LlavaAssistant, text: str) -> None:
+    assert trained_text(tiny, talk("q", text)) == f" {text}</s>"
+
+
+def test_a_row_without_a_picture_goes_with_rows_that_have_one(tiny: LlavaAssistant) -> None:
+    with_picture, without = talk("<image>\nWhat?", "red", images=1), talk("Say blue.", "blue")
+    mixed = tiny.logits(tiny.module, tiny.collate([without, with_picture]))
+    alone = tiny.logits(tiny.module, tiny.collate([without]))
+    assert torch.allclose(mixed[0, : alone.shape[1]], alone[0], atol=1e-5)
+
+
+def test_a_batch_without_any_picture_has_no_pixel_values(tiny: LlavaAssistant) -> None:
+    assert "pixel_values" not in tiny.collate([talk("Say blue.", "blue")])
+
+
+def test_padding_is_right_in_training_and_is_not_attended(tiny: LlavaAssistant) -> None:
+    batch = tiny.collate([talk("Say blue.", "blue"), talk("Say something longer than that.", "blue and red")])
+    length = int(batch["attention_mask"][0].sum())
+    assert (batch["input_ids"][0, length:] == tiny.tokenizer.pad_token_id).all()
+    assert (batch["labels"][0, length:] == -100).all()
+
+
+def test_lengths_count_the_picture_s_tokens(tiny: LlavaAssistant) -> None:
+    samples = [talk("<image>\nWhat?", "red", images=1), talk("What?", "red")]
+    assert tiny.lengths(samples) == tiny.collate(samples)["attention_mask"].sum(dim=1).tolist()
+
+
+def test_a_row_too_long_for_its_pictures_is_refused() -> None:
+    config = LlavaConfig(kind="llava", model=str(TINY_BASE), dtype="float32", max_length=12)
+    with pytest.raises(InputError, match="raise max_length"):
+        assistants.build(config).collate([talk("<image>\nWhat?", "red", images=1)])
+
+
+# The checkpoint's own processor is the oracle ---------------------------------------------------------------------
+
+
+def test_prompts_are_those_of_the_stock_processor(tiny: LlavaAssistant, stock: Any) -> None:
+    image, question = picture(), "What color is the circle?\nAnswer the question."
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    text = stock.apply_chat_template(turns, add_generation_prompt=True)
+    expected = stock(images=[Image.open(__import__("io").BytesIO(image))], text=[text], return_tensors="pt")
+    batch = tiny.collate([Sample("", "", (Message("user", f"<image>\n{question}"),), (image,), ("red",))])
+    assert batch["input_ids"].tolist() == expected["input_ids"].tolist()
+    assert torch.allclose(batch["pixel_values"], expected["pixel_values"], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (48, 48), (20, 20), (40, 25), (9, 50)])
+def test_the_fast_path_of_pictures_equals_the_stock_processor(stock: Any, size: tuple[int, int]) -> None:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    image, pictures = Image.fromarray(noise), Pictures(stock.image_processor, pad_to_square=True)
+    slow = CLIPImageProcessorPil(**stock.image_processor.to_dict())
+    expected = slow(images=[pad_to_square(image, pictures.fill)], return_tensors="pt")["pixel_values"]
+    assert torch.allclose(pictures([encode_png(image)]), expected, atol=1e-5)
+
+
+def test_padding_centres_the_picture_on_the_mean_colour(stock: Any) -> None:
+    pictures = Pictures(stock.image_processor, pad_to_square=True)
+    values = pictures([encode_png(Image.new("RGB", (32, 16), "white"))])[0]
+    assert torch.allclose(values[:, 0], torch.zeros(3, 32), atol=0.01)
+    assert torch.allclose(values[:, 16], torch.full((3, 32), (1 - 0.4) / 0.35), atol=1e-4)
+
+
+# Adapters ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_adapter_follows_from_its_seed_and_leaves_global_randomness_alone(tiny: LlavaAssistant) -> None:
+    before = torch.get_rng_state()
+    weights = []
+    for name, seed in (("s", 3), ("t", 3), ("u", 4)):
+        tiny.add_adapter(name, seed)
+        weights.append(torch.cat([p.detach().flatten() for p in tiny.trainable().values()]))
+        tiny.drop_adapter(name)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_trainable_names_are_the_saved_keys(tiny: LlavaAssistant, tmp_path: Path) -> None:
+    tiny.use_adapter("a")
+    tiny.save_adapter("a", tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert saved.keys() == tiny.trainable().keys()
+    assert all(torch.equal(saved[name], parameter) for name, parameter in tiny.trainable().items())
+
+
+@pytest.mark.parametrize("projector", [False, True])
+def test_stock_peft_loads_a_saved_adapter(tmp_path: Path, projector: bool) -> None:
+    from peft import PeftModel
+    from transformers import LlavaForConditionalGeneration
+
+    mine = assistants.build(TinyConfig(train_projector=projector))
+    mine.add_adapter("x", seed=0)
+    disturb(mine)
+    mine.save_adapter("x", tmp_path)
+    theirs = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(TINY_BASE), tmp_path).eval()
+    batch = mine.collate([talk("<image>\nWhat?", "red", images=1)])
+    expected = theirs(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    assert torch.allclose(mine.logits(mine.module, batch), expected, atol=1e-5)
+    assert any("projector" in name for name in mine.trainable()) is projector
+
+
+@pytest.mark.parametrize("projector", [False, True])
+def test_adapters_come_and_go_without_touching_each_other(tmp_path: Path, projector: bool) -> None:
+    assistant = assistants.build(TinyConfig(train_projector=projector))
+    batch = assistant.collate([talk("<image>\nWhat?", "red", images=1)])
+    bare = assistant.logits(assistant.module, batch)
+    assistant.add_adapter("x", seed=0)
+    disturb(assistant)
+    changed = assistant.logits(assistant.module, batch)
+    assistant.save_adapter("x", tmp_path)
+    assistant.add_adapter("y", seed=1)
+    assert torch.allclose(assistant.logits(assistant.module, batch), bare, atol=1e-5)
+    assistant.load_adapter("y", tmp_path)
+    assert torch.allclose(assistant.logits(assistant.module, batch), changed, atol=1e-5)
+    assistant.use_adapter(None)
+    assert torch.allclose(assistant.logits(assistant.module, batch), bare, atol=1e-5)
+    assert assistant.trainable() == {}
+    assistant.drop_adapter("x")
+    assistant.drop_adapter("y")
+    assistant.load_adapter("x", tmp_path)
+    assert torch.allclose(assistant.logits(assistant.module, batch), changed, atol=1e-5)
+    assert len(assistant.trainable()) == len(load_file(tmp_path / "adapter_model.safetensors"))
+
+
+def test_a_trained_projector_gets_a_gradient_from_a_batch_without_pictures() -> None:
+    assistant = assistants.build(TinyConfig(train_projector=True))
+    assistant.add_adapter("x", seed=0)
+    assistant.logits(assistant.module, assistant.collate([talk("Say blue.", "blue")])).sum().backward()
+    assert all(parameter.grad is not None for parameter in assistant.trainable().values())
+
+
+def test_checkpointed_gradients_are_the_same_gradients() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        assistant = assistants.build(TinyConfig(), gradient_checkpointing=checkpointing)
+        assistant.add_adapter("x", seed=0)
+        assistant.module.train()
+        batch = assistant.collate([talk("<image>\nWhat?", "red", images=1)])
+        assistant.logits(assistant.module, batch).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in assistant.trainable().values() if p.grad is not None]))
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_adapter_is_named(tiny: LlavaAssistant) -> None:
+    with pytest.raises(InputError, match="no adapter 'zebra'"):
+        tiny.use_adapter("zebra")
+
+
+def test_a_model_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="assistant.model"):
+        assistants.build(LlavaConfig(kind="llava", model="no/such-model"))
+
+
+# Answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_does_not_depend_on_its_batch(tiny: LlavaAssistant) -> None:
+    samples = [*generate(GeneratedSource("VQAv2", "test", 6, 0), 0, 6), talk("Repeat: red")]
+    together = tiny.answer(samples, 12)
+    assert together == [tiny.answer([sample], 12)[0] for sample in samples]
+
+
+def test_the_answer_of_a_training_row_is_not_shown_to_the_model(tiny: LlavaAssistant) -> None:
+    sample = next(generate(GeneratedSource("GQA", "train", 1, 0), 0, 1))
+    asked = replace(sample, messages=sample.messages[:-1])
+    assert tiny.answer([sample], 8) == tiny.answer([asked], 8)
+
+
+def test_the_shipped_base_is_small() -> None:
+    assert sum(file.stat().st_size for file in TINY_BASE.iterdir()) < 3_000_000

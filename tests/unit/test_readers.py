@@ -1,0 +1,523 @@
+"""Every row of every format becomes a sample or a defect with its reason."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lcia import spans
+from lcia.config import DataConfig
+from lcia.formats import CHUNK_ROWS, chunks
+from lcia.readers import Defect, Reading, all_chunks, check, fingerprint
+from lcia.records import draft, instruction_of
+from lcia.types import FileSource, Format, GeneratedSource, InputError, InstructionRule, Message, Sample, Split
+
+Row = dict[str, Any]
+
+
+def png(width: int = 4, height: int = 3, colour: str = "red") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def huge_png() -> bytes:
+    """A header that promises 60,000 x 60,000 pixels, and hardly any data: what a decompression bomb looks like."""
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+    size = (60_000).to_bytes(4) * 2
+    header = part(b"IHDR", size + bytes([8, 2, 0, 0, 0]))
+    return b"\x89PNG\r\n\x1a\n" + header + part(b"IDAT", zlib.compress(bytes(100))) + part(b"IEND", b"")
+
+
+def train_row(**changes: Any) -> Row:
+    turns = [{"from": "human", "value": "<image>\nWhat is it?\nOne word."}, {"from": "gpt", "value": "a dot"}]
+    return {"id": "r1", "image": "images/a.png", "conversations": turns} | changes
+
+
+def test_row(**changes: Any) -> Row:
+    return {"question_id": 7, "image": "images/a.png", "text": "What is it?\nOne word.", "answer": "a dot"} | changes
+
+
+test_row.__test__ = False  # type: ignore[attr-defined]
+
+
+def chat_row(**changes: Any) -> Row:
+    turns = [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "a dot"}]
+    return {"id": "c1", "messages": turns, "images": ["images/a.png"]} | changes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png())
+    (tmp_path / "images" / "b.png").write_bytes(png(5, 5, "blue"))
+    return tmp_path
+
+
+def read(path: Path, kind: Format = "llava", split: Split = "train", **options: Any) -> list[Sample | Defect]:
+    source = FileSource(str(path), kind, split, str(path.parent), **options)
+    reading = Reading.of(source, "last_line", None, DataConfig())
+    return [row for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
+
+
+def read_rows(folder: Path, rows: list[Any], split: Split = "train", **options: Any) -> list[Sample | Defect]:
+    file = folder / "rows.json"
+    file.write_text(json.dumps(rows))
+    return read(file, "llava", split, **options)
+
+
+def only_sample(found: list[Sample | Defect]) -> Sample:
+    assert len(found) == 1
+    assert isinstance(found[0], Sample), found[0]
+    return found[0]
+
+
+def only_defect(found: list[Sample | Defect]) -> Defect:
+    assert len(found) == 1
+    assert isinstance(found[0], Defect), found[0]
+    return found[0]
+
+
+# Good rows
+
+
+def test_a_training_row_of_coin_ends_with_its_answer(folder: Path) -> None:
+    assert only_sample(read_rows(folder, [train_row()])) == Sample(
+        "r1",
+        "One word.",
+        (Message("user", "<image>\nWhat is it?\nOne word."), Message("assistant", "a dot")),
+        (png(),),
+        ("a dot",),
+    )
+
+
+def test_a_test_row_of_coin_gets_its_image_token_and_ends_with_the_question(folder: Path) -> None:
+    assert only_sample(read_rows(folder, [test_row()], "test")) == Sample(
+        "7", "One word.", (Message("user", "<image>\nWhat is it?\nOne word."),), (png(),), ("a dot",)
+    )
+
+
+def test_each_schema_serves_either_split(folder: Path) -> None:
+    trained = only_sample(read_rows(folder, [test_row()], "train"))
+    tested = only_sample(read_rows(folder, [train_row()], "test"))
+    assert trained.messages == (*tested.messages, Message("assistant", "a dot"))
+    assert tested.references == trained.references == ("a dot",)
+
+
+def test_a_row_may_have_text_only_and_several_turns(folder: Path) -> None:
+    said = ["Hello?", "Yes.", "Sure?", "Quite."]
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(said)]
+    sample = only_sample(read_rows(folder, [{"id": "t", "conversations": turns}]))
+    assert [m.content for m in sample.messages] == said
+    assert (sample.images, sample.references, sample.instruction) == ((), ("Quite.",), "Hello?")
+
+
+def test_image_may_be_a_list(folder: Path) -> None:
+    row = test_row(image=["images/a.png", "images/b.png"])
+    sample = only_sample(read_rows(folder, [row], "test"))
+    assert sample.images == (png(), png(5, 5, "blue"))
+    assert sample.messages[0].content.startswith("<image>\n<image>\n")
+
+
+def test_ten_human_answers_become_ten_references(folder: Path) -> None:
+    row = test_row(answers=[{"answer": f"a{i}", "answer_confidence": "yes"} for i in range(10)])
+    assert only_sample(read_rows(folder, [row], "test")).references == tuple(f"a{i}" for i in range(10))
+
+
+def test_an_empty_one_among_ten_answers_is_no_defect_of_a_test_row(folder: Path) -> None:
+    row = test_row(answers=["", "dot"])
+    assert only_sample(read_rows(folder, [row], "test")).references == ("", "dot")
+    assert only_defect(read_rows(folder, [row], "train")).reason == "empty_answer"
+
+
+def test_a_box_is_the_answer_where_there_is_no_other(folder: Path) -> None:
+    row = test_row(answer=None, answer_bbox="[0.1, 0.2, 0.3, 0.4]")
+    assert only_sample(read_rows(folder, [row], "test")).references == ("[0.1, 0.2, 0.3, 0.4]",)
+
+
+def test_questions_without_answers_are_read_where_none_is_needed(folder: Path) -> None:
+    row = {"question_id": 1, "text": "Why?"}
+    assert only_sample(read_rows(folder, [row], "test", needs_answer=False)).references == ()
+
+
+def test_a_row_without_id_is_named_after_file_and_number(folder: Path) -> None:
+    row = train_row()
+    del row["id"]
+    assert only_sample(read_rows(folder, [row])).id == "rows-1"
+
+
+@pytest.mark.parametrize(
+    ("content", "images"),
+    [
+        ("<image>\nWhat?", ["images/a.png"]),
+        ([{"type": "image"}, {"type": "text", "text": "What?"}], ["images/a.png"]),
+        ([{"type": "image", "image": "images/a.png"}, {"type": "text", "text": "What?"}], []),
+        ([{"type": "image_url", "image_url": {"url": "images/a.png"}}, {"type": "text", "text": "What?"}], None),
+    ],
+)
+def test_chat_content_is_text_or_parts(folder: Path, content: Any, images: Any) -> None:
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "a dot"}]
+    file = folder / "rows.jsonl"
+    file.write_text("\n" + json.dumps(chat_row(messages=turns, images=images)) + "\n")
+    sample = only_sample(read(file, "chat"))
+    assert sample.messages == (Message("user", "<image>\nWhat?"), Message("assistant", "a dot"))
+    assert sample.images == (png(),)
+
+
+@pytest.mark.parametrize("shape", ["bytes", "struct", "list", "text"])
+def test_parquet_rows_hold_their_images(folder: Path, shape: str) -> None:
+    image: Any = {"bytes": png(), "struct": {"bytes": png(), "path": "x"}, "list": [png()], "text": png()}[shape]
+    turns: Any = train_row()["conversations"]
+    turns = json.dumps(turns) if shape == "text" else turns
+    file = folder / "rows.parquet"
+    rows = [{"id": i, "image": image, "conversations": turns, "extra": None} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=1)
+    found = read(file, "parquet")
+    assert [row.id for row in found] == ["0", "1", "2"]
+    assert all(isinstance(row, Sample) and row.images == (png(),) for row in found)
+
+
+def tar_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def tar_rows(count: int) -> list[tuple[str, bytes]]:
+    row = {"conversations": train_row()["conversations"]}
+    return [m for i in range(count) for m in ((f"d/{i:04}.json", json.dumps(row).encode()), (f"d/{i:04}.png", png()))]
+
+
+def test_webdataset_members_with_one_name_are_one_row(folder: Path) -> None:
+    found = read(tar_of(folder / "rows.tar", tar_rows(CHUNK_ROWS + 3)), "webdataset")
+    assert [row.id for row in found] == [f"{i:04}" for i in range(CHUNK_ROWS + 3)]
+    assert all(isinstance(row, Sample) and row.images == (png(),) for row in found)
+
+
+def test_a_webdataset_row_without_json_is_a_defect(folder: Path) -> None:
+    found = read(tar_of(folder / "rows.tar", [("a.png", png()), *tar_rows(1)]), "webdataset")
+    assert isinstance(found[0], Defect)
+    assert found[0].reason == "invalid_json"
+    assert isinstance(found[1], Sample)
+
+
+@pytest.mark.parametrize("cut", [512 * 6, 512 * 4 + 100, 512 * 5 + 10])
+def test_a_tar_that_breaks_off_is_refused_as_a_whole(folder: Path, cut: int) -> None:
+    path = tar_of(folder / "rows.tar", tar_rows(4))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match=r"rows\.tar"):
+        read(path, "webdataset")
+
+
+def test_a_folder_and_a_pattern_name_their_files_in_order(folder: Path) -> None:
+    for number in (2, 10, 1):
+        (folder / f"part-{number:02}.jsonl").write_text(json.dumps(train_row(id=str(number))))
+    for place in (folder, folder / "part-*"):
+        reading = Reading.of(FileSource(str(place), "llava", "train", str(folder)), "whole", None, DataConfig())
+        found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]  # type: ignore[union-attr]
+        assert found == ["1", "2", "10"]
+
+
+def test_files_may_lie_on_any_file_system_of_fsspec() -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/set/rows.json", json.dumps([train_row()]).encode())
+    fs.pipe("/set/images/a.png", png())
+    source = FileSource("memory://set/rows.json", "llava", "train", "memory://set")
+    reading = Reading.of(source, "last_line", None, DataConfig())
+    (chunk,) = all_chunks(reading)
+    ((_, row),) = check(reading, chunk)
+    assert isinstance(row, Sample)
+    assert row.images == (png(),)
+
+
+def test_the_limit_takes_the_first_rows_across_files(folder: Path) -> None:
+    for number in range(3):
+        rows = [train_row(id=f"{number}-{i}") for i in range(CHUNK_ROWS + 1)]
+        (folder / f"{number}.json").write_text(json.dumps(rows))
+    source = FileSource(str(folder), "llava", "train", str(folder))
+    reading = Reading.of(source, "last_line", 2 * CHUNK_ROWS + 1, DataConfig())
+    found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]  # type: ignore[union-attr]
+    assert len(found) == 2 * CHUNK_ROWS + 1
+    assert found[-1] == f"1-{CHUNK_ROWS - 1}"
+
+
+def test_generated_rows_do_not_depend_on_chunks() -> None:
+    source = GeneratedSource("VQAv2", "test", 2 * CHUNK_ROWS, 3)
+    reading = Reading.of(source, "last_line", CHUNK_ROWS + 5, DataConfig())
+    numbers = [number for chunk in all_chunks(reading) for number, _ in check(reading, chunk)]
+    assert numbers == list(range(1, CHUNK_ROWS + 6))
+
+
+# Defects of rows
+
+BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
+    "missing image": ("missing_image", lambda: train_row(image="images/none.png")),
+    "a folder for an image": ("missing_image", lambda: train_row(image="images")),
+    "truncated image": ("truncated_image", lambda: train_row(image="images/cut.png")),
+    "zero bytes": ("empty_image", lambda: train_row(image="images/empty.png")),
+    "decompression bomb": ("image_too_large", lambda: train_row(image="images/bomb.png")),
+    "no image at all": ("unreadable_image", lambda: train_row(image="images/text.png")),
+    "a token too many": ("image_count", lambda: test_row(text="<image><image>What?")),
+    "an image too many": ("image_count", lambda: train_row(image=["images/a.png", "images/b.png"])),
+    "a token without image": ("image_count", lambda: train_row(image=None)),
+    "a token in an answer": ("image_count", lambda: with_answer("<image>")),
+    "empty answer": ("empty_answer", lambda: with_answer("  ")),
+    "no answer": ("empty_answer", lambda: test_row(answer=None)),
+    "empty turn before the last": ("empty_answer", lambda: train_row(conversations=empty_first_answer())),
+    "empty question": ("empty_question", lambda: test_row(text=" \n")),
+    "unknown role": ("unknown_role", lambda: with_role("system")),
+    "no role": ("unknown_role", lambda: with_role(None)),
+    "two users in a row": ("odd_roles", lambda: with_role("human")),
+    "starts with an answer": ("odd_roles", lambda: train_row(conversations=train_row()["conversations"][1:])),
+    "no turns": ("bad_field", lambda: train_row(conversations=[])),
+    "turns that are no list": ("bad_field", lambda: train_row(conversations="hello")),
+    "number for a text": ("bad_field", lambda: test_row(text=3)),
+    "truth for an answer": ("bad_field", lambda: test_row(answer=True)),
+    "object for an id": ("bad_field", lambda: train_row(id={"a": 1})),
+    "number for an image": ("bad_field", lambda: train_row(image=5)),
+    "no known keys": ("bad_field", lambda: {"question": "?", "reply": "!"}),
+    "half a surrogate pair": ("bad_text", lambda: test_row(text="What \ud83d?")),
+    "climbs out": ("image_outside_root", lambda: train_row(image="images/../../secret.png")),
+    "absolute": ("image_outside_root", lambda: train_row(image="/etc/hostname")),
+    "address": ("image_outside_root", lambda: train_row(image="http://example.org/a.png")),
+    "link that leads out": ("image_outside_root", lambda: train_row(image="images/link.png")),
+}
+
+
+def with_answer(text: str) -> Row:
+    return train_row(conversations=[train_row()["conversations"][0], {"from": "gpt", "value": text}])
+
+
+def empty_first_answer() -> list[Row]:
+    asked, said = train_row()["conversations"]
+    return [asked, said | {"value": ""}, {"from": "human", "value": "Really?"}, said]
+
+
+def with_role(role: str | None) -> Row:
+    return train_row(conversations=[train_row()["conversations"][0], {"from": role, "value": "a dot"}])
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_row_is_a_defect_with_its_reason_and_spares_its_neighbours(folder: Path, case: str) -> None:
+    images = folder / "images"
+    (images / "cut.png").write_bytes(noise_png()[:-200])
+    (images / "empty.png").write_bytes(b"")
+    (images / "text.png").write_text("hello")
+    (images / "bomb.png").write_bytes(huge_png())
+    (folder.parent / "outside.png").write_bytes(png())
+    (images / "link.png").symlink_to(folder.parent / "outside.png")
+    reason, row = BROKEN[case]
+    first, broken, last = read_rows(folder, [train_row(id="x"), row(), train_row(id="y")])
+    assert isinstance(first, Sample)
+    assert isinstance(last, Sample)
+    assert isinstance(broken, Defect)
+    assert (broken.reason, broken.record, broken.file) == (reason, 2, str(folder / "rows.json"))
+    assert broken.message
+
+
+def noise_png() -> bytes:
+    stream = io.BytesIO()
+    Image.effect_noise((40, 40), 90).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_record_that_is_no_object_is_a_defect(folder: Path) -> None:
+    assert only_defect(read_rows(folder, [[1, 2]])).reason == "bad_field"
+
+
+def test_a_broken_line_is_named_by_its_line_number(folder: Path) -> None:
+    file = folder / "rows.jsonl"
+    good = json.dumps(chat_row(id="1")), json.dumps(chat_row(id="2"))
+    file.write_bytes(f"{good[0]}\n\n{{broken\n".encode() + b'{"id": "\xff"}\n' + good[1].encode())
+    found = read(file, "chat")
+    assert [(row.record, row.reason) for row in found if isinstance(row, Defect)] == [
+        (3, "invalid_json"),
+        (4, "invalid_json"),
+    ]
+    assert [row.id for row in found if isinstance(row, Sample)] == ["1", "2"]
+
+
+def test_bytes_that_are_no_utf8_spoil_only_their_element_of_an_array(folder: Path) -> None:
+    file = folder / "rows.json"
+    file.write_bytes(b'\xef\xbb\xbf [{"id": "\xff"} ,\n' + json.dumps(train_row()).encode() + b"]")
+    first, second = read(file)
+    assert isinstance(first, Defect)
+    assert first.reason == "invalid_json"
+    assert isinstance(second, Sample)
+
+
+def test_links_inside_the_root_are_followed(folder: Path) -> None:
+    (folder / "images" / "same.png").symlink_to("a.png")
+    assert only_sample(read_rows(folder, [train_row(image="images/same.png")])).images == (png(),)
+
+
+def test_a_smaller_pixel_limit_refuses_an_ordinary_image(folder: Path) -> None:
+    (folder / "rows.json").write_text(json.dumps([train_row()]))
+    source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
+    reading = Reading.of(source, "last_line", None, DataConfig(max_image_pixels=11))
+    (chunk,) = all_chunks(reading)
+    ((_, row),) = check(reading, chunk)
+    assert isinstance(row, Defect)
+    assert "4 x 3" in row.message
+
+
+# Defects of files
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1}', '[{"a": 1} {"b": 2}]', '[{"a": tru}]', "hello", '[{"a": "x]', "[1,"])
+def test_a_broken_array_is_refused_as_a_whole(folder: Path, text: str) -> None:
+    (folder / "rows.json").write_text(text)
+    with pytest.raises(InputError, match=r"rows\.json"):
+        read(folder / "rows.json")
+
+
+def test_a_missing_file_is_refused_with_its_name(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json"):
+        read(folder / "none.json")
+
+
+def test_a_broken_parquet_file_is_refused_with_its_name(folder: Path) -> None:
+    (folder / "rows.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(InputError, match=r"rows\.parquet"):
+        read(folder / "rows.parquet", "parquet")
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(InputError, match="nowhere://"):
+        fingerprint(FileSource("nowhere://x/rows.json", "llava"))
+
+
+# Spans
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    values=st.lists(JSON, max_size=8),
+    buffer=st.integers(1, 40),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+)
+def test_spans_cut_an_array_where_json_does(
+    values: list[Any], buffer: int, indent: int | None, ascii_only: bool
+) -> None:
+    text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
+    data = text.encode("utf-8", "surrogatepass")
+    usual, spans.BUFFER = spans.BUFFER, buffer
+    try:
+        found = list(spans.spans(io.BytesIO(data), "x.json"))
+    finally:
+        spans.BUFFER = usual
+    assert [json.loads(data[start:stop].decode("utf-8", "surrogatepass")) for start, stop, _ in found] == values
+    assert [number for _, _, number in found] == list(range(1, len(values) + 1))
+
+
+def test_chunks_are_references_of_even_size(folder: Path) -> None:
+    (folder / "rows.json").write_text(json.dumps([{"id": i} for i in range(2 * CHUNK_ROWS + 1)]))
+    found = list(chunks(str(folder / "rows.json"), "llava"))
+    assert [(chunk.first, chunk.rows) for chunk in found] == [
+        (1, CHUNK_ROWS),
+        (CHUNK_ROWS + 1, CHUNK_ROWS),
+        (2 * CHUNK_ROWS + 1, 1),
+    ]
+
+
+# Instructions
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "expected"),
+    [
+        ("last_line", "<image>\nWhat is it?\nAnswer in a word.\n", "Answer in a word."),
+        ("last_line", "<image>", ""),
+        ("before_colon", "<image>\nGive the box of this region: a man: left", "Give the box of this region"),
+        ("before_colon", "No such sign", "No such sign"),
+        (
+            "after_image",
+            "<image>\nWhat is the object in the image?\nAnswer in a word.",
+            "What is the object in the image?",
+        ),
+        ("after_image", "Look.\n<image>\nWhat is it?", "What is it?"),
+        ("after_image", "What is it?\n<image>", "What is it?"),
+        ("whole", " <image>\nWhat?\n\nOne word. ", "What?\nOne word."),
+    ],
+)
+def test_an_instruction_is_cut_by_its_rule(rule: InstructionRule, text: str, expected: str) -> None:
+    assert instruction_of(text, rule) == expected
+
+
+def test_a_line_break_stands_between_an_image_and_text_only() -> None:
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b"},
+        {"type": "image"},
+        {"type": "text", "text": "c"},
+    ]
+    assert draft({"messages": [{"role": "user", "content": parts}]}).messages[0].content == "ab\n<image>\nc"
+
+
+# Fingerprints
+
+
+def test_the_fingerprint_follows_content_and_not_the_place(folder: Path, tmp_path: Path) -> None:
+    (folder / "rows.json").write_text(json.dumps([train_row()]))
+    source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
+    before = fingerprint(source)
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    folder.rename(moved)
+    assert fingerprint(FileSource(str(moved / "rows.json"), "llava", "train", str(moved))) == before
+
+
+@pytest.mark.parametrize("change", ["rows", "image", "missing"])
+def test_the_fingerprint_sees_changed_rows_and_images(folder: Path, change: str) -> None:
+    (folder / "rows.json").write_text(json.dumps([train_row()]))
+    source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
+    before = fingerprint(source)
+    if change == "rows":
+        (folder / "rows.json").write_text(json.dumps([train_row(id="other")]))
+    elif change == "image":
+        (folder / "images" / "a.png").write_bytes(png(9, 9))
+    else:
+        (folder / "images" / "a.png").unlink()
+    assert fingerprint(source) != before
+
+
+def test_generated_sources_differ_in_seed_and_size() -> None:
+    sources = [GeneratedSource("GQA", "train", rows, seed) for rows in (10, 20) for seed in (0, 1)]
+    assert len({fingerprint(source) for source in sources}) == 4
+
+
+def test_real_rows_that_nobody_here_made_are_all_good(shared_data: Path) -> None:
+    root = shared_data / "easyvqa"
+    for split, count in (("train", 1998), ("test", 300)):
+        source = FileSource(str(root / "shape" / f"{split}.json"), "llava", split, str(root))  # type: ignore[arg-type]
+        reading = Reading.of(source, "last_line", None, DataConfig())
+        found = [row for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
+        assert len(found) == count
+        assert {row.instruction for row in found if isinstance(row, Sample)} == {
+            "Answer the question using a single word or phrase."
+        }
