@@ -319,7 +319,7 @@ def test_memory_quantities_are_bytes(text: str, size: int) -> None:
     assert memory_bytes(text) == size
 
 
-@pytest.mark.parametrize("name", ["local", "kuberay"])
+@pytest.mark.parametrize("name", ["local", "kind", "kuberay"])
 def test_every_shipped_launch_file_loads(root: Path, name: str) -> None:
     LaunchConfig.model_validate(yaml.safe_load((root / "configs" / "launch" / f"{name}.yaml").read_text()))
 
