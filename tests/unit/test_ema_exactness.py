@@ -105,11 +105,11 @@ def test_gradients_that_are_zeroed_in_place_weigh_like_dropped_ones(rule: Any) -
 def test_a_loop_that_starts_to_zero_in_place_is_an_error_and_not_a_wrong_beta() -> None:
     model = network()
     average, optimizer = averaged(model, PAPER)
-    for step in range(4):
+    for step in range(7):
         loss_of(model, batch(step)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=step < 6)
-    loss_of(model, batch(4)).backward()
+    loss_of(model, batch(7)).backward()
     with pytest.raises(RuntimeError, match="previous_gradient='copy'"):
         average.state_dict()
     with pytest.raises(RuntimeError, match="previous_gradient='copy'"):
