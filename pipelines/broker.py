@@ -88,7 +88,8 @@ class Broker:
             for ticket in self.tickets:
                 if set(ticket["needs"]) <= self.done:
                     self.tickets.remove(ticket)
-                    self.progress.setdefault(ticket["key"], {"kind": "eval", "label": ticket["label"], "step": 0})
+                    begun = {"kind": "eval", "label": ticket["label"], "step": 0, "steps": ticket["rows"], "values": {}}
+                    self.progress.setdefault(ticket["key"], begun)
                     return ticket
             return await self._wait_or_go_home()
 
@@ -135,7 +136,8 @@ class Broker:
         return self.records[key]
 
     async def report(self, key: str, progress: dict[str, Any]) -> None:
-        self.progress[key] = progress
+        """Progress of a stage: kind, label, step, steps, values; what is left out stays as it was."""
+        self.progress[key] = {**self.progress.get(key, {}), **progress}
 
     async def snapshot(self) -> dict[str, dict[str, Any]]:
         return {key: {**p, "done": key in self.done} for key, p in self.progress.items()}

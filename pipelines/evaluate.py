@@ -71,7 +71,7 @@ def serve(launch: LaunchConfig, name: str) -> None:
         key, rows = str(batch["key"][0]), int(batch["rows"][0])
         collected[key] += json.loads(str(batch["records"][0]))
         done = len(collected[key])
-        ray.get(broker.report.remote(key, {"kind": "eval", "label": "", "step": done, "steps": rows, "values": {}}))
+        ray.get(broker.report.remote(key, {"step": done}))
         if done == rows:
             _publish(store, key, collected.pop(key), ray.get(broker.record_of.remote(key)))
             ray.get(broker.finish.remote(key))

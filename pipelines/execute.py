@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import ray
+import ray.data
 
-from lcia.config import DataConfig
+from lcia.config import DataConfig, TfidfConfig
 from lcia.shards import count_rows
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store import Store
 from pipelines import broker as brokers
 from pipelines import evaluate, train
 from pipelines.launch import LaunchConfig
+
+DATA_STAGES_AT_A_TIME = 4
 
 Watcher = Callable[[dict[str, dict[str, Any]]], None]
 """Takes the broker's snapshot: progress by stage key."""
@@ -37,23 +43,41 @@ class RayExecutor:
         self._broker, self._watchers = brokers.connect(broker), watchers
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
+        self._side_by_side(self._missing(stages), self._write_shards)
+
+    def _write_shards(self, stage: ShardStage, folder: Path) -> None:
         from pipelines.data import write_source
 
-        for stage in self._missing(stages):
-            self._show(stage.key, "shard", stage.label, 0, 1)
-            bears_all = DataConfig(max_bad_fraction=1.0, max_image_pixels=stage.max_image_pixels)
-            with self.store.publish(stage.key, stage.record) as folder:
-                write_source(stage.source, stage.instruction, stage.max_samples, bears_all, folder)
-            self._finish(stage.key, "shard", stage.label)
+        bears_all = DataConfig(max_bad_fraction=1.0, max_image_pixels=stage.max_image_pixels)
+        write_source(stage.source, stage.instruction, stage.max_samples, bears_all, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
+        self._side_by_side(self._missing(stages), self._write_features)
+
+    def _write_features(self, stage: EmbedStage, folder: Path) -> None:
+        from lcia.features import embed_shards as embed_here
         from pipelines.embed import embed_shards
 
-        for stage in self._missing(stages):
-            self._show(stage.key, "embed", stage.label, 0, 1)
+        shards = str(self.store.fetch(stage.shards))
+        if isinstance(stage.embedder, TfidfConfig):
+            # The texts are the features: one column is read, which is done before a pool of actors has started.
+            embed_here(shards, stage.embedder, folder)
+        else:
+            embed_shards(shards, stage.embedder, folder, self.launch.embed_actors, self.launch.gpus_per_actor)
+
+    def _side_by_side(self, stages: Sequence[Any], write: Callable[[Any, Path], object]) -> None:
+        """Data stages wait for processes to start more than they compute, so several run at a time."""
+
+        def one(stage: Any) -> None:
             with self.store.publish(stage.key, stage.record) as folder:
-                embed_shards(str(self.store.fetch(stage.shards)), stage.embedder, folder, self.launch.embed_actors)
-            self._finish(stage.key, "embed", stage.label)
+                write(stage, folder)
+
+        for stage in stages:
+            self._show(stage, 0)
+        with ThreadPoolExecutor(DATA_STAGES_AT_A_TIME) as pool:
+            for stage, _ in zip(stages, pool.map(one, stages), strict=True):
+                ray.get(self._broker.finish.remote(stage.key))
+                self._show(stage, 1)
 
     def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         """Hands stages to the broker and waits for them.
@@ -94,14 +118,10 @@ class RayExecutor:
         ray.get(self._broker.add_found.remote(found, trains))
         return [stage for stage in stages if stage.key not in set(found)]
 
-    def _show(self, key: str, kind: str, label: str, step: int, steps: int) -> None:
-        progress = {"kind": kind, "label": label, "step": step, "steps": steps, "values": {}}
-        ray.get(self._broker.report.remote(key, progress))
+    def _show(self, stage: Any, step: int) -> None:
+        progress = {"kind": stage.kind, "label": stage.label, "step": step, "steps": 1, "values": {}}
+        ray.get(self._broker.report.remote(stage.key, progress))
         self._watch()
-
-    def _finish(self, key: str, kind: str, label: str) -> None:
-        ray.get(self._broker.finish.remote(key))
-        self._show(key, kind, label, 1, 1)
 
 
 # The session ----------------------------------------------------------------------------------------------------
@@ -129,14 +149,22 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
 
 
 def _connect(launch: LaunchConfig) -> bool:
-    """Connects to the cluster that the launch or RAY_ADDRESS names, else starts a local Ray; True: we started it."""
+    """Connects quietly; True: it was not connected before."""
     if ray.is_initialized():
         return False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    _init(launch)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return True
+
+
+def _init(launch: LaunchConfig) -> None:
+    """Connects to the cluster that the launch or RAY_ADDRESS names, else starts a local Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = launch.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, logging_level="warning", log_to_driver=False)
-        return True
+        return None
     # A local Ray listens for this machine only and serves one user: no token file is left behind.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
