@@ -1,0 +1,49 @@
+# Two commands: `make quickstart` and `make test`. `make env` is part of both.
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart test env lint types contracts unit integration e2e tiny-base clean
+
+quickstart: env  ## the main job on this machine: about two minutes after the installation
+	$(VENV)/bin/lcia quickstart
+
+test: env lint types contracts  ## everything; the last line is pytest's
+	$(PY) -m pytest tests
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	command -v uv >/dev/null || python3 -m pip install --quiet uv
+	test -x $(PY) || uv venv --quiet --python 3.11 $(VENV)
+	uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: env
+	$(VENV)/bin/mypy
+
+contracts: env
+	$(VENV)/bin/lint-imports
+
+unit: env
+	$(PY) -m pytest tests/unit
+
+integration: env
+	$(PY) -m pytest tests/integration
+
+e2e: env
+	$(PY) -m pytest tests/e2e
+
+tiny-base: env  ## trains the shipped checkpoint anew: about 20 CPU-minutes
+	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000
+
+clean:  ## the environment only; runs are never deleted
+	rm -rf $(VENV)

@@ -1,0 +1,56 @@
+"""Whole runs as a user would start them: the command line in a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+STREAM = {
+    "name": "stream",
+    "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 120, "test_size": 24},
+    "training": {"max_steps": 30},
+    "strategy": {"kind": "curvature", "lambda": 1.0},
+    "grouping": {"enabled": False},
+}
+
+
+def launch_file(folder: Path, **values: object) -> Path:
+    """A launch with storage in `folder`, saving often."""
+    path = folder / "launch.yaml"
+    settings = {"storage": str(folder / "runs"), "num_workers": 2, "save_steps": 5, **values}
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def config_file(folder: Path, **values: object) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**STREAM, **values}))
+    return path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """`lcia` with these arguments, its output kept."""
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    environment = {**os.environ, "LCIA_DEBUG": "1", "COLUMNS": "160"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def lcia(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`lcia` run to its end."""
+    process = start(*arguments)
+    out, err = process.communicate(timeout=500)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a run of two tasks on two workers that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = lcia("run", config_file(folder), "--launch", launch_file(folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "runs"
