@@ -229,7 +229,7 @@ class CurvatureConfig(Section):
 
     kind: Literal["curvature"] = "curvature"
     lambda_: Annotated[float, Field(ge=0, alias="lambda")] = 0.3
-    pull: Annotated[float, Field(ge=0)] = 0.0
+    pull: Annotated[float, Field(ge=0)] = 10_000.0
     short_average: Fraction = 0.9
     missing_gradient: Literal["error", "skip", "zero"] = "error"
 
@@ -243,7 +243,7 @@ class EwcConfig(Section):
     """Elastic weight consolidation (the pull alone), with the same F_old as `curvature`."""
 
     kind: Literal["ewc"]
-    pull: Annotated[float, Field(ge=0)] = 1000.0
+    pull: Annotated[float, Field(ge=0)] = 10_000.0
     missing_gradient: Literal["error", "skip", "zero"] = "error"
 
     def first(self) -> StrategyConfig:
