@@ -136,8 +136,6 @@ class ScalarAverage:
                 average.lerp_(theta, share)
 
     def _remember(self, gradients: list[Tensor | None], made: Tensor | None) -> None:
-        for place, previous in enumerate(self.weights):
-            previous.copy_(self.tracked.flat(place))
         if self.rule.kind == "none":
             return
         for place, gradient in enumerate(gradients):
