@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ def _dataset(folder: Path, rows: list[Row]) -> Path:
     images = folder / "images"
     images.mkdir()
     Image.new("RGB", (8, 8), "red").save(images / "good.png")
-    (images / "cut.png").write_bytes((images / "good.png").read_bytes()[:-35])
+    Image.effect_noise((64, 64), 80).save(images / "cut.png")
+    os.truncate(images / "cut.png", 1000)
     (images / "empty.png").touch()
     (folder / "secret.png").write_bytes((images / "good.png").read_bytes())
     (folder / "train.json").write_text(json.dumps(rows))
