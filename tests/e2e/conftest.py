@@ -14,7 +14,7 @@ STREAM = {
     "name": "stream",
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 120, "test_size": 24},
     "training": {"max_steps": 30},
-    "strategy": {"kind": "curvature", "lambda": 1.0},
+    "strategy": {"kind": "curvature", "lambda": 1.0, "pull": 1000.0},
     "grouping": {"enabled": False},
 }
 
