@@ -43,12 +43,12 @@ def seconds_cpu(action: Callable[[], None]) -> float:
 
 
 def seconds_cuda(action: Callable[[], None]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     action()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+    return float(start.elapsed_time(end)) / 1000
 
 
 def medians(
@@ -148,14 +148,17 @@ def step_shares(training: Training, rounds: int, clock: Clock) -> dict[str, floa
     """Each hook's share of a training step (forward, backward, fused AdamW, and the hook itself)."""
     parameters = [p for p in training.model.parameters() if p.requires_grad]
     adam = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
-    tensors = Tensors(parameters, ([], []))  # type: ignore[arg-type]
+    tensors = Tensors(parameters, ([], []))
     hooks = {name: hook(tensors, rule)[1] for name, rule in RULES.items()}
 
     def clear() -> None:
         adam.zero_grad()
 
-    actions: dict[str, Callable[[], None]] = {"step": lambda: (training.backward(), adam.step(), None)[2], **hooks}
-    spent = medians(actions, clock, rounds, clear)
+    def step() -> None:
+        training.backward()
+        adam.step()
+
+    spent = medians({"step": step, **hooks}, clock, rounds, clear)
     return {name: spent[name] / (spent["step"] + spent[name]) for name in hooks}
 
 

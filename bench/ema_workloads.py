@@ -91,25 +91,33 @@ class Block(nn.Module):
         q, k, v = (f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
         x = x + self.o(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
         y = self.norm_out(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+        result: Tensor = x + self.down(F.silu(self.gate(y)) * self.up(y))
+        return result
 
 
 @dataclass
 class Training:
-    """A model, its input [batch, tokens, hidden] and what it is called in the report."""
+    """A model with its input [batch, tokens, hidden]; a frozen tower with its own, which only looks forward."""
 
     model: nn.Module
     inputs: Tensor
+    tower: nn.Module | None = None
 
     def backward(self) -> None:
-        loss: Tensor = self.model(self.inputs).pow(2).mean()
-        loss.backward()
+        if self.tower is not None:
+            with torch.no_grad():
+                self.tower(self.inputs[:, :17])
+        torch.autograd.backward(self.model(self.inputs).pow(2).mean())
+
+
+def _blocks(number: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(96, 192, 4, 8) for _ in range(number)))
 
 
 def tiny_training(device: str) -> Training:
-    """The language model of the shipped tiny LLaVA: three blocks of 96, LoRA r 8, 16 samples of 40 tokens."""
-    model = nn.Sequential(*(Block(96, 192, 4, 8) for _ in range(3)))
-    return Training(model.to(device), torch.randn(16, 40, 96, device=device))
+    """The shipped tiny LLaVA without its vocabulary: towers of three blocks of 96, LoRA r 8, 16 samples of 40 tokens,
+    of which 16 are image patches."""
+    return Training(_blocks(3).to(device), torch.randn(16, 40, 96, device=device), _blocks(3).to(device))
 
 
 def block_training(device: str) -> Training:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lcia.strategies.hooks import Step
 from lcia.strategies.previous import Keeping, PreviousGradients
 from lcia.strategies.rules import ScalarRule, UnitSums, Weighed
-from lcia.strategies.sums import Operands, Scratch, add_norms, add_products
+from lcia.strategies.sums import Operands, Scratch, norms, products, swept
 from lcia.strategies.tally import Outcome, Tally
 from lcia.strategies.tracked import Missing, Scope, Tracked, like, part_of, units_of
 
@@ -54,8 +54,8 @@ class ScalarAverage:
         self._entries = torch.tensor(tracked.entries(), dtype=torch.float64, device=device)
         self.memory = torch.zeros(int(self._units.max()) + 1, 2, dtype=torch.float64, device=device)
         self.seen = torch.zeros(len(tracked), dtype=torch.bool, device=device)
-        self._sums = torch.zeros(len(tracked), 4, dtype=torch.float64, device=device)
-        self._cells = [list(row.unbind()) for row in self._sums]
+        self._nothing = torch.zeros(len(tracked), 4, dtype=torch.float64, device=device)
+        self._zero = torch.zeros((), device=device)
         self._present = torch.ones(len(tracked), dtype=torch.bool, device=device)
         self._scratch = Scratch()
 
@@ -83,14 +83,16 @@ class ScalarAverage:
 
     def _measure(self, gradients: list[Tensor | None]) -> Tensor:
         if self.rule.kind == "none":
-            return self._sums
-        add = add_norms if self.rule.kind == "norms" else add_products
-        self._sums.zero_()
+            return self._nothing
+        sweep = norms if self.rule.kind == "norms" else products
+        cells: list[Tensor] = []
         for place, gradient in enumerate(gradients):
-            if gradient is not None:
-                for piece in self._operands(place, gradient).chunks():
-                    add(self._cells[place], piece, self._scratch)
-        return self.tracked.add_over_shards(self._sums)
+            if gradient is None:
+                cells += [self._zero] * 4
+            else:
+                cells += swept(self._operands(place, gradient), sweep, self._scratch)
+        # Small tensors are added up in one go: 0-dim additions one by one would cost more than the sweep.
+        return self.tracked.add_over_shards(torch.stack(cells).double().view(-1, 4))
 
     def _operands(self, place: int, gradient: Tensor) -> Operands:
         theta, average = self.tracked.flat(place), self.averages[place]
@@ -128,12 +130,11 @@ class ScalarAverage:
         # On a CPU a number is the faster weight; on an accelerator reading it would wait for the device.
         weights = weight.tolist() if weight.device.type == "cpu" else list(weight.unbind())
         for place, share in enumerate(weights):
-            average = self.averages[place]
-            theta = self.tracked.flat(place).to(average.dtype)
-            if isinstance(share, Tensor):
-                average.lerp_(theta, share.to(average.dtype))
-            elif share != 0:
-                average.lerp_(theta, share)
+            # A tensor that is left alone may hold NaN, which times 0 is NaN.
+            if isinstance(share, Tensor) or share != 0:
+                average = self.averages[place]
+                theta = self.tracked.flat(place).to(average.dtype)
+                average.lerp_(theta, share.to(average.dtype) if isinstance(share, Tensor) else share)
 
     def _remember(self, gradients: list[Tensor | None], made: Tensor | None) -> None:
         if self.rule.kind == "none":
@@ -141,8 +142,8 @@ class ScalarAverage:
         for place, gradient in enumerate(gradients):
             if gradient is not None:
                 self.previous.keep(place, gradient, made)
-        seen = torch.tensor([gradient is not None for gradient in gradients]) if None in gradients else self._present
-        self.seen |= seen.to(self.seen.device) & (True if made is None else made > 0)
+        absent = [place for place, gradient in enumerate(gradients) if gradient is None]
+        self.seen |= self._mask(absent) & (True if made is None else made > 0)
 
     def average(self, place: int) -> Tensor:
         """theta* of one tensor, this process's part [entries]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -57,31 +57,38 @@ def _widened(value: Tensor, buffer: Tensor) -> Tensor:
     return value if value.dtype == buffer.dtype else buffer.copy_(value)
 
 
-def add_norms(row: list[Tensor], x: Operands, scratch: Scratch) -> None:
-    """Adds |g|, |g_t - g_t-1|, |theta_t - theta_t-1|, |d| to the row's cells; previous_theta becomes theta."""
+def norms(x: Operands, scratch: Scratch) -> list[Tensor]:
+    """|g|, |g_t - g_t-1|, |theta_t - theta_t-1|, |d|, 0-dim; previous_theta becomes theta."""
     # The kernel for L1 norms runs at a tenth of the speed of abs and sum on a CPU.
     buffer = scratch.take(0, x.average)
     same = x.gradient.dtype == buffer.dtype
-    row[0].add_((torch.abs(x.gradient, out=buffer) if same else buffer.copy_(x.gradient).abs_()).sum())
+    gradient = (torch.abs(x.gradient, out=buffer) if same else buffer.copy_(x.gradient).abs_()).sum()
+    change = step = torch.zeros_like(gradient)
     if x.previous_gradient is not None:
-        row[1].add_(difference(x.gradient, x.previous_gradient, buffer).abs_().sum())
-    row[3].add_(difference(x.theta, x.average, buffer).abs_().sum())
+        change = difference(x.gradient, x.previous_gradient, buffer).abs_().sum()
+    drift = difference(x.theta, x.average, buffer).abs_().sum()
     if x.previous_theta is not None:
-        row[2].add_(difference(x.theta, x.previous_theta, buffer).abs_().sum())
+        step = difference(x.theta, x.previous_theta, buffer).abs_().sum()
         x.previous_theta.copy_(x.theta)
+    return [gradient, change, step, drift]
 
 
-def add_products(row: list[Tensor], x: Operands, scratch: Scratch) -> None:
-    """Adds <d,d>, <g,d>, <dg,dtheta>, <dtheta,dtheta> to the row's cells; previous_theta becomes theta."""
+def products(x: Operands, scratch: Scratch) -> list[Tensor]:
+    """<d,d>, <g,d>, <dg,dtheta>, <dtheta,dtheta>, 0-dim; previous_theta becomes theta."""
+    assert x.previous_theta is not None, "rules of inner products remember the weights"
     drift = difference(x.theta, x.average, scratch.take(0, x.average))
-    gradient = _widened(x.gradient, scratch.take(1, x.average))
-    row[0].add_(torch.dot(drift, drift))
-    row[1].add_(torch.dot(gradient, drift))
-    if x.previous_theta is None:
-        return
+    drift_sq, slope = torch.dot(drift, drift), torch.dot(_widened(x.gradient, scratch.take(1, x.average)), drift)
     step = difference(x.theta, x.previous_theta, scratch.take(0, x.average))
     x.previous_theta.copy_(x.theta)
-    row[3].add_(torch.dot(step, step))
+    bend = torch.zeros_like(slope)
     if x.previous_gradient is not None:
-        change = difference(x.gradient, x.previous_gradient, scratch.take(1, x.average))
-        row[2].add_(torch.dot(change, step))
+        bend = torch.dot(difference(x.gradient, x.previous_gradient, scratch.take(1, x.average)), step)
+    return [drift_sq, slope, bend, torch.dot(step, step)]
+
+
+def swept(x: Operands, sweep: Callable[[Operands, Scratch], list[Tensor]], scratch: Scratch) -> list[Tensor]:
+    """The four sums of a whole tensor; those of its pieces are added up in fp64."""
+    pieces = [sweep(piece, scratch) for piece in x.chunks()]
+    if len(pieces) == 1:
+        return pieces[0]
+    return list(torch.stack([torch.stack(piece) for piece in pieces]).double().sum(0).unbind())

@@ -37,9 +37,9 @@ class Tally:
 
     def record(self, outcome: Outcome, made: Tensor) -> None:
         """Adds one step; `made` 0-dim is 0 where the device skipped it."""
-        masks = [getattr(outcome, name) for name in self.names]
-        masks[1:4] = [mask & outcome.applied for mask in masks[1:4]]
-        self.counts += torch.stack(masks, dim=1)
+        used = outcome.applied
+        masks = (used, outcome.fallback & used, outcome.at_min & used, outcome.at_max & used)
+        self.counts += torch.stack([*masks, outcome.missing, outcome.broken], dim=1)
         self.beta = torch.where(outcome.applied, outcome.beta, self.beta)
         self.retain *= torch.where(outcome.applied, outcome.beta, 1.0)
         self.steps += torch.stack([made, 1 - made])

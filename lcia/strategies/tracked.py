@@ -17,9 +17,12 @@ Missing: TypeAlias = Literal["error", "skip", "zero"]
 Named: TypeAlias = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether the tensor is a shard of a distributed one."""
-    if not hasattr(tensor, "placements"):
+    if type(tensor) in _PLAIN or not hasattr(tensor, "placements"):
         return False
     # Only who has such a tensor pays for the import, which takes a second.
     from torch.distributed.tensor import DTensor
@@ -29,9 +32,11 @@ def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, without a graph and sharing its memory."""
+    if not is_dtensor(tensor):
+        return tensor.detach()
+    # A DTensor's own detach() would hide in-place changes of its part from the version counter.
     with torch.no_grad():
-        # A DTensor's own detach() would hide in-place changes of its part from the version counter.
-        return tensor.to_local() if is_dtensor(tensor) else tensor.detach()
+        return tensor.to_local()
 
 
 def flat(tensor: Tensor) -> Tensor:
