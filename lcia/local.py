@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lcia.config import AssistantConfig, DataConfig, LoraConfig
@@ -30,7 +31,8 @@ class LocalExecutor:
     ) -> None:
         self.store, self._options, self._observe = store, options or FitOptions(), observe
         self._eval_batch_size = eval_batch_size
-        self._bases: dict[str, tuple[Assistant, Predictor]] = {}
+        self._loaded: tuple[Assistant, Predictor] | None = None
+        self._key: tuple[str, AssistantConfig | None, LoraConfig | None] = ("", None, None)
         self._accelerator: Accelerator | None = None
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
@@ -48,20 +50,23 @@ class LocalExecutor:
     def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         for stage in trains:
             if not self.store.has(stage.key):
-                assistant, _ = self._base(stage.base, stage.assistant, stage.lora)
+                assistant, _ = self._load(stage.base, stage.assistant, stage.lora)
                 fit_stage(stage, assistant, self.store, self._options, self._device(), self._observe)
         for wanted in evals:
             if not self.store.has(wanted.key):
-                _, predictor = self._base(wanted.base, wanted.assistant, LoraConfig())
+                _, predictor = self._load(wanted.base, wanted.assistant, None)
                 evaluate_stage(wanted, predictor, self.store, self._shower(wanted))
 
-    def _base(self, key: str, config: AssistantConfig, lora: LoraConfig) -> tuple[Assistant, Predictor]:
+    def _load(self, base: str, config: AssistantConfig, lora: LoraConfig | None) -> tuple[Assistant, Predictor]:
+        """The model that was used last where it fits: answering takes any form of LoRA (None)."""
         from lcia import assistants
 
-        if key not in self._bases:
-            assistant = assistants.build(config, lora, device=str(self._device().device))
-            self._bases = {key: (assistant, Predictor(assistant, self.store, self._eval_batch_size))}
-        return self._bases[key]
+        key = (base, config, lora)
+        if self._loaded is None or self._key[:2] != key[:2] or (lora is not None and self._key[2] != lora):
+            assistant = assistants.build(config, lora or LoraConfig(), device=str(self._device().device))
+            self._loaded = (assistant, Predictor(assistant, self.store, self._eval_batch_size))
+            self._key = key
+        return self._loaded
 
     def _device(self) -> Accelerator:
         from accelerate import Accelerator
@@ -69,14 +74,14 @@ class LocalExecutor:
         self._accelerator = self._accelerator or Accelerator()
         return self._accelerator
 
-    def _shower(self, stage: EvalStage) -> Observer:  # type: ignore[return]
+    def _shower(self, stage: EvalStage) -> Callable[[int, int], None]:
         def show(done: int, rows: int) -> None:
             self._observe(Progress(stage.key, "eval", stage.label, done, rows, {}))
 
-        return show  # type: ignore[return-value]
+        return show
 
 
-def write_stage(stage: ShardStage, folder: object) -> None:
+def write_stage(stage: ShardStage, folder: Path) -> None:
     """Writes the shards of a stage; how many bad rows are too many is the run's business."""
     bears_all = DataConfig(max_bad_fraction=1.0, max_image_pixels=stage.max_image_pixels)
-    write_source(stage.source, stage.instruction, stage.max_samples, bears_all, folder)  # type: ignore[arg-type]
+    write_source(stage.source, stage.instruction, stage.max_samples, bears_all, folder)

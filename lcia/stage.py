@@ -85,6 +85,12 @@ class TrainStage(_Stage):
     seed: int
 
     @property
+    def model_key(self) -> str:
+        """What a worker has to have loaded; stages that share it are trained without loading anew."""
+        record = self.record
+        return digest([record["base"], record["assistant"], record["lora"]])
+
+    @property
     def label(self) -> str:
         return f"{self.tasks[0]} · {self.strategy.kind}" if len(self.tasks) == 1 else "multi-task"
 

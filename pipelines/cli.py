@@ -105,7 +105,7 @@ def study(
     """Run many configurations (orders, bounds, seeds) and compare them; equal stages are trained once."""
     from pipelines.commands import study as command
 
-    command(config, overrides or [], launch, settings or [], as_json)
+    command(config, launch, settings or [], overrides or [], as_json)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +37,9 @@ def tune_runs(points: Sequence[Point], executor: RayExecutor, name: str, concurr
             name=f"{name}-{uuid.uuid4().hex[:6]}", storage_path=f"{executor.launch.root}/tune", verbose=0
         ),
     )
-    results = tuner.fit()
+    # Tune prints its own tables; stdout is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        results = tuner.fit()
     if results.errors:
         raise StageFailedError(f"{len(results.errors)} of {len(points)} trials failed; the first: {results.errors[0]}")
 

@@ -5,7 +5,6 @@ Starting a group costs most of a minute of imports, a stage costs seconds on the
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
@@ -59,16 +58,20 @@ def _work(settings: dict[str, Any]) -> None:
         if order is None:
             continue
         stage = TrainStage.model_validate(order["record"])
-        if stage.base not in loaded:
-            loaded = {stage.base: assistants.build(
-                stage.assistant, stage.lora, gradient_checkpointing=launch.gradient_checkpointing,
-                attn_implementation=launch.attn_implementation, device=str(accelerator.device),
-            )}  # fmt: skip
+        if stage.model_key not in loaded:
+            loaded.clear()
+            loaded[stage.model_key] = assistants.build(
+                stage.assistant,
+                stage.lora,
+                gradient_checkpointing=launch.gradient_checkpointing,
+                attn_implementation=launch.attn_implementation,
+                device=str(accelerator.device),
+            )
 
         def observe(progress: Any) -> None:
             broker.report.remote(progress.stage, vars(progress))
 
-        fit_stage(stage, loaded[stage.base], store, options, accelerator, observe)
+        fit_stage(stage, loaded[stage.model_key], store, options, accelerator, observe)
         if accelerator.is_main_process:
             ray.get(broker.finish.remote(stage.key))
 
@@ -89,15 +92,3 @@ def _precision(bf16: str) -> str:
 
     able = bf16 == "on" or (bf16 == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     return "bf16" if able else "no"
-
-
-@contextlib.contextmanager
-def one_thread() -> Any:
-    """Workers of a local Ray share the cores: one OpenMP thread each, unless the user says otherwise."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
