@@ -40,7 +40,8 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:")
 PIECES = r"[01]\.\d\d|, ?| ?\p{L}+| ?\d| ?[^\s\p{L}\d]+|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: "
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{{ '\n' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{{ '\n' }}"
+    "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{{ '\n' }}{% else %}ASSISTANT:{% generation %}"
     "{% for part in message['content'] %} {{ part['text'] }}{% endfor %}</s>{% endgeneration %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
@@ -150,7 +151,7 @@ def align(assistant: LlavaAssistant, steps: int, batch_size: int, learning_rate:
     for step in range(steps):
         samples = [caption_sample(Random(f"{step}/{i}")) for i in range(batch_size)]
         loss = answer_loss(assistant, samples)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -58,9 +58,7 @@ class CoinConfig(Section):
     max_samples: Count | None = None
 
 
-ScorerName: TypeAlias = Literal[
-    "exact", "multiple_choice", "soft_accuracy", "contains", "iou", "rouge_l"
-]
+ScorerName: TypeAlias = Literal["exact", "multiple_choice", "soft_accuracy", "contains", "iou", "rouge_l"]
 
 
 class CustomTask(Section):

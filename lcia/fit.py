@@ -156,8 +156,9 @@ def _train(loop: Loop, rows: Rows, options: FitOptions, checkpoints: Checkpoints
         loss, norm = _step(loop, batches, step)
         loop.done = step + 1
         if loop.done % options.logging_steps == 0 or loop.done == loop.steps:
-            line = {"loss": _mean(loss, accelerator), "learning_rate": loop.scheduler.get_last_lr()[0],
-                    "grad_norm": norm, **loop.strategy.statistics()}  # fmt: skip
+            rate = float(loop.scheduler.get_last_lr()[0])
+            line = {"loss": _mean(loss, accelerator), "learning_rate": rate, "grad_norm": norm}
+            line |= loop.strategy.statistics()
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
             _report(loop, log, line, options.logging_steps * training.batch_size / elapsed, observe)
         if loop.done % options.save_steps == 0 and loop.done < loop.steps:
@@ -168,7 +169,7 @@ def _report(loop: Loop, log: Log, line: dict[str, float], speed: float, observe:
     if not loop.accelerator.is_main_process:
         return
     log.lines.append(json.dumps({"step": loop.done, **line}) + "\n")
-    values = {**line, "samples_per_second": speed}
+    values = {**line, "samples_per_second": speed, "batch_size": loop.stage.training.batch_size}
     observe(Progress(loop.stage.key, "train", loop.stage.label, loop.done, loop.steps, values))
 
 

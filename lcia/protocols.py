@@ -68,7 +68,9 @@ class Strategy:
     finish, and statistics when it logs. Where parameters are sharded, all of them are collective calls.
     """
 
-    def start(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
+    def start(
+        self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]
+    ) -> None:
         """Before the first step; `parameters` hold the weights that training starts from, `kept` what the adapter's
         last stage returned from finish() (empty for a first stage)."""
 

@@ -47,8 +47,9 @@ class Session:
 def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> Path:
     """Writes everything below `folder`; returns the path of report.html."""
     folder.mkdir(parents=True, exist_ok=True)
-    summary = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts,
-               "environment": environment(), "runs": {o.config.name: summarize(o, store) for o in outcomes}}  # fmt: skip
+    runs = {outcome.config.name: summarize(outcome, store) for outcome in outcomes}
+    summary: dict[str, Any] = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts}
+    summary |= {"environment": environment(), "runs": runs}
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False))
     for outcome in outcomes:
         _write_run(outcome, store, folder / outcome.config.name if len(outcomes) > 1 else folder)

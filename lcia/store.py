@@ -183,7 +183,7 @@ class Checkpoints:
 
     def load(self, into: Path) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that is whole, copied below `into`, and the names of damaged ones passed over."""
-        broken = []
+        broken: list[str] = []
         for name in reversed(self._names()):
             local = into / name
             local.mkdir(parents=True)

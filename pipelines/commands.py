@@ -176,7 +176,8 @@ def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: di
         return
     Console().print(study_table(compared))
     print(
-        f"runs {len(points)}; trainings asked {counts['asked']}, distinct {counts['distinct']}, trained {counts['trained']}"
+        f"runs {len(points)}; trainings asked {counts['asked']}, "
+        f"distinct {counts['distinct']}, trained {counts['trained']}"
     )
 
 

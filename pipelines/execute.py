@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def _init(launch: LaunchConfig) -> None:
     address = launch.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, logging_level="warning", log_to_driver=False)
-        return None
+        return
     # A local Ray listens for this machine only and serves one user: no token file is left behind.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -173,14 +174,12 @@ def _init(launch: LaunchConfig) -> None:
     cpus = max(os.cpu_count() or 1, int(launch.cpus) + 2)
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=launch.object_store_memory,
              logging_level="warning", log_to_driver=False)  # fmt: skip
-    return True
 
 
 def _serve(launch: LaunchConfig, name: str) -> list[threading.Thread]:
-    jobs: list[tuple[str, Callable[[], None]]] = [
-        ("train", lambda g=group: train.serve(launch, name, f"group{g}")) for group in range(launch.train_groups)
-    ]
-    jobs.append(("eval", lambda: evaluate.serve(launch, name)))
+    groups = range(launch.train_groups)
+    jobs = [("train", partial(train.serve, launch, name, f"group{group}")) for group in groups]
+    jobs.append(("eval", partial(evaluate.serve, launch, name)))
     threads = [threading.Thread(target=_guard, args=(kind, job, name), daemon=True) for kind, job in jobs]
     for thread in threads:
         thread.start()

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcia.config import RunConfig
 from lcia.types import InputError
+from pipelines.kuberay import render_rayjob, to_yaml
+from pipelines.launch import LaunchConfig
 from pipelines.podrules import looks_secret
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 POLL_SECONDS = 2.0
+
+
+JOB_COMMAND = "lcia run run.yaml --launch launch.yaml"
+"""What the job runs in the uploaded folder; `lcia` is the one that the head has installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,38 @@ class Surroundings:
             )
         folder = {"working_dir": str(self.working_dir.absolute())} if self.working_dir else {}
         return {**folder, **({"env_vars": dict(self.env)} if self.env else {})}
+
+
+def launch(run: RunConfig, launch: LaunchConfig, target: str, address: str = "", run_yaml: str | None = None) -> None:
+    """Prints the RayJob of a run (`rayjob`), or runs it on the head at `address` (`jobs`).
+
+    `run_yaml` is the text that `run` was read from; without it the whole configuration is written out. Raises
+    RuntimeError if the job does not succeed.
+    """
+    text = run_yaml or to_yaml([run.model_dump(mode="json", by_alias=True)])
+    if target == "rayjob":
+        print(to_yaml(render_rayjob(text, run, launch)), end="")
+    elif target == "jobs":
+        _run_job(text, launch, address)
+    else:
+        raise InputError(
+            f"there is no target {target!r}: rayjob prints Kubernetes manifests, jobs submits to a Ray head"
+        )
+
+
+def _run_job(run_yaml: str, launch: LaunchConfig, address: str) -> None:
+    if "://" not in launch.storage and not Path(launch.storage).is_absolute():
+        raise InputError(f"storage {launch.storage!r} is relative, and the job runs elsewhere: give a full path or URL")
+    with tempfile.TemporaryDirectory(prefix="lcia-job-") as folder:
+        Path(folder, "run.yaml").write_text(run_yaml)
+        Path(folder, "launch.yaml").write_text(to_yaml([launch.model_dump(mode="json")]))
+        end = submit(address, JOB_COMMAND, Surroundings(working_dir=Path(folder)), _write)
+    if not end.succeeded:
+        raise RuntimeError(f"job {end.job} {end.status}: {end.message}")
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 def submit(

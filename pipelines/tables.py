@@ -36,8 +36,10 @@ def study_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
 def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
     """One record per stage in the order they would run; `state`: "cached" or "to do"."""
     groups = {stage.key: f"g{p.group}" for stage, p in zip(plan.trains, plan.placements, strict=False)}
-    rows = [{"kind": "train", "label": s.label, "group": groups.get(s.key, "g0"), "key": s.key, "parent": s.parent or ""}
-            for s in plan.trains]  # fmt: skip
+    rows = [
+        {"kind": "train", "label": s.label, "group": groups.get(s.key, "g0"), "key": s.key, "parent": s.parent or ""}
+        for s in plan.trains
+    ]
     seen: set[str] = set()
     for cell in plan.cells:
         after = "untuned base" if cell.row == ZERO_SHOT else f"after {plan.order[cell.row]}"

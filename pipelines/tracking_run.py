@@ -1,4 +1,4 @@
-"""What of a run goes to MLflow: a run per configuration, a child per task, all under one parent where there are many."""
+"""What of a run goes to MLflow: a run per configuration, a child per task, one parent where there are many."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ from lcia.types import InputError, Message, Sample
 
 PROJECTOR = "multi_modal_projector"
 WEIGHTS = "adapter_model.safetensors"
+SPARE = "spare"
+"""peft cannot delete the last adapter of a model with a trained projector: this one stays, never used."""
 FORM = ("r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora", "bias", "rank_pattern")
 """What two adapters must share for the weights of one to go where the other's were."""
 
@@ -79,7 +81,8 @@ class LlavaAssistant:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        return tuple(self.module.peft_config) if isinstance(self.module, PeftModel) else ()
+        loaded = self.module.peft_config if isinstance(self.module, PeftModel) else ()
+        return tuple(name for name in loaded if name != SPARE)
 
     def add_adapter(self, name: str, seed: int) -> None:
         with torch.random.fork_rng():
@@ -115,7 +118,13 @@ class LlavaAssistant:
             self.module.base_model.disable_adapter_layers()
 
     def drop_adapter(self, name: str) -> None:
+        """Afterwards the bare base is active."""
+        if tuple(self.module.peft_config) == (name,):
+            with torch.random.fork_rng():
+                self._attach(SPARE, deepcopy(self.lora))
+        self.module.set_adapter(next(other for other in self.module.peft_config if other != name))
         self.module.delete_adapter(name)
+        self.module.base_model.disable_adapter_layers()
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         if not self.adapters:

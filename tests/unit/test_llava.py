@@ -1,7 +1,8 @@
-"""A LLaVA assistant: labels on answers only, pictures as the checkpoint prepares them, adapters that stock peft loads."""
+"""A LLaVA assistant: labels on answers only, pictures as the checkpoint prepares them, stock peft."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -117,7 +118,7 @@ def test_prompts_are_those_of_the_stock_processor(tiny: LlavaAssistant, stock: A
     image, question = picture(), "What color is the circle?\nAnswer the question."
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     text = stock.apply_chat_template(turns, add_generation_prompt=True)
-    expected = stock(images=[Image.open(__import__("io").BytesIO(image))], text=[text], return_tensors="pt")
+    expected = stock(images=[Image.open(io.BytesIO(image))], text=[text], return_tensors="pt")
     batch = tiny.collate([Sample("", "", (Message("user", f"<image>\n{question}"),), (image,), ("red",))])
     assert batch["input_ids"].tolist() == expected["input_ids"].tolist()
     assert torch.allclose(batch["pixel_values"], expected["pixel_values"], atol=1e-5)
@@ -228,7 +229,7 @@ def test_an_unknown_adapter_is_named(tiny: LlavaAssistant) -> None:
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:
-    with pytest.raises(InputError, match="assistant.model"):
+    with pytest.raises(InputError, match=r"assistant\.model"):
         assistants.build(LlavaConfig(kind="llava", model="no/such-model"))
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml
 
+from lcia.config import RunConfig
 from lcia.types import InputError
 from pipelines import submit as module
-from pipelines.submit import JobEnd, Surroundings, follow, submit
+from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
+from pipelines.submit import JobEnd, Surroundings, follow, launch, submit
 
 LOG = "one\ntwo\nthree\n"
 
@@ -102,3 +105,31 @@ def test_the_runtime_environment_holds_the_folder_and_the_variables(tmp_path: Pa
 def test_an_address_without_a_scheme_is_explained() -> None:
     with pytest.raises(InputError, match="write http://HOST:8265"):
         submit("head:8265", "true")
+
+
+CLUSTER = ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8))
+
+
+def test_the_target_rayjob_prints_what_renders_to_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunConfig(name="mine", seed=4)
+    launch(run, LaunchConfig(storage="/mnt/lcia", cluster=CLUSTER), "rayjob")
+    config_map, job = yaml.safe_load_all(capsys.readouterr().out)
+    assert RunConfig.model_validate(yaml.safe_load(config_map["data"]["run.yaml"])) == run
+    assert job["kind"] == "RayJob"
+
+
+def test_the_text_of_the_run_is_mounted_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    where = LaunchConfig(storage="/mnt/lcia", cluster=CLUSTER)
+    launch(RunConfig(name="mine"), where, "rayjob", run_yaml="# mine\nname: mine\n")
+    config_map, _ = yaml.safe_load_all(capsys.readouterr().out)
+    assert config_map["data"]["run.yaml"] == "# mine\nname: mine\n"
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(InputError, match="there is no target 'slurm'"):
+        launch(RunConfig(), LaunchConfig(), "slurm")
+
+
+def test_a_relative_storage_is_refused_before_a_job_is_sent_elsewhere() -> None:
+    with pytest.raises(InputError, match="give a full path"):
+        launch(RunConfig(), LaunchConfig(storage="runs"), "jobs", "http://127.0.0.1:1")
