@@ -73,7 +73,7 @@ def show(config: Path, overrides: Sequence[str], task: str | None, rows: int, im
 def _show_sample(name: str, sample: Sample, assistant: Any) -> None:
     batch = assistant.collate([sample])
     labels = batch["labels"][0]
-    answer = assistant.decode(labels[labels != -100].tolist())
+    answer = assistant.tokenizer.decode(labels[labels != -100].tolist())
     print(f"== {name}  id {sample.id}\ninstruction (grouping): {sample.instruction!r}")
     for message in sample.messages:
         print(f"{message.role}: {message.content}")
