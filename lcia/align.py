@@ -24,15 +24,20 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    get_cosine_schedule_with_warmup,
 )
 
 from lcia.assistants.dialogue import UNTRAINED
-from lcia.assistants.llava import LlavaAssistant
+from lcia.assistants.llava import Hardware, LlavaAssistant, load
+from lcia.assistants.tiny import TINY_BASE
 from lcia.benchmarks.captions import COMMON_WORDS, caption_sample
 from lcia.benchmarks.drawing import SIZE
-from lcia.benchmarks.minicoin import generate
+from lcia.benchmarks.minicoin import benchmark, generate
 from lcia.benchmarks.minicoin_tasks import DRAWINGS
-from lcia.types import GeneratedSource, InstructionType, Sample
+from lcia.config import LlavaConfig as LlavaSettings
+from lcia.config import LoraConfig as LoraSettings
+from lcia.config import MiniCoinConfig
+from lcia.types import GeneratedSource, InstructionType, Sample, Source, TaskSpec
 
 PATCH, WIDTH, DEPTH = 8, 96, 3
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:")
@@ -147,7 +152,7 @@ def align(assistant: LlavaAssistant, steps: int, batch_size: int, learning_rate:
     module = assistant.module.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    running = 0.0
+    running = torch.zeros(())
     for step in range(steps):
         samples = [caption_sample(Random(f"{step}/{i}")) for i in range(batch_size)]
         loss = answer_loss(assistant, samples)
@@ -156,10 +161,10 @@ def align(assistant: LlavaAssistant, steps: int, batch_size: int, learning_rate:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        running += float(loss)
+        running += loss.detach()
         if step % 100 == 99:
             print(f"step {step + 1}  loss {running / 100:.3f}", flush=True)
-            running = 0.0
+            running.zero_()
     module.requires_grad_(False).eval()
 
 
@@ -183,7 +188,7 @@ def exact_match(assistant: LlavaAssistant, rows: int = 400) -> dict[str, float]:
     for start in range(0, rows, 100):
         part = samples[start : start + 100]
         for sample, answer in zip(part, assistant.answer(part, 48), strict=True):
-            kind = " ".join(sample.messages[-2].content.removeprefix("<image>\n").split()[:2]).rstrip(".:")
+            kind = sample.messages[-2].content.removeprefix("<image>\n").split()[0].rstrip(":")
             right[kind].append(answer == sample.references[0])
             right["all"].append(right[kind][-1])
     return {kind: sum(hits) / len(hits) for kind, hits in sorted(right.items())}
@@ -194,15 +199,67 @@ def save(assistant: LlavaAssistant, processor: LlavaProcessor, out: Path) -> Non
     processor.save_pretrained(out)
 
 
+def check(base: Path, steps: int = 100, rows: int = 800) -> dict[str, dict[str, float]]:
+    """Strict scores of MiniCoIN's tasks: untuned, after `steps` of LoRA on one task, and after as many each on all."""
+    assistant = load(LlavaSettings(kind="llava", model=str(base), dtype="float32"), LoraSettings(), Hardware())
+    tasks = benchmark(MiniCoinConfig(train_size=rows)).tasks
+    trained = {task.name: _rows(task.train) for task in tasks}
+    scores: dict[str, dict[str, float]] = {task.name: {"zero_shot": _score(assistant, task)} for task in tasks}
+    for task in tasks:
+        tune(assistant, trained[task.name], steps)
+        scores[task.name]["alone"] = _score(assistant, task)
+    tune(assistant, [row for part in trained.values() for row in part], steps * len(tasks))
+    for task in tasks:
+        scores[task.name]["joint"] = _score(assistant, task)
+    return scores
+
+
+def tune(assistant: LlavaAssistant, samples: list[Sample], steps: int, batch_size: int = 16) -> None:
+    """A fresh adapter with the product's default rates, and no method on top."""
+    if "check" in assistant.adapters:
+        assistant.drop_adapter("check")
+    assistant.add_adapter("check", seed=0)
+    parameters, random = list(assistant.trainable().values()), Random(0)
+    optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(0.03 * steps), steps)
+    for _ in range(steps):
+        answer_loss(assistant, random.sample(samples, batch_size)).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+def _score(assistant: LlavaAssistant, task: TaskSpec) -> float:
+    """In percent, over the task's test rows."""
+    samples = _rows(task.test)
+    answers = assistant.answer(samples, 16)
+    right = [task.strict(answer, sample.references) for answer, sample in zip(answers, samples, strict=True)]
+    return 100 * sum(right) / len(right)
+
+
+def _rows(source: Source) -> list[Sample]:
+    assert isinstance(source, GeneratedSource)
+    return list(generate(source, 0, source.rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lcia.align", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--out", type=Path, help="folder for a new checkpoint")
+    parser.add_argument("--check", type=Path, nargs="?", const=TINY_BASE, help="measure a checkpoint (the shipped one)")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.out:
+        make(given)
+    if given.check:
+        print(json.dumps(check(given.check), indent=1))
+
+
+def make(given: argparse.Namespace) -> None:
     tokenizer = train_tokenizer(tokenizer_texts(), size=1000)
     processor = build_processor(tokenizer)
     assistant = LlavaAssistant(build_model(tokenizer, given.seed), processor, LoraConfig())
