@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lcia.config import RunConfig
 from lcia.load import load, parse
-from lcia.run import Outcome, Prepared, complete, matrices, prepare
+from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
 from lcia.study import Point, StudyConfig, compare, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
@@ -56,6 +56,7 @@ def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[
     from pipelines.tracking_run import tracked
 
     for config in configs:
+        check(config)
         launch.check_batch(config.training.batch_size)
     started = time.perf_counter()
     with Progress() as progress, tracked(launch, name) as tracker, session(launch, progress, tracker.watch) as executor:
@@ -156,7 +157,9 @@ def study(config: Path, launch: Path | None, settings: Sequence[str], overrides:
     chosen = load(StudyConfig, config, [f"base.{text}" for text in overrides])
     where = load(LaunchConfig, launch, settings)
     points = expand(chosen)
-    where.check_batch(points[0].config.training.batch_size)
+    for point in points:
+        check(point.config)
+        where.check_batch(point.config.training.batch_size)
     started = time.perf_counter()
     with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
         prepared = prepare([point.config for point in points], ex)
@@ -204,7 +207,7 @@ def launch(config: Path, overrides: Sequence[str], launch: Path, target: str, ad
     from pipelines import submit
 
     chosen, where = load(RunConfig, config, overrides), load(LaunchConfig, launch, ())
-    submit.launch(chosen, where, target, address)
+    submit.launch(chosen, where, target, address, None if overrides else config.read_text())
 
 
 def schema(what: str) -> None:

@@ -143,9 +143,10 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
         yield RayExecutor(launch, name, *watchers)
     finally:
         ray.get(broker.close.remote())
-        _join(servers)
+        ended = _join(servers)
         ray.kill(broker)
-        if started:
+        # A server thread that is still inside Ray would crash the process; its end will disconnect it.
+        if started and ended:
             ray.shutdown()
 
 
@@ -197,7 +198,9 @@ def _guard(kind: str, job: Callable[[], None], name: str) -> None:
             ray.get(broker.fail.remote(kind, message))
 
 
-def _join(threads: Sequence[threading.Thread], patience: float = 30.0) -> None:
+def _join(threads: Sequence[threading.Thread], patience: float = 90.0) -> bool:
+    """Waits for the servers, which may still be importing; whether all have ended."""
     deadline = time.monotonic() + patience
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)

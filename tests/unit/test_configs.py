@@ -101,4 +101,4 @@ def test_the_study_of_methods_has_every_method_with_and_without_groups_over_thre
     for grouped in (True, False):
         chosen = {p.config.strategy for p in tuned if p.config.grouping.enabled is grouped}
         assert len(chosen) == 8
-        assert sorted(s.pull for s in chosen if isinstance(s, CurvatureConfig | EwcConfig)) == [0, 1000, 1000]
+        assert sorted(s.pull for s in chosen if isinstance(s, CurvatureConfig | EwcConfig)) == [0, 10000, 10000]
