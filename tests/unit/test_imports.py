@@ -1,0 +1,24 @@
+"""What is light stays light: planning imports no torch, --help neither torch nor Ray nor MLflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = "types config stage store plan run study codebook matrix scoring load answers shards"
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ([f"lcia.{name}" for name in LIGHT.split()], ["torch", "transformers", "peft", "ray", "mlflow"]),
+        (["pipelines.cli"], ["torch", "transformers", "ray", "mlflow", "matplotlib"]),
+        (["lcia.local", "lcia.results"], ["ray", "mlflow", "typer"]),
+    ],
+)
+def test_imports_leave_out_what_is_heavy(modules: list[str], absent: list[str]) -> None:
+    program = f"import sys, {', '.join(modules)}; print([m for m in {absent} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,90 @@
+"""From configurations to stages: what is shared, what is not, and how many there are."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from lcia.config import RunConfig
+from lcia.embedders.tfidf import TfidfEmbedder
+from lcia.load import parse
+from lcia.plan import ZERO_SHOT, Catalog, Plan, plan
+from lcia.protocols import Features
+
+TASKS = ("GQA", "Grounding", "OCR-VQA")
+SHORT = "Answer the question using a single word or phrase."
+BOX = "Please provide the bounding box coordinate of the region this sentence describes"
+TEXTS = {"GQA": SHORT, "Grounding": BOX, "OCR-VQA": SHORT}
+
+
+def _plan(order: tuple[str, ...] = TASKS, **values: Any) -> Plan:
+    config = parse(RunConfig, values, "test")
+    at = [(task, split) for task in order for split in ("train", "test")]
+    features = {(task, split): Features((TEXTS[task],), np.array([8])) for task, split in at}
+    shards = {(task, split): f"{task}/{split}" for task, split in at}
+    similarity = TfidfEmbedder(config.grouping.embedder).mean_similarity  # type: ignore[arg-type]
+    return plan(config, Catalog(order, shards, features, similarity, "base"))  # type: ignore[arg-type]
+
+
+def _distinct(**values: Any) -> int:
+    return len({stage.key for order in permutations(TASKS) for stage in _plan(order, **values).trains})
+
+
+def test_all_orders_of_three_tasks_share_their_prefixes() -> None:
+    # Without groups the stages form a prefix tree: 3 + 6 + 6 of the 18 that are asked for.
+    assert _distinct(grouping={"enabled": False}) == 15
+
+
+def test_fresh_groups_share_more() -> None:
+    # Two groups: Grounding alone is one stage; of the other two either comes first: 2 + 2.
+    assert _distinct() == 5
+
+
+def test_the_first_stage_of_an_adapter_is_the_same_for_all_bounds() -> None:
+    off = {"enabled": False}
+    low = _plan(strategy={"kind": "proximal", "beta_min": 0.1}, grouping=off)
+    high = _plan(strategy={"kind": "proximal", "beta_min": 0.9}, grouping=off)
+    assert low.trains[0].key == high.trains[0].key
+    assert low.trains[1].key != high.trains[1].key
+
+
+def test_a_group_continues_its_own_newest_stage() -> None:
+    made = _plan()
+    assert [p.group for p in made.placements] == [0, 1, 0]
+    assert made.trains[1].parent is None
+    assert made.trains[2].parent == made.trains[0].key
+
+
+def test_a_new_group_may_start_from_the_newest_adapter_but_as_a_first_stage() -> None:
+    made = _plan(grouping={"expand_from": "newest"})
+    assert made.trains[1].parent == made.trains[0].key
+    assert made.trains[1].first
+
+
+def test_the_lower_triangle_is_evaluated_and_unchanged_cells_share_a_stage() -> None:
+    made = _plan()
+    assert [(cell.row, cell.column) for cell in made.cells] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    # Grounding's stage changes nothing for GQA's adapter, and OCR-VQA's nothing for Grounding's.
+    assert made.cells[0].stage == made.cells[1].stage
+    assert made.cells[2].stage == made.cells[4].stage
+    assert len(made.evals) == 4
+
+
+def test_zero_shot_and_the_upper_triangle_come_on_request() -> None:
+    made = _plan(evaluation={"zero_shot": True, "upper_triangle": True}, grouping={"enabled": False})
+    rows = [cell.row for cell in made.cells]
+    assert rows.count(ZERO_SHOT) == 3
+    assert len(rows) == 3 + 9
+
+
+def test_multi_task_is_one_stage_on_all_data_and_zero_shot_is_none() -> None:
+    together, none = _plan(protocol="multitask"), _plan(protocol="zero_shot")
+    assert [stage.tasks for stage in together.trains] == [TASKS]
+    assert none.trains == ()
+    assert all(cell.stage.default is None for cell in none.cells)
+
+
+def test_a_stage_carries_neither_order_nor_group() -> None:
+    assert _plan(("GQA", "Grounding")).trains[1].key == _plan(("Grounding", "GQA")).trains[0].key

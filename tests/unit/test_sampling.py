@@ -1,0 +1,44 @@
+"""Which samples a step sees follows from arithmetic alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lcia.config import TrainingConfig
+from lcia.sampling import Sampler, total_steps
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_shares_of_all_workers_are_the_step(world: int) -> None:
+    sampler = Sampler(rows=50, batch_size=8, seed=3)
+    shares = [sampler.share(5, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(shares)) == sorted(sampler.step(5))
+
+
+def test_an_epoch_sees_every_row_once_even_where_a_batch_straddles_two() -> None:
+    sampler = Sampler(rows=30, batch_size=8, seed=0)
+    seen = np.concatenate([sampler.step(step) for step in range(15)])
+    for epoch in range(4):
+        assert sorted(seen[30 * epoch : 30 * (epoch + 1)]) == list(range(30))
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    first, again, other = (Sampler(100, 100, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.step(0), again.step(0))
+    assert not np.array_equal(first.step(0), first.step(1))
+    assert not np.array_equal(first.step(0), other.step(0))
+
+
+def test_batches_by_length_hold_neighbours_and_still_every_row() -> None:
+    lengths = np.random.default_rng(0).integers(1, 1000, 400)
+    sampler = Sampler(400, 8, 0, lambda: lengths)
+    batches = [sampler.step(step) for step in range(50)]
+    assert sorted(np.concatenate(batches)) == list(range(400))
+    assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < 40
+
+
+def test_steps_follow_from_epochs_unless_given() -> None:
+    assert total_steps(TrainingConfig(batch_size=16), 100) == 7
+    assert total_steps(TrainingConfig(batch_size=16, num_train_epochs=2), 100) == 13
+    assert total_steps(TrainingConfig(max_steps=5), 100) == 5
