@@ -52,7 +52,8 @@ class Mirror:
 
         if folder := _sqlite_folder(self._position.uri):
             folder.mkdir(parents=True, exist_ok=True)
-            logging.getLogger("alembic").setLevel(logging.WARNING)
+            for chatty in ("alembic", "mlflow.store.db.utils"):
+                logging.getLogger(chatty).setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=self._position.uri)
 
     def _check(self) -> None:
