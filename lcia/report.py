@@ -22,6 +22,7 @@ from lcia.codebook import Placement, Route
 from lcia.config import GroupingConfig
 from lcia.figures import StageSteps
 from lcia.matrix import AccuracyMatrix, Metric, metrics
+from lcia.types import IMAGE_TOKEN
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -130,6 +131,7 @@ def render(report: ReportInput) -> str:
             slugs=_slugs(report.runs),
             figures=drawn,
             headline=HEADLINE,
+            image_token=IMAGE_TOKEN,
             metrics=[metrics(run.matrix) for run in report.runs],
             best=_best(report.runs),
             examples=examples(report.runs),

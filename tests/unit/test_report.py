@@ -132,6 +132,12 @@ def test_answers_of_two_runs_to_one_question_stand_side_by_side():
     assert re.search(r"reference red one ✓ red 1, g1 two ✓ red 1, g1", page.text)
 
 
+def test_questions_are_shown_without_the_mark_of_their_image():
+    page = page_of(run(text="which colour"))
+    assert "which colour?" in page.text
+    assert "<image>" not in page.text
+
+
 def test_only_what_differs_between_configurations_is_compared():
     a = {"seed": 0, "strategy": {"kind": "sequential"}, "lora": {"r": 8}}
     b = {"seed": 0, "strategy": {"kind": "curvature", "lambda": 0.3}, "lora": {"r": 8}}
