@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from lcia.benchmarks.drawing import CELLS, Box, Scene, Thing, cover, degrade, digit, scene, sign
+from lcia.benchmarks.drawing import CELLS, SHAPES, Box, Scene, cover, degrade, digit, scene, sign
 from lcia.benchmarks.vocabulary import AUTHORS, NUMBERS, TITLES, WORDS, format_box
 from lcia.types import Split
 
@@ -28,16 +28,19 @@ TaskDrawing: TypeAlias = Callable[[Random, Split], Question]
 
 
 def science_qa(random: Random, split: Split) -> Question:
-    """Multiple choice: the colour or shape of one thing, three options."""
-    drawn = scene(random, random.randint(1, 2))
+    """Multiple choice about number, shape or place; the options of a kind of question keep their order."""
+    kind = random.randrange(3)
+    drawn = scene(random, 1 if kind == 1 else random.randint(1, 3))
     thing = random.choice(drawn.things)
-    by_colour = random.random() < 0.5
-    question = f"Which color is the {thing.shape}?" if by_colour else f"Which shape is the {thing.colour} object?"
-    right, pool = (thing.colour, drawn.colours) if by_colour else (thing.shape, drawn.shapes)
-    options = [right, *random.sample([word for word in pool if word != right], 2)]
-    random.shuffle(options)
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABC", options, strict=True))
-    return Question(drawn.image, f"{question}\n{listed}", "ABC"[options.index(right)])
+    match kind:
+        case 0:
+            question, options, right = "How many objects are there?", NUMBERS[1:4], NUMBERS[len(drawn.things)]
+        case 1:
+            question, options, right = "Which shape is shown?", SHAPES, thing.shape
+        case _:
+            question, options, right = f"Where is the {thing.shape}?", CELLS, CELLS[thing.cell]
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False))
+    return Question(drawn.image, f"{question}\n{listed}", "ABCD"[options.index(right)])
 
 
 def text_vqa(random: Random, split: Split) -> Question:
@@ -50,20 +53,24 @@ def text_vqa(random: Random, split: Split) -> Question:
 def imagenet(random: Random, split: Split) -> Question:
     """The class of a real handwritten digit; its instruction is the question itself."""
     image, value = digit(random, split)
-    return Question(image, "", NUMBERS[value])
+    return Question(image, "", str(value))
 
 
 def gqa(random: Random, split: Split) -> Question:
-    """Attributes of one thing among several, and where one stands from another."""
-    drawn = scene(random, random.randint(2, 3))
-    thing, other = random.sample(drawn.things, 2)
+    """Attributes and place of one thing among one or two."""
+    drawn = scene(random, random.randint(1, 2))
+    thing = random.choice(drawn.things)
     match random.randrange(4):
         case 0:
-            return Question(drawn.image, f"What color is the {thing.shape}?", thing.colour)
+            return Question(drawn.image, f"What is the color of the {thing.shape}?", thing.colour)
         case 1:
-            return Question(drawn.image, f"What shape is the {thing.colour} object?", thing.shape)
+            return Question(drawn.image, f"What is the shape of the {thing.colour} object?", thing.shape)
+        case 2:
+            side = ("left", "right")[thing.cell % 2]
+            return Question(drawn.image, f"Is the {thing.shape} on the left or on the right?", side)
         case _:
-            return Question(drawn.image, *_relation(thing, other))
+            height = ("top", "bottom")[thing.cell // 2]
+            return Question(drawn.image, f"Is the {thing.shape} at the top or at the bottom?", height)
 
 
 def vizwiz(random: Random, split: Split) -> Question:
@@ -120,15 +127,6 @@ DRAWINGS: Mapping[str, TaskDrawing] = {
     "VQAv2": vqa_v2,
     "OCR-VQA": ocr_vqa,
 }
-
-
-def _relation(thing: Thing, other: Thing) -> tuple[str, str]:
-    """Left or right where the two stand in different columns, above or below where in the same one."""
-    if thing.cell % 2 != other.cell % 2:
-        answer = "left" if thing.cell % 2 < other.cell % 2 else "right"
-        return f"Is the {thing.shape} left or right of the {other.shape}?", answer
-    answer = "above" if thing.cell < other.cell else "below"
-    return f"Is the {thing.shape} above or below the {other.shape}?", answer
 
 
 def _presence(random: Random, drawn: Scene) -> tuple[str, str]:

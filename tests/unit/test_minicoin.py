@@ -82,13 +82,27 @@ def test_a_grounded_box_is_where_the_phrase_s_colour_is() -> None:
         assert np.allclose(json.loads(sample.references[0]), extent, atol=0.005 + 1e-9)
 
 
-def test_the_letter_of_multiple_choice_names_an_option_that_is_in_the_picture() -> None:
-    for sample in rows("ScienceQA"):
+def test_the_letter_of_a_place_names_the_quarter_where_the_only_thing_is() -> None:
+    checked = 0
+    for sample in rows("ScienceQA", count=100):
         options = dict(line.split(". ", 1) for line in sample.messages[0].content.splitlines() if line[1:3] == ". ")
-        option = options[sample.references[0]]
-        if option in drawing.COLOURS:
+        pixels = np.asarray(Image.open(io.BytesIO(sample.images[0])))
+        things = [(pixels == colour).all(axis=2) for colour in drawing.COLOURS.values()]
+        seen = [np.argwhere(where).mean(axis=0) for where in things if where.any()]
+        if "Where is" in sample.messages[0].content and len(seen) == 1:
+            down, across = seen[0] > 16
+            place = f"{'bottom' if down else 'top'} {'right' if across else 'left'}"
+            assert options[sample.references[0]] == place
+            checked += 1
+    assert checked > 3
+
+
+def test_the_letter_of_a_number_counts_the_colours_in_the_picture() -> None:
+    for sample in rows("ScienceQA", count=60):
+        if "How many" in sample.messages[0].content:
             pixels = np.asarray(Image.open(io.BytesIO(sample.images[0])))
-            assert (pixels == drawing.COLOURS[option]).all(axis=2).any()
+            count = sum((pixels == colour).all(axis=2).any() for colour in drawing.COLOURS.values())
+            assert sample.references == (" ABC"[count],)
 
 
 def test_an_unknown_task_is_refused_by_name() -> None:
