@@ -32,6 +32,7 @@ def science_qa(random: Random, split: Split) -> Question:
     kind = random.randrange(3)
     drawn = scene(random, 1 if kind == 1 else random.randint(1, 3))
     thing = random.choice(drawn.things)
+    options: tuple[str, ...]
     match kind:
         case 0:
             question, options, right = "How many objects are there?", NUMBERS[1:4], NUMBERS[len(drawn.things)]
