@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # One thread per process: spinning threads on shared cores make a step many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,10 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+
+# The same examples every time, and no deadline: a busy machine must not fail a test.
+settings.register_profile("lcia", deadline=None, derandomize=True)
+settings.load_profile("lcia")
 
 ROOT = Path(__file__).resolve().parent.parent
 
