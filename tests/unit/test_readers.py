@@ -233,7 +233,7 @@ def test_a_folder_and_a_pattern_name_their_files_in_order(folder: Path) -> None:
         (folder / f"part-{number:02}.jsonl").write_text(json.dumps(train_row(id=str(number))))
     for place in (folder, folder / "part-*"):
         reading = Reading.of(FileSource(str(place), "llava", "train", str(folder)), "whole", None, DataConfig())
-        found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]  # type: ignore[union-attr]
+        found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
         assert found == ["1", "2", "10"]
 
 
@@ -255,7 +255,7 @@ def test_the_limit_takes_the_first_rows_across_files(folder: Path) -> None:
         (folder / f"{number}.json").write_text(json.dumps(rows))
     source = FileSource(str(folder), "llava", "train", str(folder))
     reading = Reading.of(source, "last_line", 2 * CHUNK_ROWS + 1, DataConfig())
-    found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]  # type: ignore[union-attr]
+    found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
     assert len(found) == 2 * CHUNK_ROWS + 1
     assert found[-1] == f"1-{CHUNK_ROWS - 1}"
 
