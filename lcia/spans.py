@@ -16,6 +16,9 @@ BUFFER = 1 << 20
 _MARGIN = 16
 """An error this near to the end of the window may only mean that the record goes on."""
 
+_AFTER = frozenset(",] \t\r\n")
+"""What may follow a value in an array."""
+
 _BOM = b"\xef\xbb\xbf"
 _DECODER = json.JSONDecoder()
 
@@ -88,11 +91,15 @@ class _Window:
         self.peek()
         while True:
             end, problem = self._try()
-            if problem is None and end < len(self._text):
+            if problem is None and self._closed(end):
                 start, self._at = self._at, end
                 return self._base + start, self._base + end
             if (problem is not None and end < len(self._text) - _MARGIN) or not self._more():
                 raise self._error(problem or "the array is not closed")
+
+    def _closed(self, end: int) -> bool:
+        """Whether a value ends at `end`: of the number 0.5 a window may hold "0." only, in which 0 is a value too."""
+        return self._text[end : end + 1] in _AFTER or end < len(self._text) - _MARGIN
 
     def _try(self) -> tuple[int, str | None]:
         """Where the value ends; or where it breaks, with the reason. An open string may always go on."""
