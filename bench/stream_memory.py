@@ -3,7 +3,8 @@
     python -m bench.stream_memory [--rows 5000 20000] [--store-mb 256] [--side 140] [--json figures.json]
 
 MiniCoIN's images are small; --side N gives every row an N x N PNG of noise (about 3 N^2 bytes) instead, so that far
-more than the object store holds has to pass through it. Every number of rows is measured in a process and a Ray of its own, so that no peak is inherited.
+more than the object store holds has to pass through it. Every number of rows is measured in a process and a Ray of its
+own, so that no peak is inherited.
 """
 
 from __future__ import annotations
