@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from transformers import LlavaForConditionalGeneration
 
 from lcia.assistants.tiny import TINY_BASE
 from lcia.config import RunConfig
-from lcia.fit import FitOptions
+from lcia.fit import KEPT, RESULT, STEPS, FitOptions
 from lcia.load import parse
 from lcia.local import LocalExecutor
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store import Store
 
+ADAPTER_FILE = "adapter_model.safetensors"
 STREAM = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 32, "test_size": 4},
     "training": {"max_steps": 6, "batch_size": 8},
@@ -57,32 +60,58 @@ def _trained(folder: Path, strategy: dict[str, Any], options: FitOptions, stop_a
     return prepared, store
 
 
-def _weights(prepared: Prepared, store: Store) -> bytes:
-    return (store.fetch(prepared.plan.trains[-1].key) / "adapter_model.safetensors").read_bytes()
+def _published(prepared: Prepared, store: Store, stage: int = -1) -> Path:
+    return store.fetch(prepared.plan.trains[stage].key)
+
+
+def _differences(one: Path, two: Path) -> torch.Tensor:
+    """Absolute differences of all entries of two adapters."""
+    a, b = (load_file(folder / ADAPTER_FILE) for folder in (one, two))
+    assert a.keys() == b.keys()
+    return torch.cat([(a[name] - b[name]).abs().flatten() for name in a])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strategy: str) -> None:
     options = FitOptions(micro_batch=8, save_steps=2, logging_steps=1)
-    whole = _weights(*_trained(tmp_path / "whole", STRATEGIES[strategy], options))
+    whole = _published(*_trained(tmp_path / "whole", STRATEGIES[strategy], options))
     # After step 5: the checkpoint of step 4 is there, step 5 is lost and done again.
-    assert _weights(*_trained(tmp_path / "cut", STRATEGIES[strategy], options, stop_at=5)) == whole
+    cut = _published(*_trained(tmp_path / "cut", STRATEGIES[strategy], options, stop_at=5))
+    assert json.loads((cut / RESULT).read_text())["resumed_at"] == [4]
+    assert "resumed_at" not in json.loads((whole / RESULT).read_text())
+    same = {ADAPTER_FILE, STEPS} | ({KEPT} if strategy == "curvature" else set())
+    assert same <= {file.name for file in whole.iterdir()}
+    assert [name for name in same if (cut / name).read_bytes() != (whole / name).read_bytes()] == []
 
 
 def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
     one = _trained(tmp_path / "one", {"kind": "sequential"}, FitOptions(micro_batch=8))
     many = _trained(tmp_path / "many", {"kind": "sequential"}, FitOptions(micro_batch=3))
-    first, second = (load_file(s.fetch(p.plan.trains[-1].key) / "adapter_model.safetensors") for p, s in (one, many))
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=1e-2, atol=1e-4)
+    assert _differences(_published(*one, 0), _published(*many, 0)).max() <= 1e-5
+    # Adam divides by the size of a gradient, so where that is next to nothing rounding decides: a handful of entries
+    # of the second stage, which starts from the first one's roundings, lie further apart.
+    second = _differences(_published(*one), _published(*many))
+    assert (second > 1e-5).float().mean() < 1e-3
+    assert second.max() <= 5e-4
 
 
-def test_the_adapter_loads_in_stock_peft_and_nothing_is_trained_twice(tmp_path: Path) -> None:
-    prepared, store = _trained(tmp_path, {"kind": "curvature"}, FitOptions())
-    folder = store.fetch(prepared.plan.trains[-1].key)
+def test_the_adapter_loads_in_stock_peft(tmp_path: Path) -> None:
+    folder = _published(*_trained(tmp_path, {"kind": "curvature"}, FitOptions()))
     model = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(TINY_BASE), folder)
-    loaded = {name: p for name, p in model.named_parameters() if "lora_B" in name}
-    assert any(bool(p.abs().sum() > 0) for p in loaded.values())
-    before = (folder / "complete.json").stat().st_mtime_ns
-    LocalExecutor(store).tune(prepared.plan.trains, [])
-    assert (folder / "complete.json").stat().st_mtime_ns == before
+    stored = load_file(folder / ADAPTER_FILE)
+    loaded = {name.replace(".default.", "."): p for name, p in model.named_parameters() if "lora_" in name}
+    assert loaded.keys() == stored.keys()
+    assert [name for name, p in loaded.items() if not torch.equal(p, stored[name])] == []
+    assert any(bool(p.any()) for name, p in stored.items() if "lora_B" in name)
+
+
+def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:
+    prepared, store = _trained(tmp_path, {"kind": "sequential"}, FitOptions())
+    seen: list[Progress] = []
+    LocalExecutor(store, FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
+    assert seen == []
+    # The observer does tell: what is not stored any more is trained, and only that.
+    shutil.rmtree(_published(prepared, store))
+    LocalExecutor(Store(store.root), FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
+    assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
+    assert {p.stage for p in seen} == {prepared.plan.trains[-1].key}

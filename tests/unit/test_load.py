@@ -49,3 +49,52 @@ def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("- a\n")
     with pytest.raises(InputError, match="must hold a mapping"):
         load(RunConfig, tmp_path / "run.yaml")
+
+
+def test_a_file_that_is_no_yaml_says_which_and_where(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("seed: 1\ntraining: {max_steps: 5\n")
+    with pytest.raises(InputError, match=r"run\.yaml is not valid YAML: .*line 3"):
+        load(RunConfig, tmp_path / "run.yaml")
+
+
+def test_a_file_that_is_no_text_is_no_yaml_either(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(InputError, match="is not valid YAML"):
+        load(RunConfig, tmp_path / "run.yaml")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*absent\.yaml: No such file"):
+        load(RunConfig, tmp_path / "absent.yaml")
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("# nothing yet\n")
+    assert load(RunConfig, tmp_path / "run.yaml") == RunConfig()
+
+
+def test_yaml_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+    with pytest.raises(InputError, match="is not valid YAML"):
+        load(RunConfig, tmp_path / "run.yaml")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_key_with_nothing_alike_shows_what_is_known() -> None:
+    with pytest.raises(InputError, match=r"data\.zzz: unknown key; known here: max_bad_fraction, max_image_pixels"):
+        load(RunConfig, None, ["data.zzz=1"])
+
+
+@pytest.mark.parametrize("text", ["seed", "=3"])
+def test_an_override_without_key_or_sign_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match=r"is no override: write section\.key=value"):
+        load(RunConfig, None, [text])
+
+
+def test_an_override_that_is_no_yaml_asks_for_quotes() -> None:
+    with pytest.raises(InputError, match="quote it"):
+        load(RunConfig, None, ["name={"])
+
+
+def test_the_last_of_two_overrides_wins() -> None:
+    assert load(RunConfig, None, ["seed=1", "seed=2"]).seed == 2

@@ -88,3 +88,31 @@ def test_multi_task_is_one_stage_on_all_data_and_zero_shot_is_none() -> None:
 
 def test_a_stage_carries_neither_order_nor_group() -> None:
     assert _plan(("GQA", "Grounding")).trains[1].key == _plan(("Grounding", "GQA")).trains[0].key
+
+
+def test_groups_that_start_from_the_newest_adapter_share_little() -> None:
+    # 3 first and 6 second stages. Of the 6 third ones, the two that follow their group past Grounding are second
+    # stages too: OCR-VQA on GQA and GQA on OCR-VQA.
+    assert _distinct(grouping={"expand_from": "newest"}) == 3 + 6 + 6 - 2
+
+
+def test_without_grouping_the_matrix_has_an_own_stage_for_every_cell() -> None:
+    made = _plan(grouping={"enabled": False})
+    assert len(made.evals) == len(made.cells) == 3 * 4 // 2
+    assert [cell.stage.default for cell in made.cells] == [
+        made.trains[row].key for row in range(3) for _ in range(row + 1)
+    ]
+
+
+def test_multi_task_trains_once_on_all_shards_and_is_read_at_the_end() -> None:
+    made = _plan(protocol="multitask")
+    assert made.trains[0].shards == tuple(f"{task}/train" for task in TASKS)
+    assert made.trains[0].parent is None
+    assert [(c.row, c.column) for c in made.cells] == [(2, 0), (2, 1), (2, 2)]
+    assert {c.stage.default for c in made.cells} == {made.trains[0].key}
+
+
+def test_a_seed_or_another_base_shares_nothing() -> None:
+    off = {"enabled": False}
+    keys = [{stage.key for stage in _plan(grouping=off, seed=seed).trains} for seed in (0, 1)]
+    assert not keys[0] & keys[1]

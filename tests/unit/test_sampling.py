@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,35 @@ def test_steps_follow_from_epochs_unless_given() -> None:
     assert total_steps(TrainingConfig(batch_size=16), 100) == 7
     assert total_steps(TrainingConfig(batch_size=16, num_train_epochs=2), 100) == 13
     assert total_steps(TrainingConfig(max_steps=5), 100) == 5
+
+
+@pytest.mark.parametrize("lengths", [None, lambda: np.arange(50) % 7])
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_the_shares_of_any_workers_are_disjoint_equal_in_number_and_the_step_of_one(world: int, lengths: Any) -> None:
+    alone, many = (Sampler(50, 8, 3, lengths) for _ in range(2))
+    for step in range(13):
+        shares = [many.share(step, rank, world) for rank in range(world)]
+        assert {len(share) for share in shares} == {8 // world}
+        # Row by row: worker r holds the positions r, r + world, ... of the step that one worker alone would see.
+        np.testing.assert_array_equal(np.stack(shares, axis=1).reshape(-1), alone.share(step, 0, 1))
+
+
+def test_a_batch_larger_than_the_data_goes_round_several_times() -> None:
+    seen = Sampler(rows=3, batch_size=8, seed=0).step(0)
+    assert np.bincount(seen).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+    assert sorted(seen[:3]) == sorted(seen[3:6]) == [0, 1, 2]
+
+
+def test_batches_by_length_lie_closer_than_those_that_are_drawn() -> None:
+    lengths = np.random.default_rng(0).integers(1, 1000, 400)
+    drawn, sorted_ = (Sampler(400, 8, 0, given) for given in (None, lambda: lengths))
+    spans = [np.mean([np.ptp(lengths[s.step(i)]) for i in range(50)]) for s in (drawn, sorted_)]
+    # Eight uniform draws of 1..1000 span 7/9 of it on average.
+    assert spans[0] == pytest.approx(777, abs=60)
+    assert spans[1] < 40
+
+
+def test_batches_by_length_come_in_no_order_of_length() -> None:
+    lengths = np.arange(400)
+    means = [lengths[Sampler(400, 8, 0, lambda: lengths).step(i)].mean() for i in range(50)]
+    assert abs(np.corrcoef(means, np.arange(50))[0, 1]) < 0.4

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from lcia.store import Store, StoreError
+from lcia.store import Checkpoints, Store, StoreError
 
 KEY = "ab" + "0" * 30
 
@@ -91,3 +92,78 @@ def test_a_store_behind_a_url_publishes_file_by_file(tmp_path: Path) -> None:
     store = Store(f"file://{tmp_path / 'url'}")
     _publish(store)
     assert Store(str(tmp_path / "url")).has(KEY)
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_nothing_is_visible_while_a_result_is_being_made(tmp_path: Path, prefix: str) -> None:
+    store = Store(f"{prefix}{tmp_path / 'store'}")
+    with store.publish(KEY, {}) as folder:
+        (folder / "adapter").write_text("weights")
+        assert not Store(store.root).has(KEY)
+        assert not Path(store.path(KEY)).exists()
+    assert Store(store.root).has(KEY)
+
+
+def test_files_without_a_marker_are_no_result(store: Store) -> None:
+    _publish(store)
+    (Path(store.path(KEY)) / "complete.json").unlink()
+    assert not store.has(KEY)
+    with pytest.raises(StoreError, match=r"complete\.json is missing"):
+        store.fetch(KEY)
+
+
+def test_a_file_that_went_missing_makes_the_result_absent(store: Store) -> None:
+    _publish(store)
+    (Path(store.path(KEY)) / "adapter").unlink()
+    assert not store.has(KEY)
+
+
+def test_a_damaged_result_is_put_aside_not_deleted(store: Store) -> None:
+    _publish(store)
+    (Path(store.path(KEY)) / "adapter").write_text("weightz")
+    _publish(store)
+    assert (store.fetch(KEY) / "adapter").read_text() == "weights"
+    [aside] = Path(store.path(KEY)).parent.glob(f"{KEY}.broken-*")
+    assert (aside / "adapter").read_text() == "weightz"
+
+
+def test_the_marker_holds_the_checksums_that_b2sum_would_give(store: Store) -> None:
+    _publish(store)
+    marker = json.loads((store.fetch(KEY) / "complete.json").read_text())["files"]
+    # printf weights | b2sum -l 128
+    assert marker["adapter"] == {"size": 7, "blake2b": "873ac3c6df553eaa62331fd4ff9b521a"}
+    assert set(marker) == {"adapter", "stage.json"}
+
+
+def test_the_record_of_a_stage_lies_beside_its_result(store: Store) -> None:
+    _publish(store)
+    assert json.loads((store.fetch(KEY) / "stage.json").read_text()) == {"kind": "train"}
+
+
+def test_only_the_newest_checkpoints_are_kept_and_all_may_be_damaged(store: Store, tmp_path: Path) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for step in (5, 10, 100):
+        with checkpoints.save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    kept = Path(store.base) / "partial" / KEY
+    assert sorted(p.name for p in kept.iterdir()) == ["000000010", "000000100"]
+    for folder in kept.iterdir():
+        (folder / "state").write_text("")
+    assert checkpoints.load(tmp_path / "scratch") == (None, ["000000100", "000000010"])
+
+
+def _break_off(checkpoints: Checkpoints) -> None:
+    with checkpoints.save(10) as folder:
+        (folder / "state").write_text("step")
+        raise RuntimeError
+
+
+def test_a_checkpoint_that_is_not_finished_does_not_count(store: Store, tmp_path: Path) -> None:
+    checkpoints = store.checkpoints(KEY)
+    with checkpoints.save(5) as folder:
+        (folder / "state").write_text("step 5")
+    with pytest.raises(RuntimeError):
+        _break_off(checkpoints)
+    found, damaged = checkpoints.load(tmp_path / "scratch")
+    assert found is not None
+    assert ((found / "state").read_text(), damaged) == ("step 5", [])

@@ -1,0 +1,118 @@
+"""A study is the product of its methods, values, orders and seeds; its table pairs what belongs together."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcia.config import CurvatureConfig, PaperConfig, SequentialConfig
+from lcia.load import parse
+from lcia.matrix import AccuracyMatrix
+from lcia.study import StudyConfig, compare, expand
+from lcia.types import InputError
+
+TASKS = ("GQA", "Grounding", "OCR-VQA")
+BASE = {"benchmark": {"kind": "minicoin", "tasks": list(TASKS)}, "training": {"max_steps": 4}}
+METHODS = {"plain": {"strategy.kind": "sequential"}, "ours": {"strategy.kind": "curvature"}}
+
+
+def _study(**values: Any) -> StudyConfig:
+    return parse(StudyConfig, {"name": "s", "base": BASE, **values}, "test")
+
+
+def test_every_combination_is_one_run_with_a_name_of_its_own() -> None:
+    points = expand(_study(methods=METHODS, vary={"training.max_steps": [1, 2]}, seeds=[0, 1, 2]))
+    made = [(p.method, p.config.training.max_steps, p.config.seed) for p in points]
+    assert sorted(made) == sorted((m, s, seed) for m in METHODS for s in (1, 2) for seed in (0, 1, 2))
+    assert len({p.config.name for p in points}) == len(points) == 12
+
+
+def test_names_say_the_number_and_the_method_and_fit_their_limit() -> None:
+    [first, second] = expand(_study(methods={"m" * 90: {}}, seeds=[0, 1]))
+    assert first.config.name == "0000-" + "m" * 58
+    assert second.config.name == "0001-" + "m" * 58
+
+
+def test_a_method_changes_the_base_and_leaves_the_rest() -> None:
+    plain, ours = expand(_study(methods=METHODS))
+    assert isinstance(plain.config.strategy, SequentialConfig)
+    assert isinstance(ours.config.strategy, CurvatureConfig)
+    assert plain.config.training == ours.config.training
+
+
+def test_a_varied_value_wins_over_the_method() -> None:
+    values = {"strategy.kind": "paper", "strategy.fallback": 0.5}
+    points = expand(_study(methods={"paper": values}, vary={"strategy.fallback": [0.6, 0.7]}))
+    assert [p.config.strategy for p in points] == [PaperConfig(kind="paper", fallback=f) for f in (0.6, 0.7)]
+
+
+def test_expanding_leaves_the_study_as_it_was() -> None:
+    study = _study(methods=METHODS, vary={"training.max_steps": [1, 2]})
+    before = study.model_dump_json()
+    expand(study)
+    assert study.model_dump_json() == before
+
+
+def test_all_orders_are_the_permutations_of_the_benchmarks_tasks() -> None:
+    study = _study(orders="all")
+    assert [p.config.order for p in expand(study)] == list(permutations(TASKS))
+    assert study.count() == 6
+
+
+def test_all_orders_of_a_base_that_names_an_order_permute_that_one() -> None:
+    points = expand(_study(base={**BASE, "order": ["GQA", "OCR-VQA"]}, orders="all"))
+    assert [p.order for p in points] == [("GQA", "OCR-VQA"), ("OCR-VQA", "GQA")]
+
+
+def test_given_orders_are_taken_as_they_stand() -> None:
+    assert [p.config.order for p in expand(_study())] == [None]
+    assert [p.config.order for p in expand(_study(orders=[list(TASKS[::-1])]))] == [TASKS[::-1]]
+
+
+def test_all_orders_of_eight_tasks_are_40320_and_two_methods_on_them_too_many() -> None:
+    assert _study(base={}, orders="all").count() == 40_320
+    with pytest.raises(InputError, match="80640 runs"):
+        expand(_study(base={}, orders="all", methods=METHODS))
+
+
+def test_a_value_that_fits_nowhere_names_study_run_and_method() -> None:
+    with pytest.raises(InputError, match=r"study s, run 1 \(bad\)[\s\S]*max_stps: unknown key"):
+        expand(_study(methods={"good": {}, "bad": {"training.max_stps": 3}}))
+
+
+def _matrix(last: tuple[float, float], first: float = 80.0) -> AccuracyMatrix:
+    return AccuracyMatrix(("a", "b"), np.array([[first, np.nan], last]))
+
+
+def test_a_table_takes_mean_and_deviation_over_the_runs_of_a_label() -> None:
+    points = expand(_study(methods=METHODS, seeds=[0, 1]))
+    matrices = [_matrix((60, 80)), _matrix((70, 90)), _matrix((80, 80)), _matrix((80, 84))]
+    table = compare(points, matrices)
+    assert list(table) == ["plain", "ours"]
+    plain, ours = table["plain"]["avg_acc"], table["ours"]["avg_acc"]
+    assert plain is not None
+    assert ours is not None
+    # Averages of the last rows: 70 and 80, deviation 10 / sqrt 2; 80 and 82, deviation sqrt 2.
+    assert (plain.mean, plain.std, plain.n) == (75, pytest.approx(50**0.5), 2)
+    assert (ours.mean, ours.std) == (81, pytest.approx(2**0.5))
+    forgotten = table["plain"]["forgetting"]
+    assert forgotten is not None
+    assert forgotten.mean == 15
+
+
+def test_varied_values_make_labels_of_their_own() -> None:
+    points = expand(_study(vary={"training.max_steps": [1, 2]}, seeds=[0, 1]))
+    assert [p.label for p in points] == ["lcia, max_steps=1"] * 2 + ["lcia, max_steps=2"] * 2
+    means = compare(points, [_matrix((x, x)) for x in (10, 20, 30, 50)])
+    assert [s.mean for row in means.values() if (s := row["avg_acc"])] == [15, 40]
+
+
+def test_a_metric_that_one_run_leaves_undefined_has_no_mean() -> None:
+    points = expand(_study(seeds=[0, 1]))
+    table = compare(points, [_matrix((60, 80)), _matrix((float("nan"), 80))])["lcia"]
+    assert table["avg_acc"] is None
+    assert table["fwt"] is None
+    assert table["new_acc"] is not None
