@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,12 @@ def test_the_newest_checkpoint_that_is_whole_is_loaded(store: Store, tmp_path: P
         with checkpoints.save(step) as folder:
             (folder / "state").write_text(f"step {step}")
     newest = Path(store.base) / "partial" / KEY / "000000015"
-    {
+    damages: dict[str, Callable[[], object]] = {
         "truncate": lambda: (newest / "state").write_text("st"),
         "flip": lambda: (newest / "state").write_text("step 16"),
         "marker": lambda: (newest / "complete.json").unlink(),
-    }[damage]()
+    }
+    damages[damage]()
     found, broken = checkpoints.load(tmp_path / "scratch")
     assert found is not None
     assert (found / "state").read_text() == "step 10"
