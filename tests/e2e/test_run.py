@@ -30,7 +30,7 @@ def test_a_run_leaves_matrix_metrics_predictions_adapters_and_report(finished: P
 def test_both_workers_trained_and_agreed(finished: Path) -> None:
     stages = json.loads((finished / "stream" / "summary.json").read_text())["runs"]["stream"]["stages"]
     assert [stage["workers"] for stage in stages] == [2, 2]
-    assert [stage["steps"] for stage in stages] == [30, 30]
+    assert [stage["steps"] for stage in stages] == [150, 150]
 
 
 def test_mlflow_holds_the_run_with_a_child_per_task(finished: Path) -> None:
@@ -41,7 +41,7 @@ def test_mlflow_holds_the_run_with_a_child_per_task(finished: Path) -> None:
     assert set(names) == {"stream", "1. VQAv2", "2. OCR-VQA"}
     history = client.get_metric_history(names["stream"].info.run_id, "acc/VQAv2")
     assert [point.step for point in history] == [1, 2]
-    assert len(client.get_metric_history(names["2. OCR-VQA"].info.run_id, "beta_q50")) == 6
+    assert len(client.get_metric_history(names["2. OCR-VQA"].info.run_id, "beta_q50")) == 30
 
 
 def test_the_same_command_again_trains_nothing(finished: Path) -> None:
@@ -55,17 +55,20 @@ def test_report_prints_the_summary_of_a_run(finished: Path) -> None:
     assert json.loads(result.stdout)["runs"]["stream"]["metrics"]["avg_acc"]["value"] is not None
 
 
-@pytest.mark.parametrize("victim", ["worker", "driver"])
+@pytest.mark.parametrize("victim", ["worker", "everything"])
 def test_a_killed_run_continues_and_ends_with_the_same_bits(finished: Path, tmp_path: Path, victim: str) -> None:
     config, launch = config_file(tmp_path), launch_file(tmp_path)
     process = start("run", config, "--launch", launch)
     _wait_for_checkpoint(tmp_path / "runs" / "store")
     children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in _title(child)]
+    assert len(workers) == 2
+    workers[0].send_signal(signal.SIGKILL)
     if victim == "worker":
-        workers = [p for p in children if "RayTrainWorker" in " ".join(p.cmdline())]
-        os.kill(workers[0].pid, signal.SIGKILL)
         assert process.wait(timeout=400) == 0
     else:
+        # Driver and workers at once, as when a machine is lost; workers that only lost their driver may still finish.
+        workers[1].send_signal(signal.SIGKILL)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         psutil.wait_procs(children, timeout=60)
@@ -77,11 +80,21 @@ def test_a_killed_run_continues_and_ends_with_the_same_bits(finished: Path, tmp_
         assert _adapter(tmp_path / "runs", key) == _adapter(finished, key)
 
 
+def _title(process: psutil.Process) -> str:
+    """The name that Ray gives its worker; empty for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def _wait_for_checkpoint(store: Path) -> None:
     """Until the second stage has left a mid-stage checkpoint."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        if any(store.glob("partial/*/*/complete.json")) and any(store.glob("*/*/steps.jsonl")):
+        published = {path.parent.name for path in store.glob("??/*/steps.jsonl")}
+        # The first stage's own checkpoints may still lie there for a moment after it is published.
+        if published and {path.parent.parent.name for path in store.glob("partial/*/*/complete.json")} - published:
             return
         time.sleep(0.02)
     raise AssertionError("no checkpoint appeared")
