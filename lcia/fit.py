@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
@@ -202,7 +203,7 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
     total = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches):
         last = number + 1 == len(batches)
-        with torch.enable_grad(), _nothing() if last else accelerator.no_sync(loop.module):
+        with torch.enable_grad(), contextlib.nullcontext() if last else accelerator.no_sync(loop.module):
             with accelerator.autocast():
                 logits = loop.assistant.logits(loop.module, batch)
             loss = answer_loss(logits, batch["labels"].to(logits.device)) / tokens * accelerator.num_processes
@@ -227,11 +228,6 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def _seed(seed: int, step: int, rank: int) -> None:
     """Dropout's randomness follows from (seed, step, rank), so no generator state has to be saved."""
     torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
-
-
-class _nothing:  # noqa: N801
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _mean(loss: Tensor, accelerator: Accelerator) -> float:

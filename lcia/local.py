@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcia.config import AssistantConfig, DataConfig, LoraConfig
+from lcia.config import AssistantConfig, LoraConfig
 from lcia.features import embed_shards
 from lcia.fit import FitOptions, fit_stage
 from lcia.predict import Predictor, evaluate_stage
@@ -39,7 +38,7 @@ class LocalExecutor:
         for stage in stages:
             if not self.store.has(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
-                    write_stage(stage, folder)
+                    write_source(stage.source, stage.instruction, stage.max_samples, stage.data, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         for stage in stages:
@@ -79,9 +78,3 @@ class LocalExecutor:
             self._observe(Progress(stage.key, "eval", stage.label, done, rows, {}))
 
         return show
-
-
-def write_stage(stage: ShardStage, folder: Path) -> None:
-    """Writes the shards of a stage; how many bad rows are too many is the run's business."""
-    bears_all = DataConfig(max_bad_fraction=1.0, max_image_pixels=stage.max_image_pixels)
-    write_source(stage.source, stage.instruction, stage.max_samples, bears_all, folder)

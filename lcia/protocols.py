@@ -53,14 +53,6 @@ class Assistant(Protocol):
         """Tokens of each sample, images included; for grouping by length."""
 
 
-@dataclass(frozen=True)
-class Parent:
-    """The stage that tuning starts from: its averaged adapter and what its strategy kept beside it."""
-
-    adapter: Path
-    kept: Path | None
-
-
 class Strategy:
     """What a method adds to plain LoRA tuning of one stage; as it stands: nothing (= sequential).
 

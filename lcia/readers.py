@@ -77,11 +77,6 @@ def files(source: Source) -> list[str]:
     return matching(source.path, SUFFIXES[source.format]) if isinstance(source, FileSource) else []
 
 
-def file_chunks(source: FileSource, file: str, limit: int | None) -> list[Chunk]:
-    """One file's chunks, as many as hold `limit` rows."""
-    return list(limited(chunks(file, source.format), limit))
-
-
 def generated_chunks(source: GeneratedSource) -> Iterator[Chunk]:
     for start in range(0, source.rows, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, source.rows)

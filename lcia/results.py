@@ -21,7 +21,7 @@ import yaml
 from lcia import matrix as matrices
 from lcia import report
 from lcia.answers import SCHEMA
-from lcia.codebook import Route
+from lcia.codebook import Route, to_record
 from lcia.figures import StageSteps
 from lcia.matrix import AccuracyMatrix
 from lcia.report import Prediction, ReportInput, RunReport
@@ -76,7 +76,7 @@ def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
         "matrix": matrices.to_json(outcome.matrix),
         "stages": trains,
         "train_seconds": sum(stage["seconds"] for stage in trains),
-        "groups": [asdict(placement) for placement in plan.placements],
+        "groups": [to_record(placement) for placement in plan.placements],
         "routes": _routes(outcome, len(plan.order) - 1),
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
         "config": config.model_dump(mode="json", by_alias=True),
@@ -94,7 +94,7 @@ def _train_facts(stage: TrainStage, store: Store) -> dict[str, Any]:
 
 
 def _routes(outcome: Outcome, row: int) -> list[dict[str, Any]]:
-    return [asdict(route) for at, route in outcome.prepared.plan.routes if at == row]
+    return [to_record(route) for at, route in outcome.prepared.plan.routes if at == row]
 
 
 def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
@@ -105,7 +105,7 @@ def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
     for scoring, scores in outcome.scores.items():
         (folder / f"matrix.{scoring}.csv").write_text(matrices.to_csv(scores))
         (folder / f"matrix.{scoring}.json").write_text(matrices.dumps(scores))
-    decisions = {"groups": [asdict(p) for p in plan.placements], "routes": _routes(outcome, len(plan.order) - 1)}
+    decisions = {"groups": [to_record(p) for p in plan.placements], "routes": _routes(outcome, len(plan.order) - 1)}
     (folder / "decisions.json").write_text(json.dumps(decisions, indent=1, ensure_ascii=False))
     for stage in _final(outcome):
         _write_predictions(outcome, stage, store, folder / "predictions")
@@ -177,10 +177,10 @@ def _steps(stage: TrainStage, store: Store) -> StageSteps:
 
 
 def _examples(outcome: Outcome, stage: EvalStage, store: Store) -> list[Prediction]:
-    """The first answers of a task, right and wrong in turn, with their first image."""
+    """The first answers of a task, with their first image."""
     records = scored(outcome.prepared, stage, store)
     scoring, groups = outcome.config.evaluation.scoring, _group_names(outcome)
-    chosen = sorted(records[:EXAMPLES_PER_TASK], key=lambda record: record["row"])
+    chosen = records[:EXAMPLES_PER_TASK]
     samples = Rows([store.fetch(stage.shards)]).take([record["row"] for record in chosen])
     return [
         Prediction(stage.task, r["id"], r["question"], tuple(r["references"]), r["prediction"], r[scoring],

@@ -27,6 +27,8 @@ from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store import Store
 from lcia.types import Benchmark, InputError, Split
 
+SCORINGS = ("strict", "legacy")
+
 
 class Executor(Protocol):
     """Leaves the result of every stage it is given in the store; skips those that are there."""
@@ -213,15 +215,21 @@ def _folder_digest(folder: Path) -> str:
 
 def matrices(prepared: Prepared, store: Store) -> dict[str, AccuracyMatrix]:
     """The accuracy matrices, strict and legacy, from the stored answers."""
-    return {scoring: _matrix(prepared, store, scoring) for scoring in ("strict", "legacy")}
+    means = {stage.key: _means(scored(prepared, stage, store)) for stage in prepared.plan.evals}
+    return {scoring: _matrix(prepared, means, scoring) for scoring in SCORINGS}
 
 
-def _matrix(prepared: Prepared, store: Store, scoring: str) -> AccuracyMatrix:
+def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean score in percent under each scoring."""
+    return {scoring: 100 * fmean(record[scoring] for record in records) for scoring in SCORINGS}
+
+
+def _matrix(prepared: Prepared, means: Mapping[str, Mapping[str, float]], scoring: str) -> AccuracyMatrix:
     order = prepared.plan.order
     scores = np.full((len(order), len(order)), np.nan)
     zero = np.full(len(order), np.nan)
     for cell in prepared.plan.cells:
-        value = 100 * fmean(record[scoring] for record in scored(prepared, cell.stage, store))
+        value = means[cell.stage.key][scoring]
         if cell.row == ZERO_SHOT:
             zero[cell.column] = value
         else:

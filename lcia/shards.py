@@ -78,10 +78,10 @@ def write_source(
     return collect((piece for chunk in all_chunks(reading) for piece in pieces(reading, chunk)), folder)
 
 
-def count_source(source: Source, instruction: InstructionRule, limit: int | None, data: DataConfig) -> ShardCounts:
-    """As write_source, but nothing is written."""
-    reading = Reading.of(source, instruction, limit, data)
-    return collect((piece for chunk in all_chunks(reading) for piece in pieces(reading, chunk)), None)
+def count_source(reading: Reading, report: Path | None = None) -> ShardCounts:
+    """As write_source, but no rows are written; the bad ones are named in the file `report`, if given."""
+    found = (piece for chunk in all_chunks(reading) for piece in pieces(reading, chunk))
+    return _collect(found, _Writer(None, report))
 
 
 def pieces(reading: Reading, chunk: Chunk) -> Iterator[Piece]:
@@ -108,31 +108,35 @@ def _piece(file: str, good: Sequence[tuple[int, Sample]], bad: Sequence[Defect])
     return Piece(file, data, groups, ids, tuple(number for number, _ in good), tuple(bad))
 
 
-def collect(found: Iterable[Piece], folder: Path | None) -> ShardCounts:
-    """Writes pieces, which come in source order, one at a time; None: only counts.
+def collect(found: Iterable[Piece], folder: Path) -> ShardCounts:
+    """Writes pieces, which come in source order, one at a time.
 
     Raises:
         InputError: there was no row at all.
     """
-    with contextlib.closing(_Ids()) as ids, _Writer(folder) as writer:
+    return _collect(found, _Writer(folder, folder / BAD_ROWS))
+
+
+def _collect(found: Iterable[Piece], writer: _Writer) -> ShardCounts:
+    with contextlib.closing(_Ids()) as ids, writer:
         for piece in found:
             writer.add(ids.without_repeated(piece))
     return writer.finish()
 
 
 class _Writer:
-    """Puts pieces into a folder under running numbers and keeps the counts."""
+    """Puts pieces into a folder (None: nowhere) under running numbers, names bad rows in `report`, keeps counts."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, report: Path | None) -> None:
+        self._folder, self._path = folder, report
         self._reasons: Counter[str] = Counter()
         self._files: list[dict[str, object]] = []
         self._good = 0
         self._report: TextIO | None = None
 
     def __enter__(self) -> _Writer:
-        if self._folder is not None:
-            self._report = (self._folder / BAD_ROWS).open("w", encoding="utf-8")
+        if self._path is not None:
+            self._report = self._path.open("w", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:

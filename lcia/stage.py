@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lcia.config import AssistantConfig, EmbedderConfig, LoraConfig, Section, StrategyConfig, TrainingConfig
+from lcia.config import AssistantConfig, DataConfig, EmbedderConfig, LoraConfig, Section, StrategyConfig, TrainingConfig
 from lcia.types import FileSource, GeneratedSource, InstructionRule, Split
 
 SCHEMA = 1
@@ -48,6 +48,11 @@ class ShardStage(_Stage):
     instruction: InstructionRule
     max_samples: int | None = None
     max_image_pixels: int
+
+    @property
+    def data(self) -> DataConfig:
+        """How the rows are read; how many bad ones are too many is the run's business, not the stage's."""
+        return DataConfig(max_bad_fraction=1.0, max_image_pixels=self.max_image_pixels)
 
     @property
     def label(self) -> str:
@@ -123,6 +128,3 @@ class EvalStage(_Stage):
     def adapter_of(self, instruction: str) -> str | None:
         """The key of the adapter that answers samples with this instruction."""
         return dict(self.routes).get(instruction, self.default)
-
-
-AnyStage = Annotated[ShardStage | EmbedStage | TrainStage | EvalStage, Field(discriminator="kind")]

@@ -122,11 +122,12 @@ class Store:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         if Path(target).exists() and defects(Path(target)):
             os.rename(target, f"{target}.broken-{uuid.uuid4().hex[:8]}")
-        with contextlib.suppress(OSError):
-            # Somebody else may have published the same key meanwhile: equal key, equal content.
+        try:
             os.rename(folder, target)
-        if not Path(target).exists():
-            raise StoreError(f"could not publish {target}")
+        except OSError as error:
+            # Somebody else may have published the same key meanwhile: equal key, equal content.
+            if not Path(target).exists():
+                raise StoreError(f"cannot publish {target}: {error.strerror}") from error
 
     def fetch(self, key: str) -> Path:
         """A local folder with the verified result of `key`.

@@ -11,7 +11,7 @@ from pydantic import Field
 from lcia.config import RunConfig, Section
 from lcia.load import parse, put
 from lcia.matrix import AccuracyMatrix, metrics
-from lcia.stats import Spread, spread
+from lcia.stats import Comparison, Spread, paired, spread
 from lcia.types import InputError
 
 MAX_RUNS = 50_000
@@ -109,4 +109,22 @@ def _summaries(found: Sequence[AccuracyMatrix]) -> dict[str, Spread | None]:
     return {
         name: None if None in column else spread([v for v in column if v is not None])
         for name, column in values.items()
+    }
+
+
+def against_first(
+    points: Sequence[Point], matrices: Sequence[AccuracyMatrix], metric: str = "avg_acc"
+) -> dict[str, Comparison]:
+    """Each label's `metric` minus the first label's, paired by order and seed; only labels that share a pair."""
+    values: dict[str, dict[tuple[object, int], float]] = {}
+    for point, matrix in zip(points, matrices, strict=True):
+        value = metrics(matrix)[metric].value
+        if value is not None:
+            values.setdefault(point.label, {})[point.order, point.seed] = value
+    (_, first), *others = values.items()
+    shared = {label: [at for at in first if at in found] for label, found in others}
+    return {
+        label: paired([found[at] for at in shared[label]], [first[at] for at in shared[label]])
+        for label, found in others
+        if shared[label]
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -223,11 +222,6 @@ def _failed(error: Exception) -> int:
         traceback.print_exc()
     print(f"lcia: {type(error).__name__}: {error}\n(LCIA_DEBUG=1 shows where)", file=sys.stderr)
     return 1
-
-
-def dump(value: Any) -> None:
-    """JSON on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

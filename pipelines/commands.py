@@ -12,13 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lcia.codebook import to_record
 from lcia.config import RunConfig
 from lcia.load import load, parse
 from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
-from lcia.study import Point, StudyConfig, compare, expand
+from lcia.study import Point, StudyConfig, against_first, compare, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
-from pipelines.tables import metrics_table, plan_rows, plan_table, study_table
+from pipelines.tables import comparison_table, metrics_table, plan_rows, plan_table, study_table
 
 QUICKSTART = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "Grounding", "OCR-VQA"], "test_size": 100},
@@ -123,7 +124,7 @@ def group(config: Path, overrides: Sequence[str], launch: Path | None, settings:
     last = len(prepared.plan.order) - 1
     routes = [route for row, route in prepared.plan.routes if row == last]
     if as_json:
-        found = {"groups": [asdict(p) for p in prepared.plan.placements], "routes": [asdict(r) for r in routes]}
+        found = {"groups": [to_record(p) for p in prepared.plan.placements], "routes": [to_record(r) for r in routes]}
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     placed = Table("task", "group", "decision", "similarity to earlier groups", title="training", title_justify="left")
@@ -172,12 +173,17 @@ def study(config: Path, launch: Path | None, settings: Sequence[str], overrides:
 
 
 def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: dict[str, int], as_json: bool) -> None:
-    compared = compare(points, [outcome.matrix for outcome in outcomes])
+    found = [outcome.matrix for outcome in outcomes]
+    compared, paired = compare(points, found), against_first(points, found)
     if as_json:
         rows = {name: {metric: s and asdict(s) for metric, s in values.items()} for name, values in compared.items()}
-        print(json.dumps({"stages": counts, "methods": rows}, indent=1))
+        tests = {name: asdict(comparison) for name, comparison in paired.items()}
+        print(json.dumps({"stages": counts, "methods": rows, "against_first": tests}, indent=1))
         return
-    Console().print(study_table(compared))
+    console = Console()
+    console.print(study_table(compared))
+    if paired:
+        console.print(comparison_table(points[0].label, paired))
     print(
         f"runs {len(points)}; trainings asked {counts['asked']}, "
         f"distinct {counts['distinct']}, trained {counts['trained']}"

@@ -40,11 +40,6 @@ def write_source(
     return collect(_stream(Reading.of(source, instruction, limit, data)), folder)
 
 
-def count_source(source: Source, instruction: InstructionRule, limit: int | None, data: DataConfig) -> ShardCounts:
-    """As write_source, but nothing is written."""
-    return collect(_stream(Reading.of(source, instruction, limit, data)), None)
-
-
 def _stream(reading: Reading) -> Iterator[Piece]:
     """The pieces of a source in its order, as they become ready."""
     chunks = [{"number": n, **asdict(chunk)} for n, chunk in enumerate(all_chunks(reading))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -46,13 +47,13 @@ def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
 
 
 def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.ShardCounts, str]:
-    """Counts of one source; where rows are bad, the report stays in a temporary folder and its path is returned."""
-    folder = Path(tempfile.mkdtemp(prefix="lcia-data-"))
-    bears_all = config.data.model_copy(update={"max_bad_fraction": 1.0})
-    counts = shards.write_source(source, task.instruction, task.max_samples, bears_all, folder)
-    for path in folder.glob("*.parquet"):
-        path.unlink()
-    return counts, str(folder / shards.BAD_ROWS)
+    """Counts of one source, and the temporary file that names its bad rows; there is none where all are good."""
+    descriptor, name = tempfile.mkstemp(prefix=f"lcia-{task.name}-", suffix=".jsonl")
+    os.close(descriptor)
+    counts = shards.count_source(Reading.of(source, task.instruction, task.max_samples, config.data), Path(name))
+    if not counts.bad:
+        os.unlink(name)
+    return counts, name
 
 
 def show(config: Path, overrides: Sequence[str], task: str | None, rows: int, images: Path | None) -> None:

@@ -17,8 +17,6 @@ from lcia.store import Store
 from pipelines import broker as brokers
 from pipelines.launch import LaunchConfig
 
-ROWS_PER_TICKET = 50
-
 
 def tickets_of(stage: EvalStage, rows: int, size: int) -> list[dict[str, Any]]:
     """The work of one stage, cut into row ranges that several actors can share."""

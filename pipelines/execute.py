@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import ray.data
 
-from lcia.config import DataConfig, TfidfConfig
+from lcia.config import TfidfConfig
 from lcia.shards import count_rows
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store import Store
@@ -49,8 +49,7 @@ class RayExecutor:
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
         from pipelines.data import write_source
 
-        bears_all = DataConfig(max_bad_fraction=1.0, max_image_pixels=stage.max_image_pixels)
-        write_source(stage.source, stage.instruction, stage.max_samples, bears_all, folder)
+        write_source(stage.source, stage.instruction, stage.max_samples, stage.data, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         self._side_by_side(self._missing(stages), self._write_features)
@@ -106,6 +105,24 @@ class RayExecutor:
         self._watch()
         if errors:
             raise StageFailedError(f"{len(errors)} stage(s) not done; the first error: {next(iter(errors.values()))}")
+
+    @contextlib.contextmanager
+    def watching(self, every: float = 1.0) -> Iterator[None]:
+        """Keeps the watchers informed while others, the trials of a study, wait for their stages."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(every):
+                self._watch()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self._watch()
 
     def _watch(self) -> None:
         if self._watchers:

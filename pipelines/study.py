@@ -38,7 +38,7 @@ def tune_runs(points: Sequence[Point], executor: RayExecutor, name: str, concurr
         ),
     )
     # Tune prints its own tables; stdout is for results.
-    with contextlib.redirect_stdout(sys.stderr):
+    with executor.watching(), contextlib.redirect_stdout(sys.stderr):
         results = tuner.fit()
     if results.errors:
         raise StageFailedError(f"{len(results.errors)} of {len(points)} trials failed; the first: {results.errors[0]}")

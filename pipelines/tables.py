@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lcia.matrix import AccuracyMatrix, metrics
 from lcia.plan import ZERO_SHOT, Plan
-from lcia.stats import Spread
+from lcia.stats import Comparison, Spread
 from lcia.store import Store
 
 METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
@@ -30,6 +30,18 @@ def study_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
     for label, values in compared.items():
         found = next((value for value in values.values() if value is not None), None)
         table.add_row(label, str(found.n if found else 0), *(str(values[m] or "-") for m in METRICS))
+    return table
+
+
+def comparison_table(first: str, compared: Mapping[str, Comparison]) -> Table:
+    """Paired differences from the first method; a dash where two pairs or more are needed."""
+    title = f"avg_acc minus that of {first}, paired by order and seed"
+    table = Table("method", "pairs", "difference", "95 % interval", "t test p", "Wilcoxon p", title=title)
+    table.title_justify = "left"
+    for label, c in compared.items():
+        interval = "-" if c.low is None or c.high is None else f"{c.low:+.1f} to {c.high:+.1f}"
+        tests = ("-" if p is None else f"{p:.3f}" for p in (c.t_p, c.wilcoxon_p))
+        table.add_row(label, str(c.n), f"{c.difference:+.1f}", interval, *tests)
     return table
 
 

@@ -38,7 +38,7 @@ class Tracker:
     """Takes a run's events; `run_key` names a run here, and is the same after a restart."""
 
     def __init__(self, journal: Path, uri: str, experiment: str) -> None:
-        self._journal, self._uri = Journal(journal), uri
+        self._journal = Journal(journal)
         self._position = Position.load(journal, uri)
         self._known = {_metric_id(event) for event, _ in self._journal.read() if event["event"] == "metric"}
         self._stop, self._failing = threading.Event(), False

@@ -16,6 +16,7 @@ from lcia import shards
 from lcia.codec import SCHEMA, decode, encode
 from lcia.config import DataConfig
 from lcia.formats import CHUNK_ROWS
+from lcia.readers import Reading
 from lcia.shards import Rows, ShardCounts, complaint, count_rows, count_source, read_counts, refuse, write_source
 from lcia.types import FileSource, GeneratedSource, InputError, Message, Sample
 
@@ -169,7 +170,7 @@ def test_bad_rows_are_reported_with_file_record_id_and_reason(tmp_path: Path) ->
 def test_counts_are_kept_with_the_shards_and_need_no_shards(tmp_path: Path) -> None:
     source, folder = rows_file(tmp_path, ["a", "a", "b"]), new(tmp_path, "out")
     counts = write_source(source, "last_line", None, DATA, folder)
-    assert read_counts(folder) == counts == count_source(source, "last_line", None, DATA)
+    assert read_counts(folder) == counts == count_source(Reading.of(source, "last_line", None, DATA))
 
 
 def test_the_first_rows_are_taken(tmp_path: Path) -> None:

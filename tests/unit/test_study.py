@@ -11,7 +11,7 @@ import pytest
 from lcia.config import CurvatureConfig, PaperConfig, SequentialConfig
 from lcia.load import parse
 from lcia.matrix import AccuracyMatrix
-from lcia.study import StudyConfig, compare, expand
+from lcia.study import StudyConfig, against_first, compare, expand
 from lcia.types import InputError
 
 TASKS = ("GQA", "Grounding", "OCR-VQA")
@@ -118,3 +118,16 @@ def test_a_metric_that_one_run_leaves_undefined_has_no_mean() -> None:
     assert table["avg_acc"] is None
     assert table["fwt"] is None
     assert table["new_acc"] is not None
+
+
+def test_methods_are_compared_on_the_same_seeds() -> None:
+    points = expand(_study(methods=METHODS, seeds=[0, 1]))
+    matrices = [_matrix((60, 80)), _matrix((70, 90)), _matrix((80, 80)), _matrix((80, 84))]
+    # Averages 70 and 80 against 80 and 82: differences 10 and 2.
+    comparison = against_first(points, matrices)["ours"]
+    assert (comparison.difference, comparison.n) == (6, 2)
+    assert comparison.t_p is not None
+
+
+def test_a_single_method_is_compared_with_nothing() -> None:
+    assert against_first(expand(_study(seeds=[0, 1])), [_matrix((60, 80)), _matrix((70, 90))]) == {}
