@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lcia.assistants.dialogue import UNTRAINED, Dialogue, Encoded
 from lcia.assistants.pictures import Pictures
-from lcia.assistants.sharded import fill, hollow, layers
+from lcia.assistants.sharded import fill, hollow, in_turn, layers
 from lcia.config import LlavaConfig, LoraConfig
 from lcia.protocols import Batch
 from lcia.types import InputError, Message, Sample
@@ -96,7 +96,10 @@ class LlavaAssistant:
     def shard(self, apply: Callable[[torch.nn.Module], object]) -> None:
         twin = copy(self)
         twin.module = hollow(self.module)
-        for layer in layers(self.module.get_base_model()):
+        model = self.module.get_base_model()
+        if any(PROJECTOR in key for key in self.trainable()):
+            in_turn(model)
+        for layer in layers(model):
             apply(layer)
         apply(self.module)
         self._twin = twin

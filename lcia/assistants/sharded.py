@@ -28,6 +28,15 @@ def layers(model: Any) -> list[nn.Module]:
     return found
 
 
+def in_turn(model: Any) -> None:
+    """Lets every batch's gradient go through all layers, as that of a trained projector does.
+
+    Without pictures nothing before the first layer is trained, so that layer would hand in its gradients after the
+    rest of the model instead of before, and wait for workers that do it the other way round.
+    """
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_(True))
+
+
 def hollow(module: nn.Module) -> nn.Module:
     """A copy in host memory whose weights are zeros that take no room, but for what new adapters start from."""
     weights = {id(p): _stand_in(name, p) for name, p in module.named_parameters()}
