@@ -86,8 +86,7 @@ def bytes_held(average: DynamicEma) -> int:
     """Bytes of all buffers that live from step to step, gradients kept by reference included."""
     engine, buffers = average.engine, list[Tensor | None]()
     if isinstance(engine, ScalarAverage):
-        held = [engine.previous.value(place) for place in range(len(average.tracked))]
-        buffers = [*engine.averages, *engine.weights, *held]
+        buffers = [b for part in engine.parts for row in range(len(part.places)) for b in part.saved(row).values()]
     elif isinstance(engine, CurvatureAverage):
         kept = engine.consolidation
         buffers = [*engine.short, *kept.squares, *kept.old, *kept.origin]

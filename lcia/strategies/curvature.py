@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from lcia.strategies.chunks import Kernels, Launcher, Row, wanted
 from lcia.strategies.hooks import Step
+from lcia.strategies.parts import wide
 from lcia.strategies.rules import Curvature, curvature_weight
 from lcia.strategies.tally import QUANTILES
 from lcia.strategies.tracked import Missing, Tracked, like, part_of
@@ -23,18 +25,26 @@ class Consolidation:
     before the pull is added to the gradient, and both happen before the optimizer steps.
     """
 
-    def __init__(self, tracked: Tracked, pull: float, old: Mapping[str, Tensor], missing: Missing) -> None:
+    def __init__(
+        self, tracked: Tracked, pull: float, old: Mapping[str, Tensor], missing: Missing, kernels: Kernels = "auto"
+    ) -> None:
         self.tracked, self.pull, self.missing = tracked, pull, missing
         unknown = sorted(set(old) - set(tracked.names))
         if unknown:
             raise ValueError(f"the kept curvature names {unknown[:3]}, which are not trained here")
         parts = list(zip(tracked.names, tracked.parameters, strict=True))
-        self.squares = [torch.zeros_like(tracked.flat(place), dtype=_wide(p)) for place, (_, p) in enumerate(parts)]
-        self.old = [part_of(old[name], p).to(_wide(p)) if name in old else None for name, p in parts]
+        self.squares = [
+            torch.zeros_like(tracked.flat(place), dtype=wide(p.dtype)) for place, (_, p) in enumerate(parts)
+        ]
+        self.old = [part_of(old[name], p).to(wide(p.dtype)) if name in old else None for name, p in parts]
         kept = enumerate(self.old)
         self.origin = [None if f is None else tracked.flat(place).to(f.dtype, copy=True) for place, f in kept]
         self.steps = torch.zeros(2, dtype=torch.float64, device=tracked.device)
         self.absent = 0
+        sizes = [squares.numel() for squares in self.squares]
+        self.launcher = Launcher(sizes, tracked.device) if wanted(kernels, tracked.device) else None
+        self._one = torch.ones((), dtype=torch.float64, device=tracked.device)
+        self._strength = self._one * pull
 
     @torch.no_grad()
     def before(self, step: Step) -> None:
@@ -43,11 +53,38 @@ class Consolidation:
         made = step.made(self.tracked.device)
         self.steps += torch.stack([made, 1 - made])
         self.absent += len(absent)
+        if self.launcher is not None:
+            self._launch(self.launcher, gradients, step, made)
+            return
         for place, gradient in enumerate(gradients):
             if gradient is not None:
                 self._square(place, gradient.reshape(-1), step, made)
         if self.pull:
             self._pull(gradients, step)
+
+    def _launch(self, launcher: Launcher, gradients: list[Tensor | None], step: Step, made: Tensor) -> None:
+        """Both in one pass over all tensors (Triton)."""
+        from lcia.strategies import kernels
+
+        flats = [None if gradient is None else gradient.reshape(-1) for gradient in gradients]
+        rows = [self._row(place, gradient) for place, gradient in enumerate(flats)]
+        scale = self._one if step.scale is None else step.scale.to(launcher.device)
+        typed = {"THETA": "theta", "GRADIENT": "gradient", "WIDE": "average"}
+        launcher.launch(kernels.consolidate_kernel, rows, typed, made, scale, self._strength)
+        for gradient, flat in zip(gradients, flats, strict=True):
+            # A gradient that does not lie in one piece was pulled in a copy.
+            if gradient is not None and flat is not None and not gradient.is_contiguous():
+                gradient.copy_(flat.view(gradient.shape))
+
+    def _row(self, place: int, gradient: Tensor | None) -> Row:
+        columns = {"theta": self.tracked.flat(place), "average": self.squares[place], "gradient": gradient}
+        if self._pulled(place):
+            columns |= {"old": self.old[place], "origin": self.origin[place]}
+        return Row(columns)
+
+    def _pulled(self, place: int) -> bool:
+        # A parameter without a gradient is one that the optimizer leaves where it is.
+        return bool(self.pull) and self.old[place] is not None and self.tracked.parameters[place].grad is not None
 
     def _square(self, place: int, gradient: Tensor, step: Step, made: Tensor) -> None:
         squares = self.squares[place]
@@ -61,8 +98,7 @@ class Consolidation:
     def _pull(self, gradients: list[Tensor | None], step: Step) -> None:
         for place, gradient in enumerate(gradients):
             old, origin = self.old[place], self.origin[place]
-            # A parameter without a gradient is one that the optimizer leaves where it is.
-            if gradient is None or old is None or origin is None or self.tracked.parameters[place].grad is None:
+            if gradient is None or old is None or origin is None or not self._pulled(place):
                 continue
             force = (self.tracked.flat(place) - origin).mul_(old).mul_(self.pull)
             if step.scale is not None:
@@ -110,16 +146,14 @@ class Consolidation:
                 origin.copy_(part_of(state[f"origin.{name}"], parameter))
 
 
-def _wide(parameter: Tensor) -> torch.dtype:
-    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
-
-
 class CurvatureAverage:
     """theta* = beta theta_0 + (1 - beta) theta-bar, formed only when it is read."""
 
-    def __init__(self, tracked: Tracked, rule: Curvature, old: Mapping[str, Tensor], missing: Missing) -> None:
+    def __init__(
+        self, tracked: Tracked, rule: Curvature, old: Mapping[str, Tensor], missing: Missing, kernels: Kernels = "auto"
+    ) -> None:
         self.tracked, self.rule = tracked, rule
-        self.consolidation = Consolidation(tracked, rule.pull, old, missing)
+        self.consolidation = Consolidation(tracked, rule.pull, old, missing, kernels)
         squares = self.consolidation.squares
         self.short = [tracked.flat(place).to(f.dtype, copy=True) for place, f in enumerate(squares)]
 
@@ -132,6 +166,10 @@ class CurvatureAverage:
         share: float | Tensor = 1 - self.rule.short_average
         if step.found_inf is not None:
             share = share * step.made(self.tracked.device)
+        if (launcher := self.consolidation.launcher) is not None:
+            weight = torch.ones(len(self.tracked), dtype=torch.float64, device=self.tracked.device) * share
+            launcher.move([(self.tracked.flat(place), short) for place, short in enumerate(self.short)], weight)
+            return
         for place, short in enumerate(self.short):
             theta = self.tracked.flat(place).to(short.dtype)
             short.lerp_(theta, share.to(short.dtype) if isinstance(share, Tensor) else share)

@@ -50,7 +50,8 @@ class DynamicEma:
         if isinstance(rule, Off):
             self.engine = None
         elif isinstance(rule, Curvature):
-            self.engine = CurvatureAverage(self.tracked, rule, old_curvature or {}, options.missing_gradient)
+            missing, kernels = options.missing_gradient, options.kernels
+            self.engine = CurvatureAverage(self.tracked, rule, old_curvature or {}, missing, kernels)
         else:
             self.engine = ScalarAverage(self.tracked, rule, options)
         self._handles: list[RemovableHandle] = []

@@ -43,12 +43,12 @@ def curvature_weight(old: Tensor, new: Tensor, lambda_: float) -> Tensor:
 
 
 class Norms(NamedTuple):
-    """Columns of the sums of a rule of kind `norms`: |g|, |g_t - g_t-1|, |theta_t - theta_t-1|, |d|."""
+    """Columns of the sums of a rule of kind `norms`: |d|, |g|, |g_t - g_t-1|, |theta_t - theta_t-1|."""
 
+    drift: Tensor
     gradient: Tensor
     change: Tensor
     step: Tensor
-    drift: Tensor
 
 
 class Products(NamedTuple):
