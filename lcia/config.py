@@ -222,13 +222,16 @@ class ProximalConfig(AverageSection):
 class CurvatureConfig(Section):
     """Ours, one beta per entry: beta = lambda F_old / (lambda F_old + F_t); the default method.
 
-    `pull` adds the EWC penalty pull/2 (theta - theta_0)' F_old (theta - theta_0) to the training loss.
+    `pull` adds the EWC penalty pull/2 (theta - theta_0)' F_old (theta - theta_0) to the training loss. `moment`: F_t
+    from squares of its own, or Adam's second moment (4 bytes per parameter less).
     """
 
     kind: Literal["curvature"] = "curvature"
     lambda_: Annotated[float, Field(ge=0, alias="lambda")] = 0.3
     pull: Annotated[float, Field(ge=0)] = 10_000.0
     short_average: Fraction = 0.9
+    # Not written where it is the default, so that results from before it was there keep their keys.
+    moment: Literal["own", "adam"] = Field(default="own", exclude_if=lambda value: value == "own")
     missing_gradient: Literal["error", "skip", "zero"] = "error"
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)

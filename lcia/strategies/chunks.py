@@ -77,6 +77,7 @@ class Launcher:
 
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
         self.device, self.chunks = device, Chunks.of(sizes, device)
+        self._even = CHUNK % 16 == 0 and not any(size % 16 for size in sizes)
         self._rows: dict[tuple[Types, tuple[Types, ...]], Tensor] = {}
 
     def launch(self, kernel: Any, rows: Sequence[Row], typed: Mapping[str, str], *values: Any, **fixed: Any) -> None:
@@ -85,7 +86,7 @@ class Launcher:
         from lcia.strategies import kernels
 
         addresses = [row.addresses(kernels.COLUMNS) for row in rows]
-        aligned = not any(number % 16 for row in addresses for number in row)
+        aligned = self._even and not any(number % 16 for row in addresses for number in row)
         # From pinned memory nothing waits; torch keeps that memory until the copy is done.
         host = torch.tensor(addresses, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         table = host.to(self.device, non_blocking=True)

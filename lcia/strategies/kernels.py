@@ -6,8 +6,6 @@ rows of (tensor, start, stop, number). Sums are made in a fixed order, without a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -20,27 +18,38 @@ TYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: t
 
 
 @triton.jit
-def _address(table: Any, tensor: Any, column: tl.constexpr, kind: tl.constexpr, aligned: tl.constexpr) -> Any:
+def _even(number, aligned: tl.constexpr):
+    # Shows the compiler a multiple of 16: it joins no loads whose mask may end anywhere. (The hint tl.multiple_of is
+    # lost on the argument of a function.)
+    return number // 16 * 16 if aligned else number
+
+
+@triton.jit
+def _address(table, tensor, column: tl.constexpr, kind: tl.constexpr, aligned: tl.constexpr):
     number = tl.load(table + tensor * 8 + column)
     pointer = number.to(tl.pointer_type(kind))
-    # Without the hint the loads of a pointer that came out of memory are not joined.
     return number, tl.multiple_of(pointer, 16) if aligned else pointer
 
 
 @triton.jit
-def _chunk(chunks: Any) -> Any:
+def _chunk(chunks, aligned: tl.constexpr):
     at = chunks + tl.program_id(0) * 4
-    return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+    return tl.load(at), _even(tl.load(at + 1), aligned), _even(tl.load(at + 2), aligned), tl.load(at + 3)
+
+
+@triton.jit
+def _until(there, start, stop, aligned: tl.constexpr):
+    return _even(tl.where(there != 0, stop, start), aligned)
 
 
 @triton.jit
 def measure_kernel(
-    table: Any, chunks: Any, made: Any, partial: Any,
+    table, chunks, made, partial,
     THETA: tl.constexpr, GRADIENT: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr,
     PRODUCTS: tl.constexpr, WEIGHTS: tl.constexpr, ALIGNED: tl.constexpr, SIZE: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Four sums of each chunk into partial [chunks, 4]; weights and held gradients become those of this step."""
-    tensor, start, stop, number = _chunk(chunks)
+    tensor, start, stop, number = _chunk(chunks, ALIGNED)
     _, theta_at = _address(table, tensor, 0, THETA, ALIGNED)
     _, average_at = _address(table, tensor, 1, WIDE, ALIGNED)
     has_gradient, gradient_at = _address(table, tensor, 2, GRADIENT, ALIGNED)
@@ -49,9 +58,9 @@ def measure_kernel(
     _, weights_at = _address(table, tensor, 5, THETA, ALIGNED)
     go = tl.load(made) > 0
     # A tensor without a gradient in this step is left as it is.
-    stop = tl.where(has_gradient != 0, stop, start)
-    last_stop = tl.where(has_last != 0, stop, start)
-    hold_stop = tl.where(has_hold != 0, stop, start)
+    stop = _until(has_gradient, start, stop, ALIGNED)
+    last_stop = _until(has_last, start, stop, ALIGNED)
+    hold_stop = _until(has_hold, start, stop, ALIGNED)
     a = tl.zeros([SIZE], WIDE)
     b = tl.zeros([SIZE], WIDE)
     c = tl.zeros([SIZE], WIDE)
@@ -88,7 +97,7 @@ def measure_kernel(
 
 
 @triton.jit
-def gather_kernel(partial: Any, firsts: Any, sums: Any) -> None:
+def gather_kernel(partial, firsts, sums):
     """sums [tensors, 4] fp64 = the partial sums of each tensor's chunks, firsts[t] to firsts[t + 1]."""
     tensor = tl.program_id(0)
     column = tl.arange(0, 4)
@@ -100,16 +109,16 @@ def gather_kernel(partial: Any, firsts: Any, sums: Any) -> None:
 
 @triton.jit
 def move_kernel(
-    table: Any, chunks: Any, weight: Any,
+    table, chunks, weight,
     THETA: tl.constexpr, WIDE: tl.constexpr, ALIGNED: tl.constexpr, SIZE: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """average += weight (theta - average), weight [tensors] fp64; a tensor of weight 0 is neither read nor written."""
-    tensor, start, stop, _ = _chunk(chunks)
+    tensor, start, stop, _ = _chunk(chunks, ALIGNED)
     _, theta_at = _address(table, tensor, 0, THETA, ALIGNED)
     _, average_at = _address(table, tensor, 1, WIDE, ALIGNED)
     exact = tl.load(weight + tensor)
     share = exact.to(WIDE)
-    stop = tl.where(exact != 0, stop, start)
+    stop = _until(exact, start, stop, ALIGNED)
     for base in range(start, stop, SIZE):
         at = base + tl.arange(0, SIZE)
         inside = at < stop
@@ -122,12 +131,13 @@ def move_kernel(
 
 @triton.jit
 def consolidate_kernel(
-    table: Any, chunks: Any, made: Any, scale: Any, pull: Any,
-    THETA: tl.constexpr, GRADIENT: tl.constexpr, WIDE: tl.constexpr, ALIGNED: tl.constexpr, SIZE: tl.constexpr,
-) -> None:  # fmt: skip
+    table, chunks, made, scale, pull,
+    THETA: tl.constexpr, GRADIENT: tl.constexpr, WIDE: tl.constexpr,
+    SQUARES: tl.constexpr, ALIGNED: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
     """F_t (column average) += g*g of the un-scaled gradient where the step is made; then g += pull F_old (theta -
     theta_0) scale, for tensors with an address of F_old."""
-    tensor, start, stop, _ = _chunk(chunks)
+    tensor, start, stop, _ = _chunk(chunks, ALIGNED)
     _, theta_at = _address(table, tensor, 0, THETA, ALIGNED)
     _, squares_at = _address(table, tensor, 1, WIDE, ALIGNED)
     has_gradient, gradient_at = _address(table, tensor, 2, GRADIENT, ALIGNED)
@@ -136,15 +146,16 @@ def consolidate_kernel(
     go = tl.load(made) > 0
     factor = tl.load(scale).to(WIDE)
     strength = tl.load(pull).to(WIDE) * factor
-    stop = tl.where(has_gradient != 0, stop, start)
-    pulled_stop = tl.where(has_old != 0, stop, start)
+    stop = _until(has_gradient, start, stop, ALIGNED)
+    pulled_stop = _until(has_old, start, stop, ALIGNED)
     for base in range(start, stop, SIZE):
         at = base + tl.arange(0, SIZE)
         inside = at < stop
         gradient = tl.load(gradient_at + at, inside, 0.0).to(WIDE)
-        plain = tl.where(go, gradient / factor, 0.0)
-        squares = tl.load(squares_at + at, inside, 0.0)
-        tl.store(squares_at + at, squares + plain * plain, inside)
+        if SQUARES:
+            plain = tl.where(go, gradient / factor, 0.0)
+            squares = tl.load(squares_at + at, inside, 0.0)
+            tl.store(squares_at + at, squares + plain * plain, inside)
         pulled = at < pulled_stop
         drift = tl.load(theta_at + at, pulled, 0.0).to(WIDE) - tl.load(origin_at + at, pulled, 0.0)
         force = drift * tl.load(old_at + at, pulled, 0.0) * strength

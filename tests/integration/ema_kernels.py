@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ RULES: dict[str, Any] = {
     "proximal": Proximal("relative", 20.0),
     "curvature": Curvature(0.5, 0.9, 0.0),
     "curvature_with_pull": Curvature(0.5, 0.9, 3.0),
+    "curvature_of_adam": Curvature(0.5, 0.9, 3.0, "adam"),
 }
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "mixed": None}
 CASES = [(rule, "fp32", "dropped") for rule in RULES]
@@ -45,11 +47,11 @@ def parameters(kind: torch.dtype | None) -> dict[str, nn.Parameter]:
     return {f"layers.{place // 2}.{place}": nn.Parameter(value.to(DEVICE, dtype)) for place, (value, dtype) in pairs}
 
 
-class Descent(torch.optim.Optimizer):
-    """Gradient descent that treats scaled and void steps as torch's fused optimizers do."""
+class Descent(torch.optim.Adam):
+    """Gradient descent with Adam's second moment beside it; scaled and void steps as in torch's fused optimizers."""
 
     def __init__(self, held: list[nn.Parameter]) -> None:
-        super().__init__(held, {})
+        super().__init__(held, betas=(0.9, 0.8))
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
 
@@ -60,6 +62,9 @@ class Descent(torch.optim.Optimizer):
                 continue
             if self.grad_scale is not None:
                 parameter.grad.div_(self.grad_scale)
+            state = self.state[parameter]
+            state.setdefault("exp_avg_sq", torch.zeros_like(parameter)).lerp_(parameter.grad.square(), 0.2)
+            state["step"] = state.get("step", 0) + 1
             parameter.sub_(0.15 * parameter.grad)
 
 
@@ -117,10 +122,12 @@ def compare(rule: Any, kind: torch.dtype | None, habit: str, **options: Any) -> 
     fast = Loop(rule, kind, Options(kernels="triton", **settings), habit).run(range(STEPS // 2))
     theta = {name: parameter.detach().clone() for name, parameter in fast.held.items()}
     state = {key: value.clone() for key, value in fast.average.state_dict().items()}
+    moments = deepcopy(fast.optimizer.state_dict())
     fast.run(range(STEPS // 2, STEPS))
     resumed = Loop(rule, kind, Options(kernels="triton", **settings), habit)
     for name, parameter in resumed.held.items():
         parameter.data.copy_(theta[name])
+    resumed.optimizer.load_state_dict(moments)
     resumed.average.load_state_dict(state)
     resumed.run(range(STEPS // 2, STEPS))
     result = {

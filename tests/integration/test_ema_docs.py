@@ -1,4 +1,4 @@
-"""The examples of docs/ema.md and README.md do what they say, seen from outside by recording the weights of every step."""
+"""The examples of docs/ema.md and README.md do what they say, seen from outside by recording the weights."""
 
 from __future__ import annotations
 

@@ -82,6 +82,53 @@ def test_every_habit_of_a_loop_was_compared(results: Results) -> None:
     assert "paper fp32 in place" in results
 
 
+def _ptx(name: str, arguments: dict[str, str], **fixed: object) -> str:
+    """What Triton makes of a kernel for an H100 or H200; needs no GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lcia.strategies import kernels
+
+    kernel = getattr(kernels, name)
+    constants = {(kernel.arg_names.index(key),): value for key, value in fixed.items()}
+    signature = {**arguments, **dict.fromkeys(fixed, "constexpr")}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    text: str = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    return text
+
+
+TABLES = {"table": "*i64", "chunks": "*i64"}
+
+
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+@pytest.mark.parametrize("narrow", ["float32", "bfloat16", "float16"])
+def test_the_kernels_compile_for_a_gpu(narrow: str, wide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton.language as tl
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    low, high = getattr(tl, narrow), getattr(tl, wide)
+    types, form = {"THETA": low, "WIDE": high}, {"ALIGNED": False, "SIZE": 1024}
+    weighed = {"made": "*fp64", "partial": "*fp64"}
+    for products in (True, False):
+        measured = {**types, "GRADIENT": low, "LAST": low, "PRODUCTS": products, "WEIGHTS": True, **form}
+        assert ".entry measure_kernel" in _ptx("measure_kernel", TABLES | weighed, **measured)
+    assert ".entry move_kernel" in _ptx("move_kernel", TABLES | {"weight": "*fp64"}, **types, **form)
+    pulled = {"made": "*fp64", "scale": "*fp32", "pull": "*fp64"}
+    for squares in (True, False):
+        text = _ptx("consolidate_kernel", TABLES | pulled, **types, GRADIENT=low, SQUARES=squares, **form)
+        assert ".entry consolidate_kernel" in text
+    assert ".entry gather_kernel" in _ptx("gather_kernel", {"partial": "*fp64", "firsts": "*i64", "sums": "*fp64"})
+
+
+@pytest.mark.parametrize(("aligned", "joined"), [(True, True), (False, False)])
+def test_where_sizes_and_addresses_allow_it_four_entries_are_loaded_at_once(aligned: bool, joined: bool) -> None:
+    import triton.language as tl
+
+    types = {"THETA": tl.float32, "WIDE": tl.float32, "ALIGNED": aligned, "SIZE": 1024}
+    assert ("ld.global.v4" in _ptx("move_kernel", TABLES | {"weight": "*fp64"}, **types)) is joined
+
+
 def test_every_entry_is_in_one_chunk() -> None:
     import torch
 

@@ -288,7 +288,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_leaves_the_average_whole() -
     assert all(torch.isfinite(value).all() for value in average.weights().values())
 
 
-@named
+@pytest.mark.parametrize("rule", [*RULES, Curvature(0.5, 0.9, 0.1, "adam")], ids=str)
 @pytest.mark.parametrize("to_none", [True, False])
 def test_a_saved_and_reloaded_average_ends_bit_equal(rule: Any, to_none: bool) -> None:
     def run(restart_at: int | None) -> dict[str, Tensor]:
