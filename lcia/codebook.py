@@ -160,6 +160,11 @@ def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     return scaled.astype(np.float32)
 
 
+def group_name(group: int | None) -> str:
+    """What people call a group: its adapter's name; None: the model without an adapter."""
+    return "base" if group is None else f"g{group}"
+
+
 def to_record(decision: Placement | Route) -> dict[str, Any]:
     """What the report and the run folder keep of a decision, as JSON."""
     return asdict(decision) | {"similarities": list(decision.similarities)}

@@ -12,14 +12,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lcia.codebook import to_record
 from lcia.config import RunConfig
-from lcia.load import load, parse
+from lcia.load import load, override, parse
 from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
 from lcia.study import Point, StudyConfig, against_first, compare, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
-from pipelines.tables import comparison_table, metrics_table, plan_rows, plan_table, study_table
+from pipelines.tables import (
+    comparison_table,
+    metrics_table,
+    placements_table,
+    plan_rows,
+    plan_table,
+    routes_table,
+    study_table,
+)
 
 QUICKSTART = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "Grounding", "OCR-VQA"], "test_size": 100},
@@ -33,10 +40,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def quickstart(storage: Path, workers: int) -> None:
-    """Both methods in one session; writes <storage>/quickstart."""
-    study = StudyConfig(name="quickstart", base=QUICKSTART, methods=METHODS)
-    launch = parse(LaunchConfig, {"storage": str(storage), "num_workers": workers}, "quickstart")
+def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: Sequence[str]) -> None:
+    """Both methods in one session; writes <storage>/quickstart. `overrides` change what both have in common."""
+    study = StudyConfig(name="quickstart", base=override(QUICKSTART, overrides), methods=METHODS)
+    where = override({"storage": str(storage), "num_workers": workers}, settings)
+    launch = parse(LaunchConfig, where, "quickstart")
     points = [p.model_copy(update={"config": p.config.model_copy(update={"name": p.method})}) for p in expand(study)]
     _run([point.config for point in points], launch, study.name)
 
@@ -118,31 +126,18 @@ def _prepared(
 
 
 def group(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+    from lcia import decisions
+
     prepared, _ = _prepared(config, overrides, launch, settings)
     if not prepared.config.grouping.enabled:
         raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
-    last = len(prepared.plan.order) - 1
-    routes = [route for row, route in prepared.plan.routes if row == last]
+    placed = list(decisions.placements(prepared))
+    routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
     if as_json:
-        found = {"groups": [to_record(p) for p in prepared.plan.placements], "routes": [to_record(r) for r in routes]}
+        found = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    placed = Table("task", "group", "decision", "similarity to earlier groups", title="training", title_justify="left")
-    for p in prepared.plan.placements:
-        placed.add_row(p.task, f"g{p.group}", "new" if p.is_new else "joins", _numbers(p.similarities))
-    routed = Table(
-        "task", "instruction", "group", "fallback", "similarities", title="routing at the end", title_justify="left"
-    )
-    for r in routes:
-        group_name = "base" if r.group is None else f"g{r.group}"
-        routed.add_row(
-            r.task, r.instruction or "(whole file)", group_name, "yes" if r.fell_back else "", _numbers(r.similarities)
-        )
-    Console().print(placed, routed)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return "  ".join(f"g{number} {value:.3f}" for number, value in enumerate(values))
+    Console().print(placements_table(placed), routes_table(routed))
 
 
 # Studies ----------------------------------------------------------------------------------------------------------
