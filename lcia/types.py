@@ -23,9 +23,9 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` holds IMAGE_TOKEN where an image stands."""
+    """One turn. `content` holds IMAGE_TOKEN where an image stands. A system turn comes first or not at all."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
