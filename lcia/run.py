@@ -139,13 +139,7 @@ def check(config: RunConfig) -> None:
 
 def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
     """The task order: the configuration's, or the benchmark's own."""
-    order = config.order or benchmark.names
-    if unknown := [task for task in order if task not in benchmark.names]:
-        raise InputError(
-            f"order names {', '.join(unknown)}, which {benchmark.name} does not have; "
-            f"it has {', '.join(benchmark.names)}"
-        )
-    return tuple(order)
+    return benchmark.order(config.order)
 
 
 def _splits(config: RunConfig) -> tuple[Split, ...]:

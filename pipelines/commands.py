@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from rich.table import Table
 from lcia.config import RunConfig
 from lcia.load import load, override, parse
 from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
-from lcia.study import Point, StudyConfig, against_first, compare, expand
+from lcia.stats import Spread
+from lcia.study import Point, StudyConfig, against_first, compare, compare_orders, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.tables import (
@@ -169,20 +170,26 @@ def study(config: Path, launch: Path | None, settings: Sequence[str], overrides:
 
 def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: dict[str, int], as_json: bool) -> None:
     found = [outcome.matrix for outcome in outcomes]
-    compared, paired = compare(points, found), against_first(points, found)
+    compared, ordered, paired = compare(points, found), compare_orders(points, found), against_first(points, found)
     if as_json:
-        rows = {name: {metric: s and asdict(s) for metric, s in values.items()} for name, values in compared.items()}
+        rows, by_order = _spreads(compared), _spreads(ordered)
         tests = {name: asdict(comparison) for name, comparison in paired.items()}
-        print(json.dumps({"stages": counts, "methods": rows, "against_first": tests}, indent=1))
+        print(json.dumps({"stages": counts, "methods": rows, "orders": by_order, "against_first": tests}, indent=1))
         return
     console = Console()
     console.print(study_table(compared))
+    if ordered:
+        console.print(study_table(ordered))
     if paired:
         console.print(comparison_table(points[0].label, paired))
     print(
         f"runs {len(points)}; trainings asked {counts['asked']}, "
         f"distinct {counts['distinct']}, trained {counts['trained']}"
     )
+
+
+def _spreads(table: Mapping[str, Mapping[str, Spread | None]]) -> dict[str, dict[str, Any]]:
+    return {name: {metric: s and asdict(s) for metric, s in values.items()} for name, values in table.items()}
 
 
 # Everything else --------------------------------------------------------------------------------------------------
