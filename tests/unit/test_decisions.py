@@ -10,7 +10,7 @@ from lcia import benchmarks, decisions
 from lcia.config import RunConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.load import parse
-from lcia.plan import Catalog, plan
+from lcia.plan import Catalog, Planner, plan
 from lcia.protocols import Features
 from lcia.run import Prepared
 from lcia.shards import ShardCounts
@@ -35,9 +35,10 @@ def _prepared(protocol: str = "continual", **grouping: Any) -> Prepared:
     features = {at: Features(tuple(t), np.array(list(t.values()))) for at, t in TEXTS.items()}
     shards = {at: "/".join(at) for at in TEXTS}
     known = features if config.grouping.enabled else {}
-    catalog = Catalog(order, shards, known, TfidfEmbedder(TfidfConfig()).mean_similarity, "base")  # type: ignore[arg-type]
+    catalog = Catalog(order, shards, known)  # type: ignore[arg-type]
+    planner = Planner(config, "base", TfidfEmbedder(TfidfConfig()).mean_similarity)
     counts = {shards[at]: ShardCounts(sum(t.values()) + 1, 1, {"empty_answer": 1}) for at, t in TEXTS.items()}
-    return Prepared(config, benchmarks.build(config.benchmark), catalog, plan(config, catalog), counts)
+    return Prepared(config, benchmarks.build(config.benchmark), catalog, plan(planner, catalog), counts)
 
 
 def test_a_training_decision_serves_every_good_row_of_its_task() -> None:
