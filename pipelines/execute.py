@@ -154,6 +154,7 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
 
     The servers start at once, so that their imports (tens of seconds) overlap with reading the data.
     """
+    launch = launch.settled()
     started = _connect(launch)
     name = f"{brokers.NAME}-{uuid.uuid4().hex[:8]}"
     broker = brokers.start(name)
