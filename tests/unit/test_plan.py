@@ -156,13 +156,7 @@ def _newest(large: int, singles: int) -> int:
     return _sequences(singles) + around * _sequences(large)
 
 
-FIVE = {**dict.fromkeys(("GQA", "VQAv2", "OCR-VQA"), SHORT), "Grounding": BOX, "ImageNet": "What is the object in the image?"}
-    "GQA": SHORT,
-    "VQAv2": SHORT,
-    "OCR-VQA": SHORT,
-    "Grounding": BOX,
-    "ImageNet": "What is the object in the image?",
-}
+FIVE = dict.fromkeys(("GQA", "VQAv2", "OCR-VQA"), SHORT) | {"Grounding": BOX, "ImageNet": "What is the object?"}
 
 
 @pytest.mark.parametrize(
