@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +20,7 @@ import yaml
 
 from lcia import decisions, report
 from lcia import matrix as matrices
-from lcia.answers import SCHEMA
+from lcia.answers import SCHEMA, read_result
 from lcia.figures import StageSteps
 from lcia.matrix import AccuracyMatrix
 from lcia.report import Prediction, ReportInput, RunReport
@@ -66,6 +66,7 @@ def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
     """One run as JSON: metrics under both scorings, matrix, seconds, decisions, configuration."""
     config, plan = outcome.config, outcome.prepared.plan
     trains = [_train_facts(stage, store) for stage in plan.trains]
+    evals = [_eval_facts(stage, store) for stage in plan.evals]
     return {
         "name": config.name,
         "order": list(plan.order),
@@ -75,6 +76,8 @@ def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
         "matrix": matrices.to_json(outcome.matrix),
         "stages": trains,
         "train_seconds": sum(stage["seconds"] for stage in trains),
+        "evaluations": evals,
+        "eval_seconds": sum(stage["seconds"] or 0.0 for stage in evals),
         **_decisions(outcome.prepared),
         "served": decisions.served(outcome.prepared),
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
@@ -90,6 +93,10 @@ def _train_facts(stage: TrainStage, store: Store) -> dict[str, Any]:
     steps, result = steps_of(stage, store)
     return {"key": stage.key, "tasks": list(stage.tasks), "strategy": stage.strategy.kind, "first": stage.first,
             "last_step": steps[-1] if steps else {}, **result}  # fmt: skip
+
+
+def _eval_facts(stage: EvalStage, store: Store) -> dict[str, Any]:
+    return {"key": stage.key, "task": stage.task, **read_result(store.fetch(stage.key))}
 
 
 def _decisions(prepared: Prepared) -> dict[str, Any]:
@@ -156,8 +163,18 @@ def _page(outcome: Outcome, store: Store) -> RunReport:
         decisions=decisions.shown(outcome.prepared),
         served=decisions.served(outcome.prepared) if config.grouping.enabled else {},
         predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
-        seconds={f"{stage.label} ({stage.key[:6]})": steps_of(stage, store)[1]["seconds"] for stage in plan.trains},
+        seconds=dict(_seconds(outcome, store)),
     )
+
+
+def _seconds(outcome: Outcome, store: Store) -> Iterator[tuple[str, float]]:
+    """Of every stage by what it did; trainings first."""
+    plan = outcome.prepared.plan
+    for train in plan.trains:
+        yield f"{train.label} ({train.key[:6]})", steps_of(train, store)[1]["seconds"]
+    for stage in plan.evals:
+        if (seconds := read_result(store.fetch(stage.key))["seconds"]) is not None:
+            yield f"answers to {stage.task} ({stage.key[:6]})", seconds
 
 
 def _steps(stage: TrainStage, store: Store) -> StageSteps:

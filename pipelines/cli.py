@@ -170,9 +170,9 @@ def data_show(
     overrides: Overrides = None,
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     rows: Annotated[int, typer.Option(help="Rows per task.")] = 1,
-    images: Annotated[Path | None, typer.Option(help="Folder for the images as the model sees them (PNG).")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder to save the images in (PNG).")] = None,
 ) -> None:
-    """Show what the model will see: prompt, the tokens that carry loss, image, group."""
+    """Show what the model will see: prompt, the tokens that carry loss, image, group (from the first rows)."""
     from pipelines.data_commands import show as command
 
     command(config, overrides or [], task, rows, images)

@@ -198,17 +198,24 @@ def _spreads(table: Mapping[str, Mapping[str, Spread | None]]) -> dict[str, dict
 def report(folder: Path, as_json: bool) -> None:
     from lcia import matrix
 
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise InputError(f"{folder} holds no finished run (no summary.json); give the folder that `lcia run` printed")
-    text = path.read_text()
+    summary, page = _summary(folder)
     if as_json:
-        print(text)
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
-    summary = json.loads(text)
     console = Console()
     console.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
-    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {folder / 'report.html'}")
+    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {page}")
+
+
+def _summary(folder: Path) -> tuple[dict[str, Any], Path]:
+    """What a session left, and its page; of one among several runs, whose folder lies in the session's, its part."""
+    for place, chosen in ((folder, None), (folder.absolute().parent, folder.absolute().name)):
+        path = place / "summary.json"
+        summary = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+        runs = summary["runs"] if chosen is None else {n: run for n, run in summary["runs"].items() if n == chosen}
+        if runs:
+            return {**summary, "runs": runs}, place / "report.html"
+    raise InputError(f"{folder} holds no finished run (no summary.json); give the folder that `lcia run` printed")
 
 
 def launch(config: Path, overrides: Sequence[str], launch: Path, target: str, address: str) -> None:
