@@ -46,13 +46,15 @@ class MiniCoinConfig(Section):
 class CoinConfig(Section):
     """The eight tasks of CoIN from one root folder; image paths in the rows are relative to it.
 
-    `annotations` is the folder below the root that holds <task>/train.json (CoIN has one per instruction type),
-    `validation` the name of a file beside it, which CoIN does not publish.
+    `annotations`, seen from the root, is the folder that holds <task>/train.json; with `instructions` it is the folder
+    that holds Instructions, Instructions_Diverse and Instructions_10Type, of which that type's is read. `validation` is
+    the name of a file beside train.json, which CoIN does not publish.
     """
 
     kind: Literal["coin"]
     root: str
     annotations: str = ""
+    instructions: InstructionType | None = None
     validation: str | None = None
     tasks: tuple[str, ...] = COIN_ORDER
     max_samples: Count | None = None
@@ -314,11 +316,14 @@ class EvaluationConfig(Section):
 
 
 class RunConfig(Section):
-    """One method on one order with one seed. Equal configurations are the same run."""
+    """One method on one order with one seed. Equal configurations are the same run.
+
+    `order`: task names, or the name of one of the benchmark's orders; null: the tasks as the benchmark lists them.
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     benchmark: BenchmarkConfig = MiniCoinConfig()
-    order: tuple[str, ...] | None = None
+    order: str | tuple[str, ...] | None = None
     protocol: Literal["continual", "multitask", "zero_shot"] = "continual"
     data: DataConfig = DataConfig()
     assistant: AssistantConfig = TinyConfig()
@@ -330,7 +335,7 @@ class RunConfig(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _steps_are_given_once(self) -> RunConfig:
-        if self.order is not None and len(set(self.order)) != len(self.order):
+    def _tasks_are_named_once(self) -> RunConfig:
+        if isinstance(self.order, tuple) and len(set(self.order)) != len(self.order):
             raise ValueError(f"order names a task twice: {', '.join(self.order)}")
         return self

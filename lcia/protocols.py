@@ -81,9 +81,9 @@ class Strategy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
-    """Distinct instructions of one task and split, in order of first appearance.
+    """Distinct instructions of one task and split, in order of first appearance; equal only to itself.
 
     `counts` [n]: samples that hold the instruction. `vectors` [n, dim], rows of unit length, or None where the
     similarity works on the texts themselves (tfidf).

@@ -74,10 +74,28 @@ def test_a_killed_run_continues_and_ends_with_the_same_bits(finished: Path, tmp_
         psutil.wait_procs(children, timeout=60)
         again = lcia("run", config, "--launch", launch)
         assert again.returncode == 0, again.stderr[-3000:]
-    resumed = json.loads((tmp_path / "runs" / "stream" / "summary.json").read_text())["runs"]["stream"]["stages"]
-    assert any("resumed_at" in stage for stage in resumed)
-    for key in (stage["key"] for stage in resumed):
-        assert _adapter(tmp_path / "runs", key) == _adapter(finished, key)
+    _assert_resumed_to_the_same_bits(tmp_path / "runs", finished)
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_path: Path) -> None:
+    command = ("run", config_file(tmp_path), "--launch", launch_file(tmp_path))
+    process = start(*command)
+    _wait_for_checkpoint(tmp_path / "runs" / "store")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 130, err[-3000:]
+    assert "To continue, run the same command again." in err
+    assert "Traceback" not in err
+    again = lcia(*command)
+    assert again.returncode == 0, again.stderr[-3000:]
+    _assert_resumed_to_the_same_bits(tmp_path / "runs", finished)
+
+
+def _assert_resumed_to_the_same_bits(storage: Path, finished: Path) -> None:
+    stages = json.loads((storage / "stream" / "summary.json").read_text())["runs"]["stream"]["stages"]
+    assert any("resumed_at" in stage for stage in stages)
+    for key in (stage["key"] for stage in stages):
+        assert _adapter(storage, key) == _adapter(finished, key)
 
 
 def _title(process: psutil.Process) -> str:
