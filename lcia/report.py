@@ -85,7 +85,8 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One method on one order with one seed; `seconds` per stage, in the order they ran."""
+    """One method on one order with one seed; `seconds` per stage, in the order they ran; `notes` by the same
+    names: how a stage came through interruptions."""
 
     name: str
     matrix: AccuracyMatrix
@@ -94,6 +95,7 @@ class RunReport:
     decisions: tuple[Decision, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:

@@ -28,7 +28,7 @@ from lcia.report import Prediction, ReportInput, RunReport
 from lcia.run import Outcome, scored, steps_of
 from lcia.shards import Rows
 from lcia.stage import EvalStage, TrainStage
-from lcia.store import Store
+from lcia.store import Store, history
 
 EXAMPLES_PER_TASK = 3
 SUMMARY = "summary.json"
@@ -151,6 +151,7 @@ def _page(outcome: Outcome, store: Store) -> RunReport:
     routes = [route for row, route in plan.routes if row == last]
     decisions = [report.placed(p, config.grouping) for p in plan.placements] if config.grouping.enabled else []
     shown = _condensed(routes) if config.grouping.enabled else []
+    facts = {f"{stage.label} ({stage.key[:6]})": steps_of(stage, store)[1] for stage in plan.trains}
     return RunReport(
         name=config.name,
         matrix=outcome.matrix,
@@ -158,7 +159,8 @@ def _page(outcome: Outcome, store: Store) -> RunReport:
         steps=tuple(_steps(stage, store) for stage in plan.trains),
         decisions=(*decisions, *(report.routed(route, config.grouping) for route in shown)),
         predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
-        seconds={f"{stage.label} ({stage.key[:6]})": steps_of(stage, store)[1]["seconds"] for stage in plan.trains},
+        seconds={name: result["seconds"] for name, result in facts.items()},
+        notes={name: history(result) for name, result in facts.items()},
     )
 
 
