@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,13 +19,16 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
 
+from lcia import assistants
 from lcia.config import RunConfig
-from lcia.fit import FitOptions
+from lcia.fit import FitOptions, fit_stage
 from lcia.load import parse
-from lcia.local import LocalExecutor
-from lcia.protocols import Progress
-from lcia.run import Prepared, prepare
+from lcia.local import LocalExecutor, silent
+from lcia.protocols import Observer, Progress
+from lcia.run import prepare
+from lcia.stage import TrainStage
 from lcia.staging import staging
 from lcia.store import Store
 
@@ -66,18 +69,35 @@ class Fate:
 
 def train(home: Path, place: str, strategy: str, fate: Fate) -> None:
     """Trains the stream's two stages, or goes on with them."""
-    prepared, executor = _prepared(home, place, strategy, lambda progress: _step(progress, prepared, fate))
-    executor.tune(prepared.plan.trains, [])
+    executor = _executor(home, place, lambda progress: _step(home, progress, trains, fate))
+    trains = stages(executor, strategy)
+    executor.tune(trains, [])
 
 
-def _prepared(home: Path, place: str, strategy: str, observe: Callable[[Progress], None]) -> tuple[Prepared, Any]:
-    executor = LocalExecutor(Store(root(home, place), home / "cache"), OPTIONS, observe)
+def train_in_pair(home: Path, rank: int, port: int, fate: Fate) -> None:
+    """The second stage as one of two workers, each with its own view of the store."""
+    # What Ray Train sets for its workers.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_TORCH_DEVICE": "cpu"}
+    executor = _executor(home, "local", silent)
+    stage = stages(executor, "curvature")[1]
+    accelerator = Accelerator(cpu=True)
+    fit_stage(stage, assistants.build(stage.assistant, stage.lora), executor.store, OPTIONS, accelerator, silent)
+
+
+def stages(executor: LocalExecutor, strategy: str) -> tuple[TrainStage, ...]:
+    """Both stages of the stream; their data is made if need be."""
     config = parse(RunConfig, {**STREAM, "strategy": STRATEGIES[strategy]}, "test")
-    return prepare([config], executor)[0], executor
+    return prepare([config], executor)[0].plan.trains
 
 
-def _step(progress: Progress, prepared: Prepared, fate: Fate) -> None:
-    if (progress.stage, progress.step) == (prepared.plan.trains[fate.stage].key, fate.step):
+def _executor(home: Path, place: str, observe: Observer) -> LocalExecutor:
+    return LocalExecutor(Store(root(home, place), home / "cache"), OPTIONS, observe)
+
+
+def _step(home: Path, progress: Progress, trains: Sequence[TrainStage], fate: Fate) -> None:
+    home.with_suffix(".told").write_text(progress.note)
+    if (progress.stage, progress.step) == (trains[fate.stage].key, fate.step):
         os.kill(os.getpid(), fate.sign)
 
 
