@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcia import strategies
+from lcia.agree import agreed, choose
 from lcia.protocols import Assistant, Batch, Observer, Progress, Strategy
 from lcia.sampling import Sampler, total_steps
 from lcia.shards import Rows
 from lcia.stage import TrainStage
-from lcia.store import Checkpoints, Store
+from lcia.staging import staging
+from lcia.store import Checkpoints, Store, history
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,12 +68,14 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
 
     Every worker calls it; the main one writes. A partial checkpoint of the same stage is continued from.
     """
-    if store.has(stage.key):
+    if agreed(int(store.has(stage.key)), accelerator):
         return
     started = time.perf_counter()
     rows = Rows([store.fetch(key) for key in stage.shards])
     loop = _prepare(stage, assistant, store, accelerator, len(rows))
     log = _resume(loop, store.checkpoints(stage.key))
+    if accelerator.is_main_process and log.notes:
+        observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
     _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
     kept = loop.strategy.finish()
     checksum = _same_everywhere(loop)
@@ -171,7 +175,7 @@ def _report(loop: Loop, log: Log, line: dict[str, float], speed: float, observe:
         return
     log.lines.append(json.dumps({"step": loop.done, **line}) + "\n")
     values = {**line, "samples_per_second": speed, "batch_size": loop.stage.training.batch_size}
-    observe(Progress(loop.stage.key, "train", loop.stage.label, loop.done, loop.steps, values))
+    observe(Progress(loop.stage.key, "train", loop.stage.label, loop.done, loop.steps, values, history(log.notes)))
 
 
 def _ahead(loop: Loop, rows: Rows, sampler: Sampler, micro: int) -> Iterator[tuple[int, list[Batch]]]:
@@ -256,13 +260,10 @@ def _save(loop: Loop, checkpoints: Checkpoints, log: Log) -> None:
 
 
 def _resume(loop: Loop, checkpoints: Checkpoints) -> Log:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, damaged = checkpoints.load(Path(scratch))
+    with staging(Path(tempfile.gettempdir())) as scratch:
+        folder, damaged = choose(loop.accelerator, checkpoints, scratch)
         notes: dict[str, Any] = {"damaged_checkpoints": damaged} if damaged else {}
-        log = Log([], notes) if folder is None else _load(loop, folder, notes)
-    steps = loop.accelerator.gather(torch.tensor([loop.done], device=loop.accelerator.device))
-    assert steps.min() == steps.max(), f"workers would continue from different steps: {steps.tolist()}"
-    return log
+        return Log([], notes) if folder is None else _load(loop, folder, notes)
 
 
 def _load(loop: Loop, folder: Path, notes: dict[str, Any]) -> Log:
@@ -279,8 +280,9 @@ def _load(loop: Loop, folder: Path, notes: dict[str, Any]) -> Log:
     loop.optimizer.load_state_dict(moments)
     loop.strategy.load_state_dict({**_below(tensors, "strategy."), **facts["strategy"]})
     loop.done = facts["step"]
-    resumed = [*facts["notes"].get("resumed_at", []), loop.done]
-    return Log(facts["lines"], {**facts["notes"], **notes, "resumed_at": resumed})
+    before = facts["notes"]
+    notes = {name: [*before.get(name, []), *values] for name, values in (notes | {"resumed_at": [loop.done]}).items()}
+    return Log(facts["lines"], {**before, **notes})
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

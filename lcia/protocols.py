@@ -109,7 +109,8 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of a stage's progress. `values`: loss, lr, grad_norm, samples_per_second, beta ..."""
+    """One line of a stage's progress. `values`: loss, lr, grad_norm, samples_per_second, beta ...; `note`: what a user
+    should be told of the stage, once."""
 
     stage: str
     kind: str
@@ -117,6 +118,7 @@ class Progress:
     step: int
     steps: int
     values: Mapping[str, float]
+    note: str = ""
 
 
 Observer = Callable[[Progress], None]

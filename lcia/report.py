@@ -84,7 +84,8 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One method on one order with one seed; `seconds` per stage, in the order they ran.
+    """One method on one order with one seed; `seconds` per stage, in the order they ran; `notes` by the same names: how
+    a stage came through interruptions.
 
     `served`: task trained last -> task asked about -> group that answers -> samples.
     """
@@ -97,6 +98,7 @@ class RunReport:
     predictions: tuple[Prediction, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     served: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:

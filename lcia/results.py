@@ -27,7 +27,7 @@ from lcia.report import Prediction, ReportInput, RunReport
 from lcia.run import Outcome, Prepared, scored, steps_of
 from lcia.shards import Rows
 from lcia.stage import EvalStage, TrainStage
-from lcia.store import Store
+from lcia.store import Store, history
 
 EXAMPLES_PER_TASK = 3
 SUMMARY = "summary.json"
@@ -164,6 +164,7 @@ def _page(outcome: Outcome, store: Store) -> RunReport:
         served=decisions.served(outcome.prepared) if config.grouping.enabled else {},
         predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
         seconds=dict(_seconds(outcome, store)),
+        notes={_named(stage): history(steps_of(stage, store)[1]) for stage in plan.trains},
     )
 
 
@@ -171,10 +172,14 @@ def _seconds(outcome: Outcome, store: Store) -> Iterator[tuple[str, float]]:
     """Of every stage by what it did; trainings first."""
     plan = outcome.prepared.plan
     for train in plan.trains:
-        yield f"{train.label} ({train.key[:6]})", steps_of(train, store)[1]["seconds"]
+        yield _named(train), steps_of(train, store)[1]["seconds"]
     for stage in plan.evals:
         if (seconds := read_result(store.fetch(stage.key))["seconds"]) is not None:
             yield f"answers to {stage.task} ({stage.key[:6]})", seconds
+
+
+def _named(stage: TrainStage) -> str:
+    return f"{stage.label} ({stage.key[:6]})"
 
 
 def _steps(stage: TrainStage, store: Store) -> StageSteps:
