@@ -1,6 +1,6 @@
 """What the average costs: python -m bench.ema --device cpu|cuda --json FILE. Needs torch alone.
 
-Ratios of medians from interleaved runs in one process; CPU time on a CPU, time by events on a GPU.
+Medians of the ratios of interleaved rounds in one process; CPU time on a CPU, time by events on a GPU.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ RULES: dict[str, Any] = {
     "proximal": Proximal("relative", 60.0),
     "curvature": Curvature(0.3, 0.9, 0.0),
     "curvature_with_pull": Curvature(0.3, 0.9, 1000.0),
+    "curvature_with_pull_adam": Curvature(0.3, 0.9, 1000.0, "adam"),
 }
 Clock = Callable[[Callable[[], None]], float]
 
@@ -51,10 +52,10 @@ def seconds_cuda(action: Callable[[], None]) -> float:
     return float(start.elapsed_time(end)) / 1000
 
 
-def medians(
+def spent_on(
     actions: Mapping[str, Callable[[], None]], clock: Clock, rounds: int, prepare: Callable[[], None]
-) -> dict[str, float]:
-    """Median seconds of each action; every round runs all of them once, so that all meet the same weather."""
+) -> dict[str, list[float]]:
+    """Seconds of each action by round; every round runs all of them once, so that all meet the same weather."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 5):
         prepare()
@@ -63,7 +64,12 @@ def medians(
             # The first rounds make buffers, and gradients are held by reference only after three clean steps.
             if number >= 5:
                 times[name].append(spent)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def ratio(top: list[float], bottom: list[float]) -> float:
+    """Median over the rounds: a slow minute of the machine slows both."""
+    return statistics.median(a / b for a, b in zip(top, bottom, strict=True))
 
 
 def hook(tensors: Tensors, rule: Any) -> tuple[DynamicEma, Callable[[], None]]:
@@ -86,11 +92,10 @@ def bytes_held(average: DynamicEma) -> int:
     """Bytes of all buffers that live from step to step, gradients kept by reference included."""
     engine, buffers = average.engine, list[Tensor | None]()
     if isinstance(engine, ScalarAverage):
-        held = [engine.previous.value(place) for place in range(len(average.tracked))]
-        buffers = [*engine.averages, *engine.weights, *held]
+        buffers = [b for part in engine.parts for row in range(len(part.places)) for b in part.saved(row).values()]
     elif isinstance(engine, CurvatureAverage):
         kept = engine.consolidation
-        buffers = [*engine.short, *kept.squares, *kept.old, *kept.origin]
+        buffers = [*engine.short, *kept.moment.squares, *kept.old, *kept.origin]
     return sum(buffer.numel() * buffer.element_size() for buffer in buffers if buffer is not None)
 
 
@@ -131,15 +136,15 @@ def measure_hooks(device: str, layers: int, rounds: int, clock: Clock) -> dict[s
     for name, rule in RULES.items():
         average, act = hook(tensors, rule)
         actions = {"authors": authors_loop(tensors), "adam": lambda: (adam.step(), None)[1], "hook": act}
-        spent = medians(actions, clock, rounds, tensors.next_gradients)
+        spent = spent_on(actions, clock, rounds, tensors.next_gradients)
         tensors.next_gradients()
         found[name] = {
-            "vs_authors_loop": spent["authors"] / spent["hook"],
-            "vs_fused_adamw": spent["hook"] / spent["adam"],
+            "vs_authors_loop": ratio(spent["authors"], spent["hook"]),
+            "vs_fused_adamw": ratio(spent["hook"], spent["adam"]),
             "host_syncs": host_syncs(act, device),
             "collectives": collectives(act),
             "bytes_per_param": bytes_held(average) / tensors.entries(),
-            "milliseconds": 1000 * spent["hook"],
+            "milliseconds": 1000 * statistics.median(spent["hook"]),
         }
     return found
 
@@ -158,8 +163,9 @@ def step_shares(training: Training, rounds: int, clock: Clock) -> dict[str, floa
         training.backward()
         adam.step()
 
-    spent = medians({"step": step, **hooks}, clock, rounds, clear)
-    return {name: spent[name] / (spent["step"] + spent[name]) for name in hooks}
+    spent = spent_on({"step": step, **hooks}, clock, rounds, clear)
+    whole = {name: [a + b for a, b in zip(spent["step"], spent[name], strict=True)] for name in hooks}
+    return {name: ratio(spent[name], whole[name]) for name in hooks}
 
 
 def growth(device: str, rounds: int, clock: Clock) -> dict[str, dict[str, float]]:
@@ -167,13 +173,17 @@ def growth(device: str, rounds: int, clock: Clock) -> dict[str, dict[str, float]
     found: dict[str, dict[str, float]] = {"tensors_of_16k": {}, "entries_in_16_tensors": {}}
     for count in (16, 64, 256):
         tensors = Tensors.make([(128, 128)] * count, device)
-        spent = medians({"hook": hook(tensors, RULES["paper"])[1]}, clock, rounds, tensors.next_gradients)
-        found["tensors_of_16k"][str(count)] = 1000 * spent["hook"]
+        found["tensors_of_16k"][str(count)] = _milliseconds(tensors, clock, rounds)
     for width in (128, 512, 2048):
         tensors = Tensors.make([(128, width)] * 16, device)
-        spent = medians({"hook": hook(tensors, RULES["paper"])[1]}, clock, rounds, tensors.next_gradients)
-        found["entries_in_16_tensors"][str(tensors.entries())] = 1000 * spent["hook"]
+        found["entries_in_16_tensors"][str(tensors.entries())] = _milliseconds(tensors, clock, rounds)
     return found
+
+
+def _milliseconds(tensors: Tensors, clock: Clock, rounds: int) -> float:
+    """Median of the rule `paper` on these tensors."""
+    act = hook(tensors, RULES["paper"])[1]
+    return 1000 * statistics.median(spent_on({"hook": act}, clock, rounds, tensors.next_gradients)["hook"])
 
 
 def machine(device: str, layers: int) -> dict[str, Any]:

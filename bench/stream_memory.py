@@ -1,9 +1,10 @@
 """Peak memory of the driver and of data workers while MiniCoIN rows stream through ShardStage and EmbedStage.
 
-    python -m bench.stream_memory [--rows 5000 20000] [--store-mb 256] [--side 140] [--json figures.json]
+    python -m bench.stream_memory [--rows 5000 20000] [--store-mb 256] [--side 140] [--clip] [--json figures.json]
 
 MiniCoIN's images are small; --side N gives every row an N x N PNG of noise (about 3 N^2 bytes) instead, so that far
-more than the object store holds has to pass through it. Every number of rows is measured in a process and a Ray of its
+more than the object store holds has to pass through it. --clip embeds the images with a small CLIP of random weights in
+an actor, in place of TF-IDF on the texts. Every number of rows is measured in a process and a Ray of its
 own, so that no peak is inherited.
 """
 
@@ -25,8 +26,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from bench.checkpoints import SMALL_CLIP, random_clip
 from lcia.benchmarks import minicoin
-from lcia.config import DataConfig, TfidfConfig
+from lcia.config import ClipConfig, DataConfig, TfidfConfig
 from lcia.types import FileSource, GeneratedSource, Source
 
 PICTURES = 50
@@ -38,7 +40,7 @@ INTERVAL_S = 0.05
 def main() -> None:
     options = _options()
     if options.child:
-        print(json.dumps(measure(options.rows[0], options.store_mb << 20, options.side)))
+        print(json.dumps(measure(options.rows[0], options.store_mb << 20, options.side, options.clip)))
         return
     figures = [_in_own_process(rows, options) for rows in options.rows]
     Console().print(_table(figures, options.store_mb))
@@ -46,6 +48,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "store_mb": options.store_mb,
         "side": options.side,
+        "embedder": "clip" if options.clip else "tfidf",
         "runs": figures,
     }
     print(json.dumps(record, indent=1))
@@ -53,7 +56,7 @@ def main() -> None:
         options.json.write_text(json.dumps(record, indent=1))
 
 
-def measure(rows: int, store_bytes: int, side: int) -> dict[str, float]:
+def measure(rows: int, store_bytes: int, side: int, clip: bool) -> dict[str, float]:
     """Streams `rows` rows through both stages on a Ray of its own; peaks in MB (resident, shared memory included)."""
     import ray
 
@@ -66,16 +69,20 @@ def measure(rows: int, store_bytes: int, side: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name, _Workers() as workers:
         shards, features = Path(name) / "shards", Path(name) / "features"
         shards.mkdir()
-        source = _source(rows, side, Path(name))
+        source, embedder = _source(rows, side, Path(name)), _embedder(clip, Path(name) / "clip")
         began = time.perf_counter()
         write_source(source, "last_line", None, DataConfig(), shards)
         sharded = time.perf_counter()
-        embed_shards(shards, TfidfConfig(), features)
+        embed_shards(shards, embedder, features)
         ended = time.perf_counter()
         size = sum(file.stat().st_size for file in shards.iterdir())
     peaks = {"driver_start_mb": at_start, "driver_peak_mb": resident_mb(os.getpid(), "VmHWM"), **workers.peaks()}
     ray.shutdown()
     return {"rows": rows, "shards_mb": size / 1e6, **peaks, "shard_s": sharded - began, "embed_s": ended - sharded}
+
+
+def _embedder(clip: bool, folder: Path) -> TfidfConfig | ClipConfig:
+    return ClipConfig(kind="clip", model=random_clip(folder, SMALL_CLIP), features="image") if clip else TfidfConfig()
 
 
 def _source(rows: int, side: int, folder: Path) -> Source:
@@ -159,6 +166,7 @@ def resident_mb(process: int, field: str) -> float:
 def _in_own_process(rows: int, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.stream_memory", "--child", "--rows", str(rows)]
     command += ["--store-mb", str(options.store_mb), "--side", str(options.side)]
+    command += ["--clip"] * options.clip
     environment = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"} | os.environ
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -178,6 +186,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 20_000])
     parser.add_argument("--store-mb", type=int, default=256)
     parser.add_argument("--side", type=int, default=0, help="pixels of a picture's side; 0: MiniCoIN's own pictures")
+    parser.add_argument("--clip", action="store_true", help="embed the images with CLIP")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -44,7 +44,8 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:")
 # A coordinate is one piece, and a comma takes its space along, so that a box is nine tokens.
 PIECES = r"[01]\.\d\d|, ?| ?\p{L}+| ?\d| ?[^\s\p{L}\d]+|\s+"
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}USER: "
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'][0]['text'] }}{{ '\n' }}"
+    "{% elif message['role'] == 'user' %}USER: "
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{{ '\n' }}"
     "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{{ '\n' }}{% else %}ASSISTANT:{% generation %}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ANSWERS = "answers.parquet"
+RESULT = "result.json"
 SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
@@ -24,13 +26,23 @@ SCHEMA = pa.schema(
 """One answered sample; `adapter` is the key of the TrainStage that answered, null for the bare base."""
 
 
-def write_answers(records: Iterable[dict[str, Any]], folder: Path) -> None:
-    """Writes the records of one stage, which may come in any order, as answers.parquet."""
+def write_answers(records: Iterable[dict[str, Any]], seconds: float, folder: Path) -> None:
+    """Writes the records of one stage, which may come in any order, and the seconds that answering took."""
     ordered = sorted(records, key=lambda record: record["row"])
     pq.write_table(pa.Table.from_pylist(ordered, schema=SCHEMA), folder / ANSWERS)
+    (folder / RESULT).write_text(json.dumps({"samples": len(ordered), "seconds": seconds}))
 
 
 def read_answers(folder: Path) -> list[dict[str, Any]]:
     """All records of one stage, in row order."""
     records: list[dict[str, Any]] = pq.read_table(folder / ANSWERS).to_pylist()
     return records
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """`samples`, and `seconds` of all actors together (None for answers that were stored before they were measured)."""
+    path = folder / RESULT
+    if not path.exists():
+        return {"samples": pq.read_metadata(folder / ANSWERS).num_rows, "seconds": None}
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result

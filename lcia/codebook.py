@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +28,9 @@ class Codebook:
 
     tasks: tuple[str, ...]
     features: Features
+
+
+Books: TypeAlias = tuple[Codebook, ...]
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,6 @@ def place(
     return Placement(task, len(codebooks), True, found)
 
 
-def place_all(
-    order: Sequence[str], features: Mapping[str, Features], similarity: Similarity, config: GroupingConfig
-) -> tuple[Placement, ...]:
-    """One decision per task of the order, each knowing only the tasks before it."""
-    codebooks: tuple[Codebook, ...] = ()
-    placements = []
-    for task in order:
-        placements.append(place(codebooks, task, features[task], similarity, config))
-        codebooks = grow(codebooks, placements[-1], features[task])
-    return tuple(placements)
-
-
 def grow(codebooks: Sequence[Codebook], placement: Placement, features: Features) -> tuple[Codebook, ...]:
     """The codebooks after the placed task: its instructions join their group's."""
     if placement.is_new:
@@ -95,14 +87,6 @@ def grow(codebooks: Sequence[Codebook], placement: Placement, features: Features
     old = codebooks[placement.group]
     new = Codebook((*old.tasks, placement.task), join(old.features, features))
     return (*codebooks[: placement.group], new, *codebooks[placement.group + 1 :])
-
-
-def history(placements: Sequence[Placement], features: Mapping[str, Features]) -> tuple[tuple[Codebook, ...], ...]:
-    """The codebooks after each task, one entry per placement."""
-    after: list[tuple[Codebook, ...]] = []
-    for placement in placements:
-        after.append(grow(after[-1] if after else (), placement, features[placement.task]))
-    return tuple(after)
 
 
 def route(
@@ -115,6 +99,71 @@ def route(
     if config.route == "file":
         return (_route(query, None, table.mean(axis=0), config),)
     return tuple(_route(query, text, row, config) for text, row in zip(query.features.texts, table, strict=True))
+
+
+class Grouping:
+    """Places and routes by one similarity and configuration; what was asked before is not computed again.
+
+    All orders of eight tasks ask for 1.5 million routes, and few of them differ. Features are told apart by identity,
+    so the same ones have to be the same object.
+    """
+
+    def __init__(self, similarity: Similarity, config: GroupingConfig) -> None:
+        self._similarity, self._config = _remembered(similarity), config
+        self._grow = cache(self._grown)
+        self._features: dict[object, Features] = {}
+        self._placements: dict[tuple[object, ...], Placement] = {}
+        self._routes: dict[tuple[object, ...], tuple[Route, ...]] = {}
+
+    def follow(self, order: Sequence[str], features: Mapping[str, Features]) -> list[tuple[Placement, Books]]:
+        """For each task of the order where it goes, knowing only the tasks before it, and the codebooks afterwards."""
+        books: Books = ()
+        steps = []
+        for task in order:
+            placement = self._place(books, task, features[task])
+            books = self._grow(books, placement, features[task])
+            steps.append((placement, books))
+        return steps
+
+    def _place(self, books: Books, task: str, features: Features) -> Placement:
+        at = (task, features, *(book.features for book in books))
+        if at not in self._placements:
+            self._placements[at] = place(books, task, features, self._similarity, self._config)
+        return self._placements[at]
+
+    def route(self, books: Books, query: Query) -> tuple[Route, ...]:
+        """As the function of that name."""
+        at = (query, *(book.features for book in books))
+        if at not in self._routes:
+            self._routes[at] = route(books, query, self._similarity, self._config)
+        return self._routes[at]
+
+    def _grown(self, books: Books, placement: Placement, features: Features) -> Books:
+        """Two ways to the same instructions lead to the same object."""
+        grown = list(grow(books, placement, features))
+        book = grown[placement.group]
+        texts = (book.features.texts, book.features.counts.tobytes())
+        at = texts if book.features.vectors is None else id(book.features)
+        grown[placement.group] = replace(book, features=self._features.setdefault(at, book.features))
+        return tuple(grown)
+
+
+def _remembered(similarity: Similarity) -> Similarity:
+    known: dict[tuple[object, object], tuple[NDArray[np.float64], Features, Features]] = {}
+
+    def look(a: Features, b: Features) -> NDArray[np.float64]:
+        at = (_content(a), _content(b))
+        if at not in known:
+            # The features are kept, so that no other ones get their place in memory.
+            known[at] = (similarity(a, b), a, b)
+        return known[at][0]
+
+    return look
+
+
+def _content(features: Features) -> object:
+    """What a similarity depends on: the texts alone where they are the features."""
+    return features.texts if features.vectors is None else id(features)
 
 
 def _route(query: Query, text: str | None, found: NDArray[np.float64], config: GroupingConfig) -> Route:
@@ -158,6 +207,11 @@ def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     scaled: NDArray[np.float64] = np.divide(exact, lengths, out=np.zeros_like(exact), where=lengths > 0)
     return scaled.astype(np.float32)
+
+
+def group_name(group: int | None) -> str:
+    """What people call a group: its adapter's name; None: the model without an adapter."""
+    return "base" if group is None else f"g{group}"
 
 
 def to_record(decision: Placement | Route) -> dict[str, Any]:

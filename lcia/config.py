@@ -46,13 +46,15 @@ class MiniCoinConfig(Section):
 class CoinConfig(Section):
     """The eight tasks of CoIN from one root folder; image paths in the rows are relative to it.
 
-    `annotations` is the folder below the root that holds <task>/train.json (CoIN has one per instruction type),
-    `validation` the name of a file beside it, which CoIN does not publish.
+    `annotations`, seen from the root, is the folder that holds <task>/train.json; with `instructions` it is the folder
+    that holds Instructions, Instructions_Diverse and Instructions_10Type, of which that type's is read. `validation` is
+    the name of a file beside train.json, which CoIN does not publish.
     """
 
     kind: Literal["coin"]
     root: str
     annotations: str = ""
+    instructions: InstructionType | None = None
     validation: str | None = None
     tasks: tuple[str, ...] = COIN_ORDER
     max_samples: Count | None = None
@@ -222,13 +224,16 @@ class ProximalConfig(AverageSection):
 class CurvatureConfig(Section):
     """Ours, one beta per entry: beta = lambda F_old / (lambda F_old + F_t); the default method.
 
-    `pull` adds the EWC penalty pull/2 (theta - theta_0)' F_old (theta - theta_0) to the training loss.
+    `pull` adds the EWC penalty pull/2 (theta - theta_0)' F_old (theta - theta_0) to the training loss. `moment`: F_t
+    from squares of its own, or Adam's second moment (4 bytes per parameter less).
     """
 
     kind: Literal["curvature"] = "curvature"
     lambda_: Annotated[float, Field(ge=0, alias="lambda")] = 0.3
     pull: Annotated[float, Field(ge=0)] = 10_000.0
     short_average: Fraction = 0.9
+    # Not written where it is the default, so that results from before it was there keep their keys.
+    moment: Literal["own", "adam"] = Field(default="own", exclude_if=lambda value: value == "own")
     missing_gradient: Literal["error", "skip", "zero"] = "error"
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
@@ -311,11 +316,14 @@ class EvaluationConfig(Section):
 
 
 class RunConfig(Section):
-    """One method on one order with one seed. Equal configurations are the same run."""
+    """One method on one order with one seed. Equal configurations are the same run.
+
+    `order`: task names, or the name of one of the benchmark's orders; null: the tasks as the benchmark lists them.
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     benchmark: BenchmarkConfig = MiniCoinConfig()
-    order: tuple[str, ...] | None = None
+    order: str | tuple[str, ...] | None = None
     protocol: Literal["continual", "multitask", "zero_shot"] = "continual"
     data: DataConfig = DataConfig()
     assistant: AssistantConfig = TinyConfig()
@@ -327,7 +335,7 @@ class RunConfig(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _steps_are_given_once(self) -> RunConfig:
-        if self.order is not None and len(set(self.order)) != len(self.order):
+    def _tasks_are_named_once(self) -> RunConfig:
+        if isinstance(self.order, tuple) and len(set(self.order)) != len(self.order):
             raise ValueError(f"order names a task twice: {', '.join(self.order)}")
         return self

@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcia import strategies
-from lcia.parallel import agreed, even, refuse_engines, spread, synchronised
+from lcia.agree import agreed
+from lcia.parallel import collected, even, refuse_engines, spread, synchronised
 from lcia.protocols import Assistant, Batch, Observer, Progress
 from lcia.resume import Log, Loop, resume, save
 from lcia.sampling import Sampler, seed_of, total_steps
 from lcia.shards import Rows
 from lcia.stage import TrainStage
-from lcia.store import Checkpoints, Store
+from lcia.store import Checkpoints, Store, history
 from lcia.strategies.tracked import is_dtensor, whole
 from lcia.types import Parallelism
 
@@ -62,7 +63,7 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
     """
     refuse_engines(accelerator)
     even(stage.training.batch_size, options.parallelism, accelerator)
-    if store.has(stage.key):
+    if agreed(int(store.has(stage.key)), accelerator):
         return
     started = time.perf_counter()
     rows = Rows([store.fetch(key) for key in stage.shards])
@@ -71,9 +72,11 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
     loop = _prepare(stage, assistant, accelerator, module, total_steps(stage.training, len(rows)))
     loop.strategy.start(loop.parameters, loop.optimizer, kept)
     log = resume(loop, store.checkpoints(stage.key))
+    if accelerator.is_main_process and log.notes:
+        observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
     _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
     kept = loop.strategy.finish()
-    theta, checksum = agreed(loop.parameters, accelerator)
+    theta, checksum = collected(loop.parameters, accelerator)
     if accelerator.is_main_process:
         result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
                   "workers": accelerator.num_processes, "parallelism": options.parallelism, "rows": len(rows),
@@ -155,7 +158,7 @@ def _report(loop: Loop, log: Log, line: dict[str, float], speed: float, observe:
         return
     log.lines.append(json.dumps({"step": loop.done, **line}) + "\n")
     values = {**line, "samples_per_second": speed, "batch_size": loop.stage.training.batch_size}
-    observe(Progress(loop.stage.key, "train", loop.stage.label, loop.done, loop.steps, values))
+    observe(Progress(loop.stage.key, "train", loop.stage.label, loop.done, loop.steps, values, history(log.notes)))
 
 
 def _ahead(loop: Loop, rows: Rows, sampler: Sampler, micro: int) -> Iterator[tuple[int, list[Batch]]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from lcia import codebook
-from lcia.codebook import Codebook, Placement, Query, Route, Similarity
+from lcia.codebook import Books, Grouping, Placement, Query, Route, Similarity
 from lcia.config import RunConfig
 from lcia.protocols import Features
 from lcia.stage import EvalStage, TrainStage
@@ -18,7 +18,7 @@ ZERO_SHOT = -1
 
 @dataclass(frozen=True)
 class Catalog:
-    """What planning has to know of data and model: keys of shards, features of instructions, identity of the base.
+    """What planning has to know of the data: the order, keys of shards, features of instructions.
 
     `features` is empty where grouping is off.
     """
@@ -26,8 +26,6 @@ class Catalog:
     order: tuple[str, ...]
     shards: Mapping[tuple[str, Split], str]
     features: Mapping[tuple[str, Split], Features]
-    similarity: Similarity | None
-    base: str
 
 
 @dataclass(frozen=True)
@@ -56,57 +54,83 @@ class Plan:
         return tuple({cell.stage.key: cell.stage for cell in self.cells}.values())
 
 
-def plan(config: RunConfig, catalog: Catalog) -> Plan:
+class Planner:
+    """Makes the stages of one configuration for any order of its tasks; `base` tells one frozen base from another.
+
+    Orders share most of what they ask for: decisions are made once, and equal stages are one object, whose key is
+    computed once.
+    """
+
+    def __init__(self, config: RunConfig, base: str, similarity: Similarity) -> None:
+        self.config, self._base = config, base
+        self.grouping = Grouping(similarity, config.grouping) if config.grouping.enabled else None
+        self.train, self.evaluate = cache(self._train), cache(self._evaluate)
+
+    def _train(self, tasks: tuple[str, ...], shards: tuple[str, ...], parent: str | None, first: bool) -> TrainStage:
+        config = self.config
+        return TrainStage(
+            tasks=tasks,
+            shards=shards,
+            parent=parent,
+            first=first,
+            base=self._base,
+            assistant=config.assistant,
+            lora=config.lora,
+            training=config.training,
+            # The first stage of an adapter has nothing to average with, and so shares its key across all bounds.
+            strategy=config.strategy.first() if first else config.strategy,
+            seed=config.seed,
+        )
+
+    def _evaluate(self, task: str, shards: str, adapters: tuple[tuple[str | None, str | None], ...]) -> EvalStage:
+        """`adapters`: (instruction or None for all, key of the stage that answers or None for the base)."""
+        keys = [key for _, key in adapters]
+        default = max(set(keys), key=lambda key: (keys.count(key), key or ""))
+        return EvalStage(
+            task=task,
+            shards=shards,
+            base=self._base,
+            assistant=self.config.assistant,
+            default=default,
+            routes=tuple(sorted((text, key) for text, key in adapters if text is not None and key != default)),
+            max_new_tokens=self.config.evaluation.max_new_tokens,
+        )
+
+
+def plan(planner: Planner, catalog: Catalog) -> Plan:
     """The stages of a run: a chain (or, grouped, a forest) of trainings and a row of evaluations after each."""
-    if config.protocol != "continual":
-        return _joint_plan(config, catalog)
-    placements = _placements(config, catalog)
-    trains = _trains(config, catalog, placements)
+    if planner.config.protocol != "continual":
+        return _joint_plan(planner, catalog)
+    placements, books = _placements(planner, catalog)
+    trains = _trains(planner, catalog, placements)
     groups = _newest(placements, trains)
-    books = codebook.history(placements, _train_features(catalog)) if config.grouping.enabled else ((),) * len(trains)
-    routes = tuple(_routes(config, catalog, books))
-    cells = tuple(_cells(config, catalog, routes, groups))
+    routes = tuple(_routes(planner, catalog, books))
+    cells = tuple(_cells(planner, catalog, routes, groups))
     return Plan(catalog.order, trains, cells, placements, routes, groups)
 
 
-def _train_features(catalog: Catalog) -> dict[str, Features]:
-    return {task: catalog.features[task, "train"] for task in catalog.order if (task, "train") in catalog.features}
+def _placements(planner: Planner, catalog: Catalog) -> tuple[tuple[Placement, ...], tuple[Books, ...]]:
+    """Where each task is trained, and the codebooks afterwards (none where grouping is off)."""
+    if planner.grouping is None:
+        chain = tuple(Placement(task, 0, number == 0, ()) for number, task in enumerate(catalog.order))
+        return chain, ((),) * len(chain)
+    features = {task: catalog.features[task, "train"] for task in catalog.order}
+    steps = planner.grouping.follow(catalog.order, features)
+    return tuple(placement for placement, _ in steps), tuple(books for _, books in steps)
 
 
-def _placements(config: RunConfig, catalog: Catalog) -> tuple[Placement, ...]:
-    if not config.grouping.enabled:
-        return tuple(Placement(task, 0, number == 0, ()) for number, task in enumerate(catalog.order))
-    assert catalog.similarity is not None
-    return codebook.place_all(catalog.order, _train_features(catalog), catalog.similarity, config.grouping)
-
-
-def _trains(config: RunConfig, catalog: Catalog, placements: Sequence[Placement]) -> tuple[TrainStage, ...]:
+def _trains(planner: Planner, catalog: Catalog, placements: Sequence[Placement]) -> tuple[TrainStage, ...]:
     """One stage per task; its parent is the group's newest stage, for a new group the newest of all or none."""
     newest: dict[int, str] = {}
     stages: list[TrainStage] = []
     for placement in placements:
         parent = newest.get(placement.group)
-        if placement.is_new and config.grouping.expand_from == "newest" and stages:
+        if placement.is_new and planner.config.grouping.expand_from == "newest" and stages:
             parent = stages[-1].key
-        stages.append(_train(config, catalog, (placement.task,), parent, placement.is_new))
+        shards = (catalog.shards[placement.task, "train"],)
+        stages.append(planner.train((placement.task,), shards, parent, placement.is_new))
         newest[placement.group] = stages[-1].key
     return tuple(stages)
-
-
-def _train(config: RunConfig, catalog: Catalog, tasks: tuple[str, ...], parent: str | None, first: bool) -> TrainStage:
-    return TrainStage(
-        tasks=tasks,
-        shards=tuple(catalog.shards[task, "train"] for task in tasks),
-        parent=parent,
-        first=first,
-        base=catalog.base,
-        assistant=config.assistant,
-        lora=config.lora,
-        training=config.training,
-        # The first stage of an adapter has nothing to average with, and so shares its key across all bounds.
-        strategy=config.strategy.first() if first else config.strategy,
-        seed=config.seed,
-    )
 
 
 def _newest(placements: Sequence[Placement], trains: Sequence[TrainStage]) -> tuple[dict[int, str], ...]:
@@ -116,71 +140,61 @@ def _newest(placements: Sequence[Placement], trains: Sequence[TrainStage]) -> tu
     return tuple(after)
 
 
-def _wanted(config: RunConfig, tasks: int) -> Iterator[tuple[int, int]]:
+def _wanted(planner: Planner, tasks: int) -> Iterator[tuple[int, int]]:
     """Entries of the matrix that are evaluated: the lower triangle, on request the upper one too."""
+    upper = planner.config.evaluation.upper_triangle
     for row in range(tasks):
-        yield from ((row, column) for column in range(tasks) if column <= row or config.evaluation.upper_triangle)
+        yield from ((row, column) for column in range(tasks) if column <= row or upper)
 
 
-def _routes(config: RunConfig, catalog: Catalog, books: Sequence[tuple[Codebook, ...]]) -> Iterator[tuple[int, Route]]:
+def _routes(planner: Planner, catalog: Catalog, books: Sequence[Books]) -> Iterator[tuple[int, Route]]:
     """(row, decision) for every wanted entry of the matrix."""
-    split = config.evaluation.split
-    for row, column in _wanted(config, len(catalog.order)):
+    split = planner.config.evaluation.split
+    for row, column in _wanted(planner, len(catalog.order)):
         task = catalog.order[column]
-        if not config.grouping.enabled:
+        if planner.grouping is None:
             yield row, Route(task, split, None, 0, (), False)
             continue
-        assert catalog.similarity is not None
         query = Query(task, split, catalog.features[task, split])
-        yield from ((row, r) for r in codebook.route(books[row], query, catalog.similarity, config.grouping))
+        yield from ((row, route) for route in planner.grouping.route(books[row], query))
 
 
 def _cells(
-    config: RunConfig, catalog: Catalog, routes: Sequence[tuple[int, Route]], groups: Sequence[Mapping[int, str]]
+    planner: Planner, catalog: Catalog, routes: Sequence[tuple[int, Route]], groups: Sequence[Mapping[int, str]]
 ) -> Iterator[Cell]:
-    if config.evaluation.zero_shot:
-        yield from _untuned(config, catalog)
+    if planner.config.evaluation.zero_shot:
+        yield from _untuned(planner, catalog)
     decided: dict[tuple[int, str], list[Route]] = {}
     for row, route in routes:
         decided.setdefault((row, route.task), []).append(route)
     for (row, task), found in decided.items():
-        adapters = [(r.instruction, None if r.group is None else groups[row][r.group]) for r in found]
-        yield Cell(row, catalog.order.index(task), _evaluate(config, catalog, task, adapters))
+        adapters = tuple((r.instruction, None if r.group is None else groups[row][r.group]) for r in found)
+        yield Cell(row, catalog.order.index(task), _ask(planner, catalog, task, adapters))
 
 
-def _untuned(config: RunConfig, catalog: Catalog) -> Iterator[Cell]:
+def _untuned(planner: Planner, catalog: Catalog) -> Iterator[Cell]:
     for column, task in enumerate(catalog.order):
-        yield Cell(ZERO_SHOT, column, _evaluate(config, catalog, task, [(None, None)]))
+        yield Cell(ZERO_SHOT, column, _ask(planner, catalog, task, ((None, None),)))
 
 
-def _evaluate(
-    config: RunConfig, catalog: Catalog, task: str, adapters: Sequence[tuple[str | None, str | None]]
+def _ask(
+    planner: Planner, catalog: Catalog, task: str, adapters: tuple[tuple[str | None, str | None], ...]
 ) -> EvalStage:
-    """`adapters`: (instruction or None for all, key of the stage that answers or None for the base)."""
-    keys = [key for _, key in adapters]
-    default = max(set(keys), key=lambda key: (keys.count(key), key or ""))
-    return EvalStage(
-        task=task,
-        shards=catalog.shards[task, config.evaluation.split],
-        base=catalog.base,
-        assistant=config.assistant,
-        default=default,
-        routes=tuple(sorted((text, key) for text, key in adapters if text is not None and key != default)),
-        max_new_tokens=config.evaluation.max_new_tokens,
-    )
+    return planner.evaluate(task, catalog.shards[task, planner.config.evaluation.split], adapters)
 
 
-def _joint_plan(config: RunConfig, catalog: Catalog) -> Plan:
+def _joint_plan(planner: Planner, catalog: Catalog) -> Plan:
     """Multi-task: one stage on all tasks at once; zero-shot: none. One row, at the end of the stream."""
     last = len(catalog.order) - 1
-    zero = tuple(_untuned(config, catalog))
-    if config.protocol == "zero_shot":
+    zero = tuple(_untuned(planner, catalog))
+    if planner.config.protocol == "zero_shot":
         cells = tuple(Cell(last, cell.column, cell.stage) for cell in zero)
         return Plan(catalog.order, (), cells, (), (), ())
-    stage = _train(config, catalog, catalog.order, None, True)
+    shards = tuple(catalog.shards[task, "train"] for task in catalog.order)
+    stage = planner.train(catalog.order, shards, None, True)
     rows = tuple(
-        Cell(last, column, _evaluate(config, catalog, task, [(None, stage.key)]))
+        Cell(last, column, _ask(planner, catalog, task, ((None, stage.key),)))
         for column, task in enumerate(catalog.order)
     )
-    shown = zero if config.evaluation.zero_shot else ()
+    shown = zero if planner.config.evaluation.zero_shot else ()
     return Plan(catalog.order, (stage,), (*shown, *rows), (), (), ({0: stage.key},))

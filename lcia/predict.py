@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -87,8 +88,9 @@ def evaluate_stage(stage: EvalStage, predictor: Predictor, store: Store, observe
         return
     total = len(Rows([store.fetch(stage.shards)]))
     records: list[dict[str, Any]] = []
+    started = time.perf_counter()
     for start in range(0, total, 100):
         records += predictor(stage, start, min(start + 100, total))
         observe(len(records), total)
     with store.publish(stage.key, stage.record) as folder:
-        write_answers(records, folder)
+        write_answers(records, time.perf_counter() - started, folder)

@@ -93,9 +93,9 @@ class Strategy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
-    """Distinct instructions of one task and split, in order of first appearance.
+    """Distinct instructions of one task and split, in order of first appearance; equal only to itself.
 
     `counts` [n]: samples that hold the instruction. `vectors` [n, dim], rows of unit length, or None where the
     similarity works on the texts themselves (tfidf).
@@ -121,7 +121,8 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of a stage's progress. `values`: loss, lr, grad_norm, samples_per_second, beta ..."""
+    """One line of a stage's progress. `values`: loss, lr, grad_norm, samples_per_second, beta ...; `note`: what a user
+    should be told of the stage, once."""
 
     stage: str
     kind: str
@@ -129,6 +130,7 @@ class Progress:
     step: int
     steps: int
     values: Mapping[str, float]
+    note: str = ""
 
 
 Observer = Callable[[Progress], None]

@@ -18,6 +18,7 @@ from lcia.files import anchored, matching, open_buffered
 from lcia.formats import CHUNK_ROWS, SUFFIXES, Chunk, Raw, chunks, records
 from lcia.images import ImageFolder, check_image, leaves
 from lcia.records import (
+    VERSION,
     Picture,
     Reason,
     RowError,
@@ -25,6 +26,7 @@ from lcia.records import (
     check_messages,
     check_storable,
     draft,
+    first_question,
     instruction_of,
     record_id,
 )
@@ -161,7 +163,7 @@ class _FileRow:
         check_messages(messages, len(found.images))
         check_storable(found.id or "", *references)
         images = tuple(self._image(picture, number) for number, picture in enumerate(found.images, 1))
-        instruction = instruction_of(messages[0].content, self.reading.instruction)
+        instruction = instruction_of(first_question(messages), self.reading.instruction)
         return Sample(found.id or fallback, instruction, messages, images, references)
 
     def _image(self, picture: Picture, number: int) -> bytes:
@@ -195,6 +197,7 @@ def _parts(source: Source) -> Iterator[bytes]:
     if isinstance(source, GeneratedSource):
         yield json.dumps([asdict(source), minicoin.VERSION], sort_keys=True).encode()
         return
+    yield b"%d" % VERSION
     for file in files(source):
         yield b"\0file\0"
         yield from _blocks(file)

@@ -11,18 +11,25 @@ from typing import Any, Literal, TypeAlias, assert_never
 
 from lcia.types import IMAGE_TOKEN, InstructionRule, Message
 
+VERSION = 2
+"""Goes up whenever some record is read in another way, so that stored rows of the old kind are not taken for new ones.
+
+2: a system turn in front is read instead of refused.
+"""
+
 Reason: TypeAlias = Literal[
     "invalid_json", "bad_field", "bad_text", "unknown_role", "odd_roles", "empty_question", "empty_answer",
     "image_count", "image_outside_root", "missing_image", "empty_image", "truncated_image", "unreadable_image",
     "image_too_large", "duplicate_id",
 ]  # fmt: skip
 
-Role: TypeAlias = Literal["user", "assistant"]
+Role: TypeAlias = Literal["system", "user", "assistant"]
 Picture: TypeAlias = str | bytes
 """A name below the image root, or the encoded file."""
 
-LLAVA_ROLES: Mapping[str, Role] = {"human": "user", "gpt": "assistant"}
-CHAT_ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant"}
+LLAVA_ROLES: Mapping[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
+CHAT_ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+ALTERNATE = "after at most one system turn the user starts, and turns alternate"
 
 
 class RowError(Exception):
@@ -79,10 +86,14 @@ def _turns(turns: object, keys: tuple[str, str], roles: Mapping[str, Role]) -> t
     if not isinstance(turns, list) or not turns:
         raise RowError("bad_field", "the conversation must be a list with at least one turn")
     messages = tuple(_turn(turn, keys, roles) for turn in turns)
-    for number, message in enumerate(messages):
+    opening = messages[:1] if messages[0].role == "system" else ()
+    for number, message in enumerate(messages[len(opening) :]):
         if message.role != ("user", "assistant")[number % 2]:
-            raise RowError("odd_roles", f"turn {number + 1} is by the {message.role}: turns alternate, the user starts")
-    return messages
+            place = len(opening) + number + 1
+            raise RowError("odd_roles", f"turn {place} is by the {message.role}: {ALTERNATE}")
+    if opening == messages:
+        raise RowError("odd_roles", "there is no turn but the system's")
+    return messages if opening and opening[0].content.strip() else messages[len(opening) :]
 
 
 def _turn(turn: object, keys: tuple[str, str], roles: Mapping[str, Role]) -> Message:
@@ -203,8 +214,8 @@ def check_messages(messages: Sequence[Message], images: int) -> None:
         check_storable(message.content)
         if message.role == "user" and not message.content.replace(IMAGE_TOKEN, "").strip():
             raise RowError("empty_question", "a user's turn has no text")
-        if message.role == "assistant" and IMAGE_TOKEN in message.content:
-            raise RowError("image_count", f"an assistant's turn holds {IMAGE_TOKEN}")
+        if message.role != "user" and IMAGE_TOKEN in message.content:
+            raise RowError("image_count", f"a turn of the {message.role} holds {IMAGE_TOKEN}")
     tokens = sum(message.content.count(IMAGE_TOKEN) for message in messages)
     if tokens != images:
         raise RowError("image_count", f"{tokens} {IMAGE_TOKEN} for {images} image(s)")
@@ -217,6 +228,11 @@ def check_storable(*texts: str) -> None:
 
 
 # Instructions
+
+
+def first_question(messages: Sequence[Message]) -> str:
+    """The first turn of the user; what the system says is no instruction."""
+    return next(message.content for message in messages if message.role == "user")
 
 
 def instruction_of(text: str, rule: InstructionRule) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from lcia import figures
-from lcia.codebook import Placement, Route
+from lcia.codebook import Placement, Route, group_name
 from lcia.config import GroupingConfig
 from lcia.figures import StageSteps
 from lcia.matrix import AccuracyMatrix, Metric, metrics
@@ -61,12 +61,11 @@ def placed(placement: Placement, config: GroupingConfig, samples: int | None = N
 
 def routed(route: Route, config: GroupingConfig, samples: int | None = None) -> Decision:
     """A decision at test time as the page shows it."""
-    group = "base" if route.group is None else f"g{route.group}"
     action = f"fallback: {config.fallback}" if route.fell_back else "routed"
     similarities = {f"g{number}": value for number, value in enumerate(route.similarities)}
-    return Decision(
-        route.task, route.split, group, action, similarities, config.threshold, samples, route.instruction or ""
-    )
+    text = route.instruction or ""
+    group = group_name(route.group)
+    return Decision(route.task, route.split, group, action, similarities, config.threshold, samples, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One method on one order with one seed; `seconds` per stage, in the order they ran."""
+    """One method on one order with one seed; `seconds` per stage, in the order they ran; `notes` by the same names: how
+    a stage came through interruptions.
+
+    `served`: task trained last -> task asked about -> group that answers -> samples.
+    """
 
     name: str
     matrix: AccuracyMatrix
@@ -94,6 +97,8 @@ class RunReport:
     decisions: tuple[Decision, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    served: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:

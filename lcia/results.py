@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,17 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from lcia import decisions, report
 from lcia import matrix as matrices
-from lcia import report
-from lcia.answers import SCHEMA
-from lcia.codebook import Route, to_record
+from lcia.answers import SCHEMA, read_result
 from lcia.figures import StageSteps
 from lcia.matrix import AccuracyMatrix
 from lcia.report import Prediction, ReportInput, RunReport
-from lcia.run import Outcome, scored, steps_of
+from lcia.run import Outcome, Prepared, scored, steps_of
 from lcia.shards import Rows
 from lcia.stage import EvalStage, TrainStage
-from lcia.store import Store
+from lcia.store import Store, history
 
 EXAMPLES_PER_TASK = 3
 SUMMARY = "summary.json"
@@ -67,6 +66,7 @@ def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
     """One run as JSON: metrics under both scorings, matrix, seconds, decisions, configuration."""
     config, plan = outcome.config, outcome.prepared.plan
     trains = [_train_facts(stage, store) for stage in plan.trains]
+    evals = [_eval_facts(stage, store) for stage in plan.evals]
     return {
         "name": config.name,
         "order": list(plan.order),
@@ -76,8 +76,10 @@ def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
         "matrix": matrices.to_json(outcome.matrix),
         "stages": trains,
         "train_seconds": sum(stage["seconds"] for stage in trains),
-        "groups": [to_record(placement) for placement in plan.placements],
-        "routes": _routes(outcome, len(plan.order) - 1),
+        "evaluations": evals,
+        "eval_seconds": sum(stage["seconds"] or 0.0 for stage in evals),
+        **_decisions(outcome.prepared),
+        "served": decisions.served(outcome.prepared),
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
         "config": config.model_dump(mode="json", by_alias=True),
     }
@@ -93,8 +95,14 @@ def _train_facts(stage: TrainStage, store: Store) -> dict[str, Any]:
             "last_step": steps[-1] if steps else {}, **result}  # fmt: skip
 
 
-def _routes(outcome: Outcome, row: int) -> list[dict[str, Any]]:
-    return [to_record(route) for at, route in outcome.prepared.plan.routes if at == row]
+def _eval_facts(stage: EvalStage, store: Store) -> dict[str, Any]:
+    return {"key": stage.key, "task": stage.task, **read_result(store.fetch(stage.key))}
+
+
+def _decisions(prepared: Prepared) -> dict[str, Any]:
+    """Where each task was trained and, at the end of the stream, where each instruction is routed."""
+    routes = decisions.routes(prepared, len(prepared.plan.order) - 1)
+    return {"groups": decisions.records(decisions.placements(prepared)), "routes": decisions.records(routes)}
 
 
 def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
@@ -105,8 +113,8 @@ def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
     for scoring, scores in outcome.scores.items():
         (folder / f"matrix.{scoring}.csv").write_text(matrices.to_csv(scores))
         (folder / f"matrix.{scoring}.json").write_text(matrices.dumps(scores))
-    decisions = {"groups": [to_record(p) for p in plan.placements], "routes": _routes(outcome, len(plan.order) - 1)}
-    (folder / "decisions.json").write_text(json.dumps(decisions, indent=1, ensure_ascii=False))
+    text = json.dumps(_decisions(outcome.prepared), indent=1, ensure_ascii=False)
+    (folder / "decisions.json").write_text(text)
     for stage in _final(outcome):
         _write_predictions(outcome, stage, store, folder / "predictions")
     for group, key in (plan.groups[-1] if plan.groups else {}).items():
@@ -147,27 +155,31 @@ def _export(stage: Path, folder: Path) -> None:
 
 def _page(outcome: Outcome, store: Store) -> RunReport:
     plan, config = outcome.prepared.plan, outcome.config
-    last = len(plan.order) - 1
-    routes = [route for row, route in plan.routes if row == last]
-    decisions = [report.placed(p, config.grouping) for p in plan.placements] if config.grouping.enabled else []
-    shown = _condensed(routes) if config.grouping.enabled else []
     return RunReport(
         name=config.name,
         matrix=outcome.matrix,
         config=config.model_dump(mode="json", by_alias=True),
         steps=tuple(_steps(stage, store) for stage in plan.trains),
-        decisions=(*decisions, *(report.routed(route, config.grouping) for route in shown)),
+        decisions=decisions.shown(outcome.prepared),
+        served=decisions.served(outcome.prepared) if config.grouping.enabled else {},
         predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
-        seconds={f"{stage.label} ({stage.key[:6]})": steps_of(stage, store)[1]["seconds"] for stage in plan.trains},
+        seconds=dict(_seconds(outcome, store)),
+        notes={_named(stage): history(steps_of(stage, store)[1]) for stage in plan.trains},
     )
 
 
-def _condensed(routes: Sequence[Route], most: int = 4) -> list[Route]:
-    """At most `most` decisions per task and group: with one instruction per sample there would be thousands."""
-    kept: dict[tuple[str, int | None], list[Route]] = {}
-    for route in routes:
-        kept.setdefault((route.task, route.group), []).append(route)
-    return [route for same in kept.values() for route in same[:most]]
+def _seconds(outcome: Outcome, store: Store) -> Iterator[tuple[str, float]]:
+    """Of every stage by what it did; trainings first."""
+    plan = outcome.prepared.plan
+    for train in plan.trains:
+        yield _named(train), steps_of(train, store)[1]["seconds"]
+    for stage in plan.evals:
+        if (seconds := read_result(store.fetch(stage.key))["seconds"]) is not None:
+            yield f"answers to {stage.task} ({stage.key[:6]})", seconds
+
+
+def _named(stage: TrainStage) -> str:
+    return f"{stage.label} ({stage.key[:6]})"
 
 
 def _steps(stage: TrainStage, store: Store) -> StageSteps:

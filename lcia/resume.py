@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lcia.agree import choose
 from lcia.parallel import gathered
 from lcia.protocols import Assistant, Strategy
 from lcia.stage import TrainStage
+from lcia.staging import staging
 from lcia.store import Checkpoints
 from lcia.strategies.tracked import like, part_of
 
@@ -73,13 +75,10 @@ def save(loop: Loop, checkpoints: Checkpoints, log: Log) -> None:
 
 def resume(loop: Loop, checkpoints: Checkpoints) -> Log:
     """Takes the loop to the newest checkpoint that is whole, if there is one; names the damaged ones passed over."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, damaged = checkpoints.load(Path(scratch))
+    with staging(Path(tempfile.gettempdir())) as scratch:
+        folder, damaged = choose(loop.accelerator, checkpoints, scratch)
         notes: dict[str, Any] = {"damaged_checkpoints": damaged} if damaged else {}
-        log = Log([], notes) if folder is None else _load(loop, folder, notes)
-    steps = loop.accelerator.gather(torch.tensor([loop.done], device=loop.accelerator.device))
-    assert steps.min() == steps.max(), f"workers would continue from different steps: {steps.tolist()}"
-    return log
+        return Log([], notes) if folder is None else _load(loop, folder, notes)
 
 
 def _load(loop: Loop, folder: Path, notes: dict[str, Any]) -> Log:
@@ -92,8 +91,9 @@ def _load(loop: Loop, folder: Path, notes: dict[str, Any]) -> Log:
     loop.optimizer.load_state_dict(_moments(loop, tensors, facts["scheduler"]["_last_lr"]))
     loop.strategy.load_state_dict({**_below(tensors, "strategy."), **facts["strategy"]})
     loop.done = facts["step"]
-    resumed = [*facts["notes"].get("resumed_at", []), loop.done]
-    return Log(facts["lines"], {**facts["notes"], **notes, "resumed_at": resumed})
+    before = facts["notes"]
+    notes = {name: [*before.get(name, []), *values] for name, values in (notes | {"resumed_at": [loop.done]}).items()}
+    return Log(facts["lines"], {**before, **notes})
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -20,12 +21,12 @@ from lcia.answers import read_answers
 from lcia.codebook import Similarity
 from lcia.config import AssistantConfig, EmbedderConfig, LlavaConfig, RunConfig, TfidfConfig, TinyConfig
 from lcia.matrix import AccuracyMatrix
-from lcia.plan import ZERO_SHOT, Catalog, Plan, plan
+from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
 from lcia.readers import fingerprint
 from lcia.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store import Store
-from lcia.types import Benchmark, InputError, Split
+from lcia.types import Benchmark, InputError, Split, TaskSpec
 
 SCORINGS = ("strict", "legacy")
 
@@ -89,7 +90,8 @@ def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
 
 def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
     """Shards and embeds the data of all configurations and makes their plans."""
-    drafts = [_Draft.of(config) for config in configs]
+    desk = _Desk(executor.store)
+    drafts = [_Draft.of(config, desk) for config in configs]
     shards = {stage.key: stage for draft in drafts for stage in draft.shards.values()}
     executor.shard(list(shards.values()))
     counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
@@ -97,10 +99,26 @@ def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
         _refuse_bad_rows(draft, counts, executor.store)
     embeds = {stage.key: stage for draft in drafts for stage in draft.embeds.values()}
     executor.embed(list(embeds.values()))
-    return [draft.plan(executor.store, counts) for draft in drafts]
+    return [draft.plan(desk, counts) for draft in drafts]
 
 
 # Before the data is there ---------------------------------------------------------------------------------------
+
+
+class _Desk:
+    """What the configurations of a study ask alike, of files, store and plans: each question is answered once."""
+
+    def __init__(self, store: Store) -> None:
+        self.benchmark, self.fingerprint, self.base = cache(benchmarks.build), cache(fingerprint), cache(base_identity)
+        self.features = cache(lambda key: features.read(store.fetch(key)))
+        self._planner = cache(self._new_planner)
+
+    def planner(self, config: RunConfig) -> Planner:
+        """One for all configurations that differ in name and order alone."""
+        return self._planner(config.model_copy(update={"name": "", "order": None}))
+
+    def _new_planner(self, config: RunConfig) -> Planner:
+        return Planner(config, self.base(config.assistant), similarity_of(config.grouping.embedder))
 
 
 @dataclass(frozen=True)
@@ -114,22 +132,22 @@ class _Draft:
     embeds: Mapping[tuple[str, Split], EmbedStage]
 
     @classmethod
-    def of(cls, config: RunConfig) -> _Draft:
-        benchmark = benchmarks.build(config.benchmark)
+    def of(cls, config: RunConfig, desk: _Desk) -> _Draft:
+        benchmark = desk.benchmark(config.benchmark)
         order = order_of(config, benchmark)
-        shards = {(task, split): _shard(config, benchmark, task, split) for task in order for split in _splits(config)}
+        wanted = [(task, split) for task in order for split in _splits(config)]
+        shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if config.grouping.enabled and config.protocol == "continual":
             embeds = {at: EmbedStage(shards=s.key, embedder=config.grouping.embedder) for at, s in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
-    def plan(self, store: Store, counts: Mapping[str, ShardCounts]) -> Prepared:
-        known = {at: features.read(store.fetch(stage.key)) for at, stage in self.embeds.items()}
-        similarity = similarity_of(self.config.grouping.embedder) if known else None
+    def plan(self, desk: _Desk, counts: Mapping[str, ShardCounts]) -> Prepared:
+        known = {at: desk.features(stage.key) for at, stage in self.embeds.items()}
         keys = {at: stage.key for at, stage in self.shards.items()}
-        catalog = Catalog(self.order, keys, known, similarity, base_identity(self.config.assistant))
+        catalog = Catalog(self.order, keys, known)
         mine = {stage.label: counts[stage.key] for stage in self.shards.values()}
-        return Prepared(self.config, self.benchmark, catalog, plan(self.config, catalog), mine)
+        return Prepared(self.config, self.benchmark, catalog, plan(desk.planner(self.config), catalog), mine)
 
 
 def check(config: RunConfig) -> None:
@@ -139,13 +157,7 @@ def check(config: RunConfig) -> None:
 
 def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
     """The task order: the configuration's, or the benchmark's own."""
-    order = config.order or benchmark.names
-    if unknown := [task for task in order if task not in benchmark.names]:
-        raise InputError(
-            f"order names {', '.join(unknown)}, which {benchmark.name} does not have; "
-            f"it has {', '.join(benchmark.names)}"
-        )
-    return tuple(order)
+    return benchmark.order(config.order)
 
 
 def _splits(config: RunConfig) -> tuple[Split, ...]:
@@ -153,18 +165,17 @@ def _splits(config: RunConfig) -> tuple[Split, ...]:
     return (split,) if config.protocol == "zero_shot" or split == "train" else ("train", split)
 
 
-def _shard(config: RunConfig, benchmark: Benchmark, name: str, split: Split) -> ShardStage:
-    task = benchmark[name]
+def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> ShardStage:
     source = {"train": task.train, "validation": task.validation, "test": task.test}[split]
     if source is None:
         raise InputError(
-            f"task {name} has no {split} data: name it in the benchmark, or choose another evaluation.split"
+            f"task {task.name} has no {split} data: name it in the benchmark, or choose another evaluation.split"
         )
     return ShardStage(
-        task=name,
+        task=task.name,
         split=split,
         source=source,
-        fingerprint=fingerprint(source),
+        fingerprint=desk.fingerprint(source),
         instruction=task.instruction,
         max_samples=task.max_samples,
         max_image_pixels=config.data.max_image_pixels,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from lcia import benchmarks
 from lcia.config import RunConfig, Section
 from lcia.load import parse, put
 from lcia.matrix import AccuracyMatrix, metrics
 from lcia.stats import Comparison, Spread, paired, spread
 from lcia.types import InputError
+
+Order: TypeAlias = str | tuple[str, ...] | None
+"""As in RunConfig: a name, a list of tasks, or what the base has."""
 
 MAX_RUNS = 50_000
 """All orders of eight tasks are 40,320; more than this is a mistake."""
@@ -21,14 +25,15 @@ MAX_RUNS = 50_000
 class StudyConfig(Section):
     """`methods`: name -> overrides of the base by dotted name; `vary`: dotted name -> values (their product).
 
-    `orders`: "given" (the base's), "all" permutations of its tasks, or a list of orders.
+    `orders`: "given" (the base's), "all" permutations of its tasks, or a list of orders, each a list of tasks or the
+    name of one that the benchmark has.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
     base: dict[str, Any] = Field(default={})
     methods: dict[str, dict[str, Any]] = Field(default={"lcia": {}})
     vary: dict[str, tuple[Any, ...]] = Field(default={})
-    orders: Literal["given", "all"] | tuple[tuple[str, ...], ...] = "given"
+    orders: Literal["given", "all"] | tuple[str | tuple[str, ...], ...] = "given"
     seeds: tuple[int, ...] = (0,)
     max_concurrent_trials: Annotated[int, Field(ge=1)] = 4
 
@@ -42,7 +47,7 @@ class Point(Section):
 
     method: str
     varied: dict[str, Any]
-    order: tuple[str, ...] | None
+    order: Order
     seed: int
     config: RunConfig
 
@@ -63,42 +68,46 @@ def expand(study: StudyConfig) -> list[Point]:
     return [_point(study, number, *where) for number, where in enumerate(_points(study))]
 
 
-def _points(study: StudyConfig) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...] | None, int]]:
+def _points(study: StudyConfig) -> Iterator[tuple[str, dict[str, Any], Order, int]]:
     values = [[(name, value) for value in values] for name, values in study.vary.items()]
     for method, varied, order, seed in product(study.methods, product(*values), _orders(study), study.seeds):
         yield method, dict(varied), order, seed
 
 
-def _orders(study: StudyConfig) -> Sequence[tuple[str, ...] | None]:
+def _orders(study: StudyConfig) -> Sequence[Order]:
     if study.orders == "given":
         return (None,)
     if study.orders == "all":
         base = parse(RunConfig, study.base, f"base of study {study.name}")
-        return list(permutations(base.order or _tasks(base)))
+        return list(permutations(benchmarks.build(base.benchmark).order(base.order)))
     return study.orders
 
 
-def _tasks(base: RunConfig) -> tuple[str, ...]:
-    """The task names of the benchmark, in its own order."""
-    return tuple(task if isinstance(task, str) else task.name for task in base.benchmark.tasks)
-
-
-def _point(
-    study: StudyConfig, number: int, method: str, varied: dict[str, Any], order: tuple[str, ...] | None, seed: int
-) -> Point:
+def _point(study: StudyConfig, number: int, method: str, varied: dict[str, Any], order: Order, seed: int) -> Point:
     values: Any = dict(study.base)
     for name, value in (*study.methods[method].items(), *varied.items()):
         values = put(values, name.split("."), value)
-    values |= {"seed": seed, "name": f"{number:04d}-{method}"[:63]} | ({"order": list(order)} if order else {})
+    values |= {"seed": seed, "name": f"{number:04d}-{method}"[:63]} | ({"order": order} if order else {})
     config = parse(RunConfig, values, f"study {study.name}, run {number} ({method})")
     return Point(method=method, varied=varied, order=order, seed=seed, config=config)
 
 
 def compare(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
     """Mean and spread over orders and seeds of every metric, per label; None where a run leaves it undefined."""
+    return _table([point.label for point in points], matrices)
+
+
+def compare_orders(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
+    """The same per label and order, over seeds; empty unless the study lists named orders."""
+    named = [point for point in points if isinstance(point.order, str)]
+    labels = [f"{point.label}, {point.order}" for point in points]
+    return _table(labels, matrices) if len(named) == len(points) else {}
+
+
+def _table(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
     rows: dict[str, list[AccuracyMatrix]] = {}
-    for point, matrix in zip(points, matrices, strict=True):
-        rows.setdefault(point.label, []).append(matrix)
+    for label, matrix in zip(labels, matrices, strict=True):
+        rows.setdefault(label, []).append(matrix)
     return {label: _summaries(found) for label, found in rows.items()}
 
 

@@ -25,9 +25,9 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` holds IMAGE_TOKEN where an image stands."""
+    """One turn. `content` holds IMAGE_TOKEN where an image stands. A system turn comes first or not at all."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
@@ -92,7 +92,7 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A stream of tasks by name, with its named orders (the first is the default)."""
+    """A stream of tasks by name, with the named orders that it has beside "given" and "reverse"."""
 
     name: str
     tasks: tuple[TaskSpec, ...]
@@ -101,6 +101,26 @@ class Benchmark:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(task.name for task in self.tasks)
+
+    def order(self, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The tasks in the order of that name, or as they are listed; None: as the benchmark has them.
+
+        Raises:
+            InputError: there is no order of that name, or a listed task is not there.
+        """
+        if wanted is None or isinstance(wanted, str):
+            return self._named(wanted or "given")
+        if unknown := [task for task in wanted if task not in self.names]:
+            raise InputError(
+                f"order names {', '.join(unknown)}, which {self.name} does not have; it has {', '.join(self.names)}"
+            )
+        return tuple(wanted)
+
+    def _named(self, name: str) -> tuple[str, ...]:
+        named = {"given": self.names, "reverse": self.names[::-1], **dict(self.orders)}
+        if name not in named:
+            raise InputError(f"{self.name} has no order {name!r}; it has {', '.join(named)}, or list its tasks")
+        return named[name]
 
     def __getitem__(self, name: str) -> TaskSpec:
         for task in self.tasks:

@@ -27,18 +27,22 @@ Overrides = Annotated[
 ]
 Launch = Annotated[Path | None, typer.Option(help="Where to run (YAML); without it: this machine, one worker.")]
 LaunchSet = Annotated[list[str] | None, typer.Option("--set", help="Overrides of the launch: key=value.")]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
 def quickstart(
+    overrides: Overrides = None,
     storage: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("runs"),
     workers: Annotated[int, typer.Option(help="Training workers.")] = 2,
+    settings: LaunchSet = None,
 ) -> None:
     """Compare sequential tuning with the default method on a short stream; no file needed."""
     from pipelines.commands import quickstart as command
 
-    command(storage, workers)
+    command(overrides or [], storage, workers, settings or [])
 
 
 @app.command()
@@ -166,9 +170,9 @@ def data_show(
     overrides: Overrides = None,
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     rows: Annotated[int, typer.Option(help="Rows per task.")] = 1,
-    images: Annotated[Path | None, typer.Option(help="Folder for the images as the model sees them (PNG).")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder to save the images in (PNG).")] = None,
 ) -> None:
-    """Show what the model will see: prompt, the tokens that carry loss, image, group."""
+    """Show what the model will see: prompt, the tokens that carry loss, image, group (from the first rows)."""
     from pipelines.data_commands import show as command
 
     command(config, overrides or [], task, rows, images)
@@ -202,12 +206,13 @@ def guarded(command: Callable[[], Any]) -> int:
         return _interrupted()
     except Exception as error:  # noqa: BLE001 - the last stop: told to the user, with the way to the traceback
         return _failed(error)
-    return code if isinstance(code, int) else 0
+    # typer turns Ctrl-C into a result of its own.
+    return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
     print("\nlcia: stopped; what is finished is kept. To continue, run the same command again.", file=sys.stderr)
-    return 130
+    return INTERRUPTED
 
 
 def _failed(error: Exception) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lcia.codebook import to_record
 from lcia.config import RunConfig
-from lcia.load import load, parse
+from lcia.load import load, override, parse
 from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
-from lcia.study import Point, StudyConfig, against_first, compare, expand
+from lcia.stats import Spread
+from lcia.study import Point, StudyConfig, against_first, compare, compare_orders, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
-from pipelines.tables import comparison_table, metrics_table, plan_rows, plan_table, study_table
+from pipelines.tables import (
+    comparison_table,
+    metrics_table,
+    placements_table,
+    plan_rows,
+    plan_table,
+    routes_table,
+    study_table,
+)
 
 QUICKSTART = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "Grounding", "OCR-VQA"], "test_size": 100},
@@ -33,10 +41,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def quickstart(storage: Path, workers: int) -> None:
-    """Both methods in one session; writes <storage>/quickstart."""
-    study = StudyConfig(name="quickstart", base=QUICKSTART, methods=METHODS)
-    launch = parse(LaunchConfig, {"storage": str(storage), "num_workers": workers}, "quickstart")
+def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: Sequence[str]) -> None:
+    """Both methods in one session; writes <storage>/quickstart. `overrides` change what both have in common."""
+    study = StudyConfig(name="quickstart", base=override(QUICKSTART, overrides), methods=METHODS)
+    where = override({"storage": str(storage), "num_workers": workers}, settings)
+    launch = parse(LaunchConfig, where, "quickstart")
     points = [p.model_copy(update={"config": p.config.model_copy(update={"name": p.method})}) for p in expand(study)]
     _run([point.config for point in points], launch, study.name)
 
@@ -118,31 +127,18 @@ def _prepared(
 
 
 def group(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+    from lcia import decisions
+
     prepared, _ = _prepared(config, overrides, launch, settings)
     if not prepared.config.grouping.enabled:
         raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
-    last = len(prepared.plan.order) - 1
-    routes = [route for row, route in prepared.plan.routes if row == last]
+    placed = list(decisions.placements(prepared))
+    routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
     if as_json:
-        found = {"groups": [to_record(p) for p in prepared.plan.placements], "routes": [to_record(r) for r in routes]}
+        found = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    placed = Table("task", "group", "decision", "similarity to earlier groups", title="training", title_justify="left")
-    for p in prepared.plan.placements:
-        placed.add_row(p.task, f"g{p.group}", "new" if p.is_new else "joins", _numbers(p.similarities))
-    routed = Table(
-        "task", "instruction", "group", "fallback", "similarities", title="routing at the end", title_justify="left"
-    )
-    for r in routes:
-        group_name = "base" if r.group is None else f"g{r.group}"
-        routed.add_row(
-            r.task, r.instruction or "(whole file)", group_name, "yes" if r.fell_back else "", _numbers(r.similarities)
-        )
-    Console().print(placed, routed)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return "  ".join(f"g{number} {value:.3f}" for number, value in enumerate(values))
+    Console().print(placements_table(placed), routes_table(routed))
 
 
 # Studies ----------------------------------------------------------------------------------------------------------
@@ -174,14 +170,16 @@ def study(config: Path, launch: Path | None, settings: Sequence[str], overrides:
 
 def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: dict[str, int], as_json: bool) -> None:
     found = [outcome.matrix for outcome in outcomes]
-    compared, paired = compare(points, found), against_first(points, found)
+    compared, ordered, paired = compare(points, found), compare_orders(points, found), against_first(points, found)
     if as_json:
-        rows = {name: {metric: s and asdict(s) for metric, s in values.items()} for name, values in compared.items()}
+        rows, by_order = _spreads(compared), _spreads(ordered)
         tests = {name: asdict(comparison) for name, comparison in paired.items()}
-        print(json.dumps({"stages": counts, "methods": rows, "against_first": tests}, indent=1))
+        print(json.dumps({"stages": counts, "methods": rows, "orders": by_order, "against_first": tests}, indent=1))
         return
     console = Console()
     console.print(study_table(compared))
+    if ordered:
+        console.print(study_table(ordered))
     if paired:
         console.print(comparison_table(points[0].label, paired))
     print(
@@ -190,23 +188,34 @@ def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: di
     )
 
 
+def _spreads(table: Mapping[str, Mapping[str, Spread | None]]) -> dict[str, dict[str, Any]]:
+    return {name: {metric: s and asdict(s) for metric, s in values.items()} for name, values in table.items()}
+
+
 # Everything else --------------------------------------------------------------------------------------------------
 
 
 def report(folder: Path, as_json: bool) -> None:
     from lcia import matrix
 
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise InputError(f"{folder} holds no finished run (no summary.json); give the folder that `lcia run` printed")
-    text = path.read_text()
+    summary, page = _summary(folder)
     if as_json:
-        print(text)
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
-    summary = json.loads(text)
     console = Console()
     console.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
-    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {folder / 'report.html'}")
+    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {page}")
+
+
+def _summary(folder: Path) -> tuple[dict[str, Any], Path]:
+    """What a session left, and its page; of one among several runs, whose folder lies in the session's, its part."""
+    for place, chosen in ((folder, None), (folder.absolute().parent, folder.absolute().name)):
+        path = place / "summary.json"
+        summary = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+        runs = summary["runs"] if chosen is None else {n: run for n, run in summary["runs"].items() if n == chosen}
+        if runs:
+            return {**summary, "runs": runs}, place / "report.html"
+    raise InputError(f"{folder} holds no finished run (no summary.json); give the folder that `lcia run` printed")
 
 
 def launch(config: Path, overrides: Sequence[str], launch: Path, target: str, address: str) -> None:

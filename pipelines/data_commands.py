@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from lcia.config import MiniCoinConfig, RunConfig
 from lcia.load import load
 from lcia.readers import Reading, samples
 from lcia.run import order_of
-from lcia.types import InputError, Sample, Source, Split, TaskSpec
+from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
 from pipelines.tables import counts_table
+
+PEEK = 200
+"""Rows of each task that `show` reads to tell the groups."""
 
 
 def validate(config: Path, overrides: Sequence[str], as_json: bool) -> None:
@@ -57,28 +61,71 @@ def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.Sh
 
 
 def show(config: Path, overrides: Sequence[str], task: str | None, rows: int, images: Path | None) -> None:
-    """Prints for the first rows of each task what the model is given and which of it carries loss."""
-    from lcia import assistants
-
+    """Prints for the first rows of each task what the model is given, which of it carries loss, and the group."""
     chosen = load(RunConfig, config, overrides)
-    assistant = assistants.build(chosen.assistant, chosen.lora)
-    names = [task] if task else order_of(chosen, benchmarks.build(chosen.benchmark))
+    benchmark = benchmarks.build(chosen.benchmark)
+    names = [benchmark[task].name] if task else order_of(chosen, benchmark)
+    groups, assistant = _groups(chosen, benchmark), _assistant(chosen)
     for name in names:
-        spec = benchmarks.build(chosen.benchmark)[name]
-        reading = Reading.of(spec.train, spec.instruction, rows, chosen.data)
-        for number, sample in enumerate(samples(reading)):
-            _show_sample(name, sample, assistant)
+        for number, sample in enumerate(_first(chosen, benchmark[name], rows)):
+            _show_sample(name, groups.get(name, ""), sample, assistant)
             _save_images(images, f"{name}-{number}", sample)
 
 
-def _show_sample(name: str, sample: Sample, assistant: Any) -> None:
+def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
+    """The first good training rows of a task."""
+    limit = min(rows, task.max_samples or rows)
+    return samples(Reading.of(task.train, task.instruction, limit, config.data))
+
+
+def _assistant(config: RunConfig) -> Any:
+    from transformers.utils import logging
+
+    from lcia import assistants
+
+    logging.disable_progress_bar()
+    return assistants.build(config.assistant, config.lora)
+
+
+def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
+    """The group of each task of the stream, as far as its first rows tell; empty where there is nothing to decide."""
+    from lcia import embedders
+    from lcia.codebook import Grouping, group_name
+    from lcia.features import Collector, add_samples
+
+    if not config.grouping.enabled or config.protocol != "continual":
+        return {}
+    embedder, features = embedders.build(config.grouping.embedder), {}
+    order = order_of(config, benchmark)
+    for task in order:
+        collector = Collector()
+        add_samples(collector, list(_first(config, benchmark[task], PEEK)), embedder)
+        features[task] = collector.features()
+    steps = Grouping(embedder.mean_similarity, config.grouping).follow(order, features)
+    return {placement.task: group_name(placement.group) for placement, _ in steps}
+
+
+def _show_sample(name: str, group: str, sample: Sample, assistant: Any) -> None:
     batch = assistant.collate([sample])
     labels = batch["labels"][0]
     answer = assistant.tokenizer.decode(labels[labels != -100].tolist())
     print(f"== {name}  id {sample.id}\ninstruction (grouping): {sample.instruction!r}")
+    if group:
+        print(f"group: {group} (from the first {PEEK} rows of each task; `lcia group` reads them all)")
     for message in sample.messages:
         print(f"{message.role}: {message.content}")
+    print(f"the model reads: {_prompt(batch['input_ids'][0].tolist(), assistant)!r}")
     print(f"tokens {labels.numel()}, with loss {int((labels != -100).sum())}: {answer!r}\n")
+
+
+def _prompt(ids: Sequence[int], assistant: Any) -> str:
+    """The tokens as text; an image's many tokens as their number."""
+    mark = re.escape(assistant.dialogue.processor.image_token)
+    return re.sub(
+        f"(?:{mark})+",
+        lambda found: f"<{len(re.findall(mark, found[0]))} image tokens>",
+        assistant.tokenizer.decode(ids),
+    )
 
 
 def _save_images(folder: Path | None, name: str, sample: Sample) -> None:

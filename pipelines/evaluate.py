@@ -6,6 +6,7 @@ session lasts, so the base is loaded once per actor, adapters are swapped, and e
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -43,8 +44,10 @@ class Answerer:
 
         ticket = json.loads(batch["ticket"][0])
         stage = EvalStage.model_validate(ticket["record"])
-        records = self._predictor(stage)(stage, ticket["start"], ticket["stop"])
-        return {"key": [stage.key], "rows": [ticket["rows"]], "records": [json.dumps(records)]}
+        predictor, started = self._predictor(stage), time.perf_counter()
+        records = predictor(stage, ticket["start"], ticket["stop"])
+        spent = time.perf_counter() - started
+        return {"key": [stage.key], "rows": [ticket["rows"]], "seconds": [spent], "records": [json.dumps(records)]}
 
     def _predictor(self, stage: EvalStage) -> Any:
         from lcia import assistants
@@ -63,23 +66,21 @@ def serve(launch: LaunchConfig, name: str) -> None:
     """Runs the pipeline until the broker closes; publishes each stage when its last row is answered. Blocks."""
     import json
 
+    from lcia.answers import write_answers
+
     broker, store = brokers.connect(name), Store(launch.store_root)
     collected: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    seconds: dict[str, float] = defaultdict(float)
     for batch in _pipeline(launch, name).iter_batches(batch_size=1, prefetch_batches=0):
         key, rows = str(batch["key"][0]), int(batch["rows"][0])
         collected[key] += json.loads(str(batch["records"][0]))
+        seconds[key] += float(batch["seconds"][0])
         done = len(collected[key])
         ray.get(broker.report.remote(key, {"step": done}))
         if done == rows:
-            _publish(store, key, collected.pop(key), ray.get(broker.record_of.remote(key)))
+            with store.publish(key, ray.get(broker.record_of.remote(key))) as folder:
+                write_answers(collected.pop(key), seconds.pop(key), folder)
             ray.get(broker.finish.remote(key))
-
-
-def _publish(store: Store, key: str, records: list[dict[str, Any]], record: dict[str, Any]) -> None:
-    from lcia.answers import write_answers
-
-    with store.publish(key, record) as folder:
-        write_answers(records, folder)
 
 
 def _pipeline(launch: LaunchConfig, name: str) -> Any:

@@ -26,6 +26,9 @@ from pipelines import evaluate, train
 from pipelines.launch import LaunchConfig
 
 DATA_STAGES_AT_A_TIME = 4
+JOIN_SECONDS = 90.0
+"""How long servers, which may still be importing, get to go home at the end of a session."""
+INTERRUPTED_SECONDS = 3.0
 
 Watcher = Callable[[dict[str, dict[str, Any]]], None]
 """Takes the broker's snapshot: progress by stage key."""
@@ -151,16 +154,21 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
 
     The servers start at once, so that their imports (tens of seconds) overlap with reading the data.
     """
+    launch = launch.settled()
     started = _connect(launch)
     name = f"{brokers.NAME}-{uuid.uuid4().hex[:8]}"
     broker = brokers.start(name)
     ray.get(broker.counts.remote())
-    servers = _serve(launch, name)
+    servers, patience = _serve(launch, name), JOIN_SECONDS
     try:
         yield RayExecutor(launch, name, *watchers)
+    except KeyboardInterrupt:
+        # Whoever interrupts does not want to wait for the end of a stage: its last checkpoint is in the store.
+        patience = INTERRUPTED_SECONDS
+        raise
     finally:
         ray.get(broker.close.remote())
-        ended = _join(servers)
+        ended = _join(servers, patience)
         ray.kill(broker)
         # A server thread that is still inside Ray would crash the process; its end will disconnect it.
         if started and ended:
@@ -215,8 +223,8 @@ def _guard(kind: str, job: Callable[[], None], name: str) -> None:
             ray.get(broker.fail.remote(kind, message))
 
 
-def _join(threads: Sequence[threading.Thread], patience: float = 90.0) -> bool:
-    """Waits for the servers, which may still be importing; whether all have ended."""
+def _join(threads: Sequence[threading.Thread], patience: float) -> bool:
+    """Waits for the servers; whether all have ended."""
     deadline = time.monotonic() + patience
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -96,6 +96,10 @@ class LaunchConfig(Section):
         """The storage folder, absolute."""
         return self.storage if "://" in self.storage else str(Path(self.storage).absolute())
 
+    def settled(self) -> LaunchConfig:
+        """The same launch with its storage absolute: Ray's workers have working folders of their own."""
+        return self.model_copy(update={"storage": self.root})
+
     @property
     def store_root(self) -> str:
         return f"{self.root}/store"

@@ -25,6 +25,7 @@ class Progress:
             Live(console=self._console, refresh_per_second=2, transient=True) if self._console.is_terminal else None
         )
         self._told: dict[str, tuple[int, float]] = {}
+        self._noted: dict[str, str] = {}
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -38,11 +39,21 @@ class Progress:
             self._live.stop()
 
     def __call__(self, snapshot: dict[str, dict[str, Any]]) -> None:
+        for key, stage in snapshot.items():
+            self._note(key, stage)
         if self._live:
             self._live.update(table(snapshot))
             return
         for key, stage in snapshot.items():
             self._tell(key, stage)
+
+    def _note(self, key: str, stage: dict[str, Any]) -> None:
+        """What happened to a stage on the way, once; above the live table where there is one."""
+        note = stage.get("note", "")
+        if note and self._noted.get(key) != note:
+            self._noted[key] = note
+            line = f"{time.strftime('%H:%M:%S')}  {stage['kind']:<6}{stage['label']:<28}{note}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _tell(self, key: str, stage: dict[str, Any]) -> None:
         """A line when a stage starts and ends, and every ten seconds between."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from lcia.codebook import Placement, Route, group_name
 from lcia.matrix import AccuracyMatrix, metrics
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.stats import Comparison, Spread
@@ -78,3 +79,27 @@ def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         reasons = ", ".join(f"{name}: {count}" for name, count in row["reasons"].items())
         table.add_row(row["data"], str(row["rows"]), str(row["bad"]), reasons)
     return table
+
+
+def placements_table(placed: Iterable[tuple[Placement, int]]) -> Table:
+    """Which group each task is trained in."""
+    table = Table("task", "samples", "group", "decision", "similarity to earlier groups", title="training")
+    table.title_justify = "left"
+    for p, samples in placed:
+        decision = "new" if p.is_new else "joins"
+        table.add_row(p.task, str(samples), group_name(p.group), decision, _numbers(p.similarities))
+    return table
+
+
+def routes_table(routed: Iterable[tuple[Route, int]]) -> Table:
+    """Which group answers each instruction."""
+    table = Table("task", "instruction", "samples", "group", "fallback", "similarities", title="routing at the end")
+    table.title_justify = "left"
+    for r, samples in routed:
+        text, fallback = r.instruction or "(whole file)", "yes" if r.fell_back else ""
+        table.add_row(r.task, text, str(samples), group_name(r.group), fallback, _numbers(r.similarities))
+    return table
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "  ".join(f"g{number} {value:.3f}" for number, value in enumerate(values))

@@ -56,23 +56,32 @@ class Dialogue:
 
     def _render(self, messages: tuple[Message, ...]) -> tuple[str, list[tuple[int, int]]]:
         """The whole text, image tokens expanded, and where in it the answers stand."""
-        text, answers, seen = "", [], 0
+        text, answers, seen = "", [], ""
         for k, message in enumerate(messages):
             if message.role == "assistant" or k + 1 == len(messages):
                 upto = k if message.role == "assistant" else k + 1
                 prompt = self._template(messages[:upto], opening=True)
-                text += prompt[seen:].replace(self.processor.image_token, self.image_text)
-                seen = len(prompt)
+                text += _added(prompt, seen).replace(self.processor.image_token, self.image_text)
+                seen = prompt
             if message.role == "assistant":
                 whole = self._template(messages[: k + 1], opening=False)
-                answer = self._ended(whole[seen:])
+                answer = self._ended(_added(whole, seen))
                 answers.append((len(text), len(text) + len(answer)))
-                text, seen = text + answer, len(whole)
+                text, seen = text + answer, whole
         return text, answers
 
     def _template(self, messages: Sequence[Message], opening: bool) -> str:
+        """The chat template's text; raises InputError where it cannot say what the rows hold."""
+        from jinja2 import TemplateError
+
         turns = [{"role": message.role, "content": _parts(message.content)} for message in messages]
-        return str(self.processor.apply_chat_template(turns, add_generation_prompt=opening, tokenize=False))
+        try:
+            text = str(self.processor.apply_chat_template(turns, add_generation_prompt=opening, tokenize=False))
+        except TemplateError as error:
+            raise InputError(f"the model's chat template refuses a row of the data: {error}") from error
+        if messages[0].role == "system" and messages[0].content.strip() not in text:
+            raise InputError("the model's chat template leaves out the system turn that rows of the data begin with")
+        return text
 
     def _ended(self, answer: str) -> str:
         end = self.tokenizer.eos_token
@@ -86,6 +95,17 @@ class Dialogue:
                 f"a row of {len(ids)} tokens keeps {kept} image tokens of {images} x {self.image_tokens}: raise "
                 f"max_length (now {self.max_length}) or take {IMAGE_TOKEN} out of the row's text"
             )
+
+
+def _added(whole: str, before: str) -> str:
+    """What `whole` says after `before`.
+
+    Raises:
+        InputError: the template words earlier turns anew, so that nobody can tell what an answer has added.
+    """
+    if not whole.startswith(before):
+        raise InputError("the model's chat template changes earlier turns when one is added: answers cannot be marked")
+    return whole[len(before) :]
 
 
 def _parts(content: str) -> list[dict[str, str]]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lcia.benchmarks.minicoin import RULES, TESTED_ON_VAL
 from lcia.config import COIN_ORDER, CoinConfig
 from lcia.files import below
 from lcia.scoring import COIN
-from lcia.types import Benchmark, FileSource, InputError, Split, TaskSpec
+from lcia.types import Benchmark, FileSource, InputError, InstructionType, Split, TaskSpec
 
 LICENCE = "CoIN's annotations are CC BY-NC-SA 4.0; the images keep the licences of the data sets they are from"
+FOLDERS: Mapping[InstructionType, str] = {
+    "origin": "Instructions",
+    "diverse": "Instructions_Diverse",
+    "10type": "Instructions_10Type",
+}
+"""Where the annotations of each instruction type lie in the scripts of the paper's authors."""
 
 
 def benchmark(config: CoinConfig) -> Benchmark:
@@ -41,4 +49,5 @@ def _task(config: CoinConfig, name: str) -> TaskSpec:
 
 def _source(config: CoinConfig, name: str, split: Split, file: str) -> FileSource:
     folder = below(config.root, config.annotations)
-    return FileSource(f"{folder}/{name}/{file}", "llava", split, below(config.root, ""))
+    typed = f"{folder}/{FOLDERS[config.instructions]}" if config.instructions else folder
+    return FileSource(f"{typed}/{name}/{file}", "llava", split, below(config.root, ""))

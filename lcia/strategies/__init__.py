@@ -33,7 +33,7 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
         case c.ProximalConfig():
             return EmaStrategy(rules.Proximal(config.stability, config.rho), _options(config))
         case c.CurvatureConfig():
-            curvature = rules.Curvature(config.lambda_, config.short_average, config.pull)
+            curvature = rules.Curvature(config.lambda_, config.short_average, config.pull, config.moment)
             return EmaStrategy(curvature, Options(missing_gradient=config.missing_gradient))
         case c.EwcConfig():
             return EwcStrategy(config.pull, config.missing_gradient)

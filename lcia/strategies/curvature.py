@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lcia.strategies.chunks import Kernels, Launcher, Row, wanted
 from lcia.strategies.hooks import Step
-from lcia.strategies.rules import Curvature, curvature_weight
+from lcia.strategies.moments import AdamMoment, OwnMoment
+from lcia.strategies.parts import wide
+from lcia.strategies.rules import Curvature, Moment, curvature_weight
 from lcia.strategies.tally import QUANTILES
 from lcia.strategies.tracked import Missing, Tracked, like, part_of
 
@@ -16,25 +20,37 @@ BINS = 1000
 """Quantiles of an elementwise beta are read from a histogram with this many bins over [0, 1]."""
 
 
+@dataclass(frozen=True)
+class Handling:
+    """What a missing gradient means, whether the passes are kernels, and where F_t comes from."""
+
+    missing: Missing
+    kernels: Kernels = "auto"
+    moment: Moment = "own"
+
+
 class Consolidation:
     """F_t, F_old and the pull towards theta_0. Each holds this process's part of a tensor, [entries] in fp32.
 
-    F_t is the mean of g*g over the steps made so far, g being the task's own gradient after clipping: it is taken
-    before the pull is added to the gradient, and both happen before the optimizer steps.
+    The task's own gradient is squared for F_t before the pull is added to it; both happen before the optimizer steps.
     """
 
-    def __init__(self, tracked: Tracked, pull: float, old: Mapping[str, Tensor], missing: Missing) -> None:
-        self.tracked, self.pull, self.missing = tracked, pull, missing
+    def __init__(self, tracked: Tracked, pull: float, old: Mapping[str, Tensor], handling: Handling) -> None:
+        self.tracked, self.pull, self.missing = tracked, pull, handling.missing
         unknown = sorted(set(old) - set(tracked.names))
         if unknown:
             raise ValueError(f"the kept curvature names {unknown[:3]}, which are not trained here")
         parts = list(zip(tracked.names, tracked.parameters, strict=True))
-        self.squares = [torch.zeros_like(tracked.flat(place), dtype=_wide(p)) for place, (_, p) in enumerate(parts)]
-        self.old = [part_of(old[name], p).to(_wide(p)) if name in old else None for name, p in parts]
+        self.moment = AdamMoment(tracked) if handling.moment == "adam" else OwnMoment(tracked)
+        self.old = [part_of(old[name], p).to(wide(p.dtype)) if name in old else None for name, p in parts]
         kept = enumerate(self.old)
         self.origin = [None if f is None else tracked.flat(place).to(f.dtype, copy=True) for place, f in kept]
         self.steps = torch.zeros(2, dtype=torch.float64, device=tracked.device)
         self.absent = 0
+        sizes = [tracked.flat(place).numel() for place in range(len(tracked))]
+        self.launcher = Launcher(sizes, tracked.device) if wanted(handling.kernels, tracked.device) else None
+        self._one = torch.ones((), dtype=torch.float64, device=tracked.device)
+        self._strength = self._one * pull
 
     @torch.no_grad()
     def before(self, step: Step) -> None:
@@ -43,26 +59,45 @@ class Consolidation:
         made = step.made(self.tracked.device)
         self.steps += torch.stack([made, 1 - made])
         self.absent += len(absent)
+        if self.launcher is not None:
+            self._launch(self.launcher, gradients, step, made)
+            return
         for place, gradient in enumerate(gradients):
             if gradient is not None:
-                self._square(place, gradient.reshape(-1), step, made)
+                self.moment.add(place, gradient.reshape(-1), step, made)
         if self.pull:
             self._pull(gradients, step)
 
-    def _square(self, place: int, gradient: Tensor, step: Step, made: Tensor) -> None:
-        squares = self.squares[place]
-        gradient = gradient.to(squares.dtype)
-        if step.scale is not None:
-            gradient = gradient / step.scale.to(gradient.device)
-        if step.found_inf is not None:
-            gradient = torch.where(made > 0, gradient, 0.0)
-        squares.addcmul_(gradient, gradient)
+    def _launch(self, launcher: Launcher, gradients: list[Tensor | None], step: Step, made: Tensor) -> None:
+        """Both in one pass over all tensors (Triton)."""
+        from lcia.strategies import kernels
+
+        flats = [None if gradient is None else gradient.reshape(-1) for gradient in gradients]
+        rows = [self._row(place, gradient) for place, gradient in enumerate(flats)]
+        scale = self._one if step.scale is None else step.scale.to(launcher.device)
+        squares = bool(self.moment.squares)
+        typed = {"THETA": "theta", "GRADIENT": "gradient", "WIDE": "average" if squares else "old"}
+        launcher.launch(kernels.consolidate_kernel, rows, typed, made, scale, self._strength, SQUARES=squares)
+        for gradient, flat in zip(gradients, flats, strict=True):
+            # A gradient that does not lie in one piece was pulled in a copy.
+            if gradient is not None and flat is not None and not gradient.is_contiguous():
+                gradient.copy_(flat.view(gradient.shape))
+
+    def _row(self, place: int, gradient: Tensor | None) -> Row:
+        squares = self.moment.squares[place] if self.moment.squares else None
+        columns = {"theta": self.tracked.flat(place), "average": squares, "gradient": gradient}
+        if self._pulled(place):
+            columns |= {"old": self.old[place], "origin": self.origin[place]}
+        return Row(columns)
+
+    def _pulled(self, place: int) -> bool:
+        # A parameter without a gradient is one that the optimizer leaves where it is.
+        return bool(self.pull) and self.old[place] is not None and self.tracked.parameters[place].grad is not None
 
     def _pull(self, gradients: list[Tensor | None], step: Step) -> None:
         for place, gradient in enumerate(gradients):
             old, origin = self.old[place], self.origin[place]
-            # A parameter without a gradient is one that the optimizer leaves where it is.
-            if gradient is None or old is None or origin is None or self.tracked.parameters[place].grad is None:
+            if gradient is None or old is None or origin is None or not self._pulled(place):
                 continue
             force = (self.tracked.flat(place) - origin).mul_(old).mul_(self.pull)
             if step.scale is not None:
@@ -71,7 +106,7 @@ class Consolidation:
 
     def current(self, place: int) -> Tensor:
         """F_t of one tensor, [entries]."""
-        return self.squares[place] / self.steps[0].clamp(min=1).to(self.squares[place].dtype)
+        return self.moment.current(place, self.steps[0])
 
     def total(self) -> dict[str, Tensor]:
         """F_old + F_t by name, in the parameters' shapes: the F_old of the adapter's next task."""
@@ -83,7 +118,7 @@ class Consolidation:
 
     def check(self) -> None:
         """Raises if a gradient was not finite (waits for the device)."""
-        finite = torch.stack([torch.isfinite(squares).all() for squares in self.squares]).tolist()
+        finite = torch.stack([self.moment.finite(place) for place in range(len(self.tracked))]).tolist()
         broken = [name for name, good in zip(self.tracked.names, finite, strict=True) if not good]
         if broken:
             raise FloatingPointError(
@@ -91,10 +126,12 @@ class Consolidation:
             )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """F_t and, where there is one, theta_0; F_old comes from the stage before and is given again at a start."""
+        """F_t (unless it is the optimizer's) and, where there is one, theta_0; F_old comes from the stage before and is
+        given again at a start."""
         state = {"steps": self.steps, "absent": torch.tensor(self.absent)}
         for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
-            state[f"squares.{name}"] = like(self.squares[place], parameter)
+            if self.moment.squares:
+                state[f"squares.{name}"] = like(self.moment.squares[place], parameter)
             origin = self.origin[place]
             if origin is not None:
                 state[f"origin.{name}"] = like(origin, parameter)
@@ -104,24 +141,21 @@ class Consolidation:
         self.steps.copy_(state["steps"])
         self.absent = int(state["absent"])
         for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
-            self.squares[place].copy_(part_of(state[f"squares.{name}"], parameter))
+            if self.moment.squares:
+                self.moment.squares[place].copy_(part_of(state[f"squares.{name}"], parameter))
             origin = self.origin[place]
             if origin is not None:
                 origin.copy_(part_of(state[f"origin.{name}"], parameter))
 
 
-def _wide(parameter: Tensor) -> torch.dtype:
-    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
-
-
 class CurvatureAverage:
     """theta* = beta theta_0 + (1 - beta) theta-bar, formed only when it is read."""
 
-    def __init__(self, tracked: Tracked, rule: Curvature, old: Mapping[str, Tensor], missing: Missing) -> None:
+    def __init__(self, tracked: Tracked, rule: Curvature, old: Mapping[str, Tensor], handling: Handling) -> None:
         self.tracked, self.rule = tracked, rule
-        self.consolidation = Consolidation(tracked, rule.pull, old, missing)
-        squares = self.consolidation.squares
-        self.short = [tracked.flat(place).to(f.dtype, copy=True) for place, f in enumerate(squares)]
+        self.consolidation = Consolidation(tracked, rule.pull, old, handling)
+        flats = [tracked.flat(place) for place in range(len(tracked))]
+        self.short = [theta.to(wide(theta.dtype), copy=True) for theta in flats]
 
     def before(self, step: Step) -> None:
         self.consolidation.before(step)
@@ -132,6 +166,10 @@ class CurvatureAverage:
         share: float | Tensor = 1 - self.rule.short_average
         if step.found_inf is not None:
             share = share * step.made(self.tracked.device)
+        if (launcher := self.consolidation.launcher) is not None:
+            weight = torch.ones(len(self.tracked), dtype=torch.float64, device=self.tracked.device) * share
+            launcher.move([(self.tracked.flat(place), short) for place, short in enumerate(self.short)], weight)
+            return
         for place, short in enumerate(self.short):
             theta = self.tracked.flat(place).to(short.dtype)
             short.lerp_(theta, share.to(short.dtype) if isinstance(share, Tensor) else share)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lcia.strategies.curvature import CurvatureAverage
+from lcia.strategies.curvature import CurvatureAverage, Handling
 from lcia.strategies.hooks import attach
 from lcia.strategies.rules import Curvature, Fixed, Off, Official, Paper, Proximal, Rule
 from lcia.strategies.scalar import Options, ScalarAverage
@@ -50,7 +50,8 @@ class DynamicEma:
         if isinstance(rule, Off):
             self.engine = None
         elif isinstance(rule, Curvature):
-            self.engine = CurvatureAverage(self.tracked, rule, old_curvature or {}, options.missing_gradient)
+            handling = Handling(options.missing_gradient, options.kernels, rule.moment)
+            self.engine = CurvatureAverage(self.tracked, rule, old_curvature or {}, handling)
         else:
             self.engine = ScalarAverage(self.tracked, rule, options)
         self._handles: list[RemovableHandle] = []
@@ -59,7 +60,10 @@ class DynamicEma:
         """Follows the optimizer's real steps, through accelerate's wrapper too; refuses one that steps copies."""
         if self._handles:
             raise ValueError("this average follows an optimizer already: detach() it first")
-        before = self.engine.before if isinstance(self.engine, CurvatureAverage) else None
+        before = None
+        if isinstance(self.engine, CurvatureAverage):
+            self.engine.consolidation.moment.follow(optimizer)
+            before = self.engine.before
         self._handles = attach(optimizer, self.tracked, before, self.engine.after if self.engine else None)
         return self
 

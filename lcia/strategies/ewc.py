@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lcia.protocols import Strategy
-from lcia.strategies.curvature import Consolidation
+from lcia.strategies.curvature import Consolidation, Handling
 from lcia.strategies.hooks import attach
 from lcia.strategies.strategy import kept_curvature, old_curvature
 from lcia.strategies.tracked import Missing, Tracked
@@ -28,7 +28,7 @@ class EwcStrategy(Strategy):
         self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]
     ) -> None:
         tracked = Tracked(parameters)
-        self.consolidation = Consolidation(tracked, self.pull, old_curvature(kept), self.missing)
+        self.consolidation = Consolidation(tracked, self.pull, old_curvature(kept), Handling(self.missing))
         self._handles = attach(optimizer, tracked, self.consolidation.before, None)
 
     @property

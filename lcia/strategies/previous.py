@@ -1,4 +1,4 @@
-"""The gradients of the last step, held without a copy where that is safe."""
+"""The gradient of the last step, held without a copy where that is safe."""
 
 from __future__ import annotations
 
@@ -33,69 +33,69 @@ class Reference:
         return apart and self.tensor._version == self.version
 
 
-class PreviousGradients:
-    """One gradient per tensor.
+class PreviousGradient:
+    """The last gradient of one tensor.
 
     `auto` copies at first and watches whether the loop drops its gradients (zero_grad(set_to_none=True)) or writes into
     them again (set_to_none=False, DDP's gradient_as_bucket_view, CUDA graphs). Only where they are dropped it goes
     over to references. A loop that changes its habit later is an error: the gradient is lost by then.
     """
 
-    def __init__(self, tensors: int, keeping: Keeping) -> None:
+    def __init__(self, keeping: Keeping) -> None:
         self.keeping = keeping
-        self.held: list[Tensor | None] = [None] * tensors
-        self.references: list[Reference | None] = [None] * tensors
-        self.by_reference = [False] * tensors
-        self._intact = [0] * tensors
+        self.held: Tensor | None = None
+        self.reference: Reference | None = None
+        self.by_reference = False
+        self._intact = 0
 
-    def get(self, place: int, gradient: Tensor) -> Tensor | None:
-        """The last step's gradient [entries] of one tensor, given this step's; None before the first."""
-        if self.by_reference[place]:
-            reference = self.references[place]
-            assert reference is not None
-            if not reference.intact(gradient):
-                raise RuntimeError(OVERWRITTEN)
-            return reference.tensor.reshape(-1)
-        return self.held[place]
+    def get(self, gradient: Tensor) -> Tensor | None:
+        """The last step's gradient [entries], given this step's; None before the first."""
+        if not self.by_reference:
+            return self.held
+        assert self.reference is not None
+        if not self.reference.intact(gradient):
+            raise RuntimeError(OVERWRITTEN)
+        return self.reference.tensor.reshape(-1)
 
-    def keep(self, place: int, gradient: Tensor, made: Tensor | None) -> None:
+    def keep(self, gradient: Tensor, made: Tensor | None) -> None:
         """Holds this step's gradient; where `made` is 0 (a step that the device skipped) the old one stays."""
-        last = self.get(place, gradient)
-        if made is not None or self.keeping != "auto":
-            self._hold(place, gradient, last, made)
-            self.references[place] = None
+        target = self.prepare(gradient, made)
+        if target is None:
             return
-        probe = self.references[place]
-        self._intact[place] = self._intact[place] + 1 if probe is not None and probe.intact(gradient) else 0
-        if self._intact[place] >= PROOF:
-            self.by_reference[place], self.held[place] = True, None
-        else:
-            self._hold(place, gradient, last, None)
-        self.references[place] = Reference(gradient, gradient._version)
+        fresh = gradient.reshape(-1).to(target.dtype)
+        target.copy_(fresh if made is None else torch.where(made > 0, fresh, target))
 
-    def _hold(self, place: int, gradient: Tensor, last: Tensor | None, made: Tensor | None) -> None:
-        fresh = gradient.reshape(-1)
-        if made is not None:
-            fresh = torch.where(made > 0, fresh, torch.zeros_like(fresh) if last is None else last.to(fresh.dtype))
-        held = self.held[place]
-        if held is None:
-            dtype = torch.bfloat16 if self.keeping == "bfloat16" else fresh.dtype
-            self.held[place] = fresh.to(dtype, copy=True)
+    def prepare(self, gradient: Tensor, made: Tensor | None) -> Tensor | None:
+        """Decides how this step's gradient is held: the buffer [entries] to copy it into (with the last one still in
+        it), or None where the reference is enough."""
+        last = self.get(gradient)
+        if made is None and self.keeping == "auto":
+            probe = self.reference
+            self._intact = self._intact + 1 if probe is not None and probe.intact(gradient) else 0
+            self.reference = Reference(gradient, gradient._version)
+            if self._intact >= PROOF:
+                self.by_reference, self.held = True, None
+                return None
         else:
-            held.copy_(fresh)
-        self.by_reference[place] = False
+            self.reference = None
+        self.by_reference = False
+        if self.held is None:
+            dtype = torch.bfloat16 if self.keeping == "bfloat16" else gradient.dtype
+            self.held = torch.zeros(gradient.numel(), dtype=dtype, device=gradient.device)
+            if last is not None:
+                self.held.copy_(last)
+        return self.held
 
-    def load(self, place: int, gradient: Tensor) -> None:
+    def load(self, gradient: Tensor) -> None:
         """Takes over a saved gradient [entries]; references start anew."""
         dtype = torch.bfloat16 if self.keeping == "bfloat16" else gradient.dtype
-        self.held[place] = gradient.to(dtype, copy=True)
-        self.by_reference[place], self.references[place], self._intact[place] = False, None, 0
+        self.held = gradient.to(dtype, copy=True)
+        self.by_reference, self.reference, self._intact = False, None, 0
 
-    def value(self, place: int) -> Tensor | None:
+    def value(self) -> Tensor | None:
         """The gradient [entries] as it would be saved; None before the first."""
-        reference = self.references[place]
-        if self.by_reference[place] and reference is not None:
-            if reference.tensor._version != reference.version:
+        if self.by_reference and self.reference is not None:
+            if self.reference.tensor._version != self.reference.version:
                 raise RuntimeError(OVERWRITTEN)
-            return reference.tensor.reshape(-1)
-        return self.held[place]
+            return self.reference.tensor.reshape(-1)
+        return self.held

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Reduction: TypeAlias = Literal["sum", "mean"]
+Moment: TypeAlias = Literal["own", "adam"]
 Kind: TypeAlias = Literal["none", "norms", "products"]
 """What a rule has to know of each tensor: nothing, four L1 norms, or four inner products."""
 
@@ -43,12 +44,12 @@ def curvature_weight(old: Tensor, new: Tensor, lambda_: float) -> Tensor:
 
 
 class Norms(NamedTuple):
-    """Columns of the sums of a rule of kind `norms`: |g|, |g_t - g_t-1|, |theta_t - theta_t-1|, |d|."""
+    """Columns of the sums of a rule of kind `norms`: |d|, |g|, |g_t - g_t-1|, |theta_t - theta_t-1|."""
 
+    drift: Tensor
     gradient: Tensor
     change: Tensor
     step: Tensor
-    drift: Tensor
 
 
 class Products(NamedTuple):
@@ -176,11 +177,12 @@ class Proximal:
 @dataclass(frozen=True)
 class Curvature:
     """One beta per entry from the curvature of old tasks and of this one; `pull` is the strength of the EWC penalty,
-    `short_average` the constant of theta-bar."""
+    `short_average` the constant of theta-bar, `moment` where F_t comes from: squares of its own, or Adam's."""
 
     lambda_: float
     short_average: float
     pull: float
+    moment: Moment = "own"
 
 
 ScalarRule: TypeAlias = Fixed | Paper | Official | Proximal

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lcia.strategies.chunks import Kernels, TritonSweep, wanted
 from lcia.strategies.hooks import Step
-from lcia.strategies.previous import Keeping, PreviousGradients
+from lcia.strategies.parts import SAVED, Needs, Part, TorchSweep, one_by_one, packed
+from lcia.strategies.previous import Keeping
 from lcia.strategies.rules import ScalarRule, UnitSums, Weighed
-from lcia.strategies.sums import Operands, Scratch, norms, products, swept
+from lcia.strategies.sums import norms, products
 from lcia.strategies.tally import Outcome, Tally
 from lcia.strategies.tracked import Missing, Scope, Tracked, like, part_of, units_of
+
+SWEEPS = {"none": None, "norms": norms, "products": products}
 
 
 @dataclass(frozen=True)
 class Options:
     """How a rule is applied. `beta_min`, `beta_max`: bounds; `scope`: what shares one beta; `start`: theta* begins as
     the weights before the first step, or after it; `missing_gradient`: what a step without one means (skip: that
-    tensor's average stays); `previous_gradient`: auto keeps it by reference where that is safe."""
+    tensor's average stays); `previous_gradient`: auto keeps it by reference where that is safe; `kernels`: auto takes
+    Triton on a GPU and plain torch elsewhere."""
 
     beta_min: float = 0.0
     beta_max: float = 1.0
@@ -29,12 +34,7 @@ class Options:
     start: Literal["previous", "first_step"] = "previous"
     missing_gradient: Missing = "error"
     previous_gradient: Keeping = "auto"
-
-
-def average_of(parameter: Tensor) -> Tensor:
-    """A copy [entries] of this process's part, in fp32 (fp64 for fp64 weights): bf16 averages do not arrive."""
-    part = parameter.detach().reshape(-1)
-    return part.to(torch.float64 if part.dtype == torch.float64 else torch.float32, copy=True)
+    kernels: Kernels = "auto"
 
 
 class ScalarAverage:
@@ -42,22 +42,29 @@ class ScalarAverage:
 
     def __init__(self, tracked: Tracked, rule: ScalarRule, options: Options) -> None:
         self.tracked, self.rule, self.options = tracked, rule, options
-        self.averages = [average_of(tracked.flat(place)) for place in range(len(tracked))]
-        self.weights = [tracked.flat(place).clone() for place in range(len(tracked))] if rule.needs_step else []
-        self.previous = PreviousGradients(len(tracked), options.previous_gradient)
+        needs = Needs(SWEEPS[rule.kind], rule.needs_step, options.previous_gradient)
+        self.parts: Sequence[Part]
+        self.sweep: TorchSweep | TritonSweep
+        if wanted(options.kernels, tracked.device):
+            self.parts = one_by_one(tracked, needs)
+            self.sweep = TritonSweep(self.parts, rule.kind, tracked.device)
+        else:
+            self.parts = packed(tracked, needs)
+            self.sweep = TorchSweep(self.parts, tracked.device)
+        self._at = {place: (part, row) for part in self.parts for row, place in enumerate(part.places)}
         self.tally = Tally(len(tracked), tracked.device)
         self._make_buffers()
 
     def _make_buffers(self) -> None:
         tracked, device = self.tracked, self.tracked.device
         self._units = torch.tensor(units_of(tracked.names, self.options.scope), device=device)
-        self._entries = torch.tensor(tracked.entries(), dtype=torch.float64, device=device)
-        self.memory = torch.zeros(int(self._units.max()) + 1, 2, dtype=torch.float64, device=device)
+        # Sums over a unit as a product of matrices: index_add_ on a GPU adds in an order of its own.
+        self._members = torch.nn.functional.one_hot(self._units).double().T.contiguous()
+        self._entries = torch.tensor(tracked.entries(), dtype=torch.float64, device=device)[:, None]
+        self.memory = torch.zeros(len(self._members), 2, dtype=torch.float64, device=device)
         self.seen = torch.zeros(len(tracked), dtype=torch.bool, device=device)
         self._nothing = torch.zeros(len(tracked), 4, dtype=torch.float64, device=device)
-        self._zero = torch.zeros((), device=device)
         self._present = torch.ones(len(tracked), dtype=torch.bool, device=device)
-        self._scratch = Scratch()
 
     def before(self, step: Step) -> None:
         """Nothing: a scalar rule looks at weights and gradients after the step."""
@@ -67,10 +74,11 @@ class ScalarAverage:
         """Measures, weighs, moves theta* and remembers; no host sync, at most one small all-reduce."""
         gradients, absent = self.tracked.gradients(self.options.missing_gradient)
         made = step.made(self.tracked.device)
-        sums = self._measure(gradients)
-        outcome = self._outcome(sums, self._mask(absent), made)
-        self._move(self._weight(outcome, made))
-        self._remember(gradients, None if step.found_inf is None else made)
+        present = self._mask(absent)
+        sums = self._measure(gradients, None if step.found_inf is None else made)
+        outcome = self._outcome(sums, present, made)
+        self.sweep.move(self._weight(outcome, made))
+        self.seen |= present & (made > 0)
         self.tally.record(outcome, made)
 
     def _mask(self, absent: list[int]) -> Tensor:
@@ -81,23 +89,10 @@ class ScalarAverage:
         missing[absent] = True
         return ~missing.to(self.tracked.device)
 
-    def _measure(self, gradients: list[Tensor | None]) -> Tensor:
+    def _measure(self, gradients: list[Tensor | None], made: Tensor | None) -> Tensor:
         if self.rule.kind == "none":
             return self._nothing
-        sweep = norms if self.rule.kind == "norms" else products
-        cells: list[Tensor] = []
-        for place, gradient in enumerate(gradients):
-            if gradient is None:
-                cells += [self._zero] * 4
-            else:
-                cells += swept(self._operands(place, gradient), sweep, self._scratch)
-        # Small tensors are added up in one go: 0-dim additions one by one would cost more than the sweep.
-        return self.tracked.add_over_shards(torch.stack(cells).double().view(-1, 4))
-
-    def _operands(self, place: int, gradient: Tensor) -> Operands:
-        theta, average = self.tracked.flat(place), self.averages[place]
-        previous_theta = self.weights[place] if self.weights else None
-        return Operands(theta, average, gradient.reshape(-1), self.previous.get(place, gradient), previous_theta)
+        return self.tracked.add_over_shards(self.sweep.measure(gradients, made))
 
     def _outcome(self, sums: Tensor, present: Tensor, made: Tensor) -> Outcome:
         options = self.options
@@ -112,9 +107,9 @@ class ScalarAverage:
 
     def _weigh(self, sums: Tensor, known: Tensor) -> Weighed:
         """The rule's beta and fallback, [tensors]; tensors without a gradient or a last one add nothing to a unit."""
-        rows = torch.cat([sums, self._entries[:, None], torch.ones_like(self._entries)[:, None]], dim=1)
+        rows = torch.cat([sums, self._entries, torch.ones_like(self._entries)], dim=1)
         rows = torch.where(known[:, None], rows, 0.0)
-        values = rows.new_zeros(len(self.memory), 6).index_add_(0, self._units, rows)
+        values = rows if self.options.scope == "tensor" else self._members @ rows
         unit = UnitSums(values[:, :4], values[:, 4].clamp(min=1), values[:, 5] > 0, self.memory)
         raw = self.rule.weigh(unit)
         return Weighed(raw.beta[self._units], raw.fallback[self._units])
@@ -126,28 +121,10 @@ class ScalarAverage:
             weight = torch.where((self.tally.steps[0] == 0) & (made > 0), 1.0, weight)
         return weight
 
-    def _move(self, weight: Tensor) -> None:
-        # On a CPU a number is the faster weight; on an accelerator reading it would wait for the device.
-        weights = weight.tolist() if weight.device.type == "cpu" else list(weight.unbind())
-        for place, share in enumerate(weights):
-            # A tensor that is left alone may hold NaN, which times 0 is NaN.
-            if isinstance(share, Tensor) or share != 0:
-                average = self.averages[place]
-                theta = self.tracked.flat(place).to(average.dtype)
-                average.lerp_(theta, share.to(average.dtype) if isinstance(share, Tensor) else share)
-
-    def _remember(self, gradients: list[Tensor | None], made: Tensor | None) -> None:
-        if self.rule.kind == "none":
-            return
-        for place, gradient in enumerate(gradients):
-            if gradient is not None:
-                self.previous.keep(place, gradient, made)
-        absent = [place for place, gradient in enumerate(gradients) if gradient is None]
-        self.seen |= self._mask(absent) & (True if made is None else made > 0)
-
     def average(self, place: int) -> Tensor:
         """theta* of one tensor, this process's part [entries]."""
-        return self.averages[place]
+        part, row = self._at[place]
+        return part.average(row)
 
     def statistics(self) -> dict[str, float]:
         """The tally's figures; an error if a gradient was not finite (the only wait for the device)."""
@@ -167,17 +144,9 @@ class ScalarAverage:
         state = {f"tally.{key}": value for key, value in self.tally.state_dict().items()}
         state |= {"memory": self.memory, "seen": self.seen}
         for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
-            for key, part in self._parts(place):
-                state[f"{key}.{name}"] = like(part, parameter)
+            part, row = self._at[place]
+            state |= {f"{key}.{name}": like(value, parameter) for key, value in part.saved(row).items()}
         return state
-
-    def _parts(self, place: int) -> Iterator[tuple[str, Tensor]]:
-        yield "average", self.averages[place]
-        if self.weights:
-            yield "previous_weights", self.weights[place]
-        gradient = self.previous.value(place)
-        if gradient is not None:
-            yield "previous_gradient", gradient.contiguous()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over what state_dict() gave, on any number of processes."""
@@ -186,8 +155,6 @@ class ScalarAverage:
         self.memory.copy_(state["memory"])
         self.seen.copy_(state["seen"])
         for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
-            self.averages[place].copy_(part_of(state[f"average.{name}"], parameter))
-            if self.weights:
-                self.weights[place].copy_(part_of(state[f"previous_weights.{name}"], parameter))
-            if f"previous_gradient.{name}" in state:
-                self.previous.load(place, part_of(state[f"previous_gradient.{name}"], parameter))
+            part, row = self._at[place]
+            keys = [key for key in SAVED if f"{key}.{name}" in state]
+            part.load(row, {key: part_of(state[f"{key}.{name}"], parameter) for key in keys})

@@ -1,9 +1,9 @@
-"""One sweep over a tensor for everything that a rule has to know of it."""
+"""One sweep over tensors for everything that a rule has to know of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class Operands:
-    """One tensor at one step, each [entries]; what does not exist yet is None."""
+    """Tensors of equal size at one step, each [tensors, entries]; what does not exist is None."""
 
     theta: Tensor
     average: Tensor
@@ -22,30 +22,33 @@ class Operands:
     previous_gradient: Tensor | None
     previous_theta: Tensor | None
 
-    def chunks(self) -> Iterator[Operands]:
-        """The tensor piece by piece on a CPU; whole on an accelerator, where launches cost more than memory."""
-        size = self.theta.numel()
-        if size <= CHUNK or self.theta.device.type != "cpu":
-            yield self
-            return
-        values = (getattr(self, field.name) for field in fields(self))
-        pieces = [[None] * -(-size // CHUNK) if value is None else value.split(CHUNK) for value in values]
-        for piece in zip(*pieces, strict=True):
-            yield Operands(*piece)
+
+Sweep = Callable[[Operands, "Scratch"], Tensor]
 
 
 class Scratch:
-    """Two buffers in the average's precision, made once and as long as the longest piece."""
+    """Buffers in the average's precision, made once and as long as the longest piece."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[int, torch.dtype], Tensor] = {}
+        self._buffers: dict[tuple[torch.dtype, int], Tensor] = {}
+        self._rows: dict[tuple[torch.dtype, int, torch.Size], tuple[Tensor, list[Tensor]]] = {}
 
-    def take(self, number: int, like: Tensor) -> Tensor:
-        """Buffer `number` (0, 1) with the length, type and device of `like`."""
-        buffer = self._buffers.get((number, like.dtype))
-        if buffer is None or buffer.numel() < like.numel():
-            buffer = self._buffers[number, like.dtype] = torch.empty_like(like)
-        return buffer[: like.numel()]
+    def take(self, rows: int, like: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[rows, *like.shape] and its rows, with the type and device of `like`; zero in what nobody has written."""
+        key = like.dtype, rows, like.shape
+        found = self._rows.get(key)
+        if found is None:
+            found = self._rows[key] = self._view(rows, like)
+        return found
+
+    def _view(self, rows: int, like: Tensor) -> tuple[Tensor, list[Tensor]]:
+        buffer = self._buffers.get((like.dtype, rows))
+        if buffer is None or buffer.shape[1] < like.numel():
+            buffer = self._buffers[like.dtype, rows] = like.new_zeros(rows, like.numel())
+            # Views of the shorter buffer would keep it alive.
+            self._rows = {key: value for key, value in self._rows.items() if key[:2] != (like.dtype, rows)}
+        pieces = buffer[:, : like.numel()].view(rows, *like.shape)
+        return pieces, list(pieces.unbind())
 
 
 def difference(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
@@ -53,42 +56,44 @@ def difference(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.sub(a, b, out=out) if a.dtype == out.dtype else out.copy_(a).sub_(b)
 
 
-def _widened(value: Tensor, buffer: Tensor) -> Tensor:
-    return value if value.dtype == buffer.dtype else buffer.copy_(value)
-
-
-def norms(x: Operands, scratch: Scratch) -> list[Tensor]:
-    """|g|, |g_t - g_t-1|, |theta_t - theta_t-1|, |d|, 0-dim; previous_theta becomes theta."""
+def norms(x: Operands, scratch: Scratch) -> Tensor:
+    """[tensors, 4]: |d|, |g|, |g_t - g_t-1|, |theta_t - theta_t-1|; previous_theta becomes theta."""
     # The kernel for L1 norms runs at a tenth of the speed of abs and sum on a CPU.
-    buffer = scratch.take(0, x.average)
-    same = x.gradient.dtype == buffer.dtype
-    gradient = (torch.abs(x.gradient, out=buffer) if same else buffer.copy_(x.gradient).abs_()).sum()
-    change = step = torch.zeros_like(gradient)
-    if x.previous_gradient is not None:
-        change = difference(x.gradient, x.previous_gradient, buffer).abs_().sum()
-    drift = difference(x.theta, x.average, buffer).abs_().sum()
+    count = 3 if x.previous_theta is None else 4
+    buffer, rows = scratch.take(count, x.average)
+    difference(x.theta, x.average, rows[0])
+    rows[1].copy_(x.gradient)
+    if x.previous_gradient is None:
+        rows[2].zero_()
+    else:
+        difference(x.gradient, x.previous_gradient, rows[2])
     if x.previous_theta is not None:
-        step = difference(x.theta, x.previous_theta, buffer).abs_().sum()
+        difference(x.theta, x.previous_theta, rows[3])
         x.previous_theta.copy_(x.theta)
-    return [gradient, change, step, drift]
+    return _columns(buffer.abs_().sum(-1))
 
 
-def products(x: Operands, scratch: Scratch) -> list[Tensor]:
-    """<d,d>, <g,d>, <dg,dtheta>, <dtheta,dtheta>, 0-dim; previous_theta becomes theta."""
+def products(x: Operands, scratch: Scratch) -> Tensor:
+    """[tensors, 4]: <d,d>, <g,d>, <dg,dtheta>, <dtheta,dtheta>; previous_theta becomes theta."""
     assert x.previous_theta is not None, "rules of inner products remember the weights"
-    drift = difference(x.theta, x.average, scratch.take(0, x.average))
-    drift_sq, slope = torch.dot(drift, drift), torch.dot(_widened(x.gradient, scratch.take(1, x.average)), drift)
-    step = difference(x.theta, x.previous_theta, scratch.take(0, x.average))
+    drift, other = scratch.take(2, x.average)[1]
+    difference(x.theta, x.average, drift)
+    slope = _inner(x.gradient if x.gradient.dtype == drift.dtype else other.copy_(x.gradient), drift)
+    drift_sq = _inner(drift, drift)
+    step = difference(x.theta, x.previous_theta, drift)
     x.previous_theta.copy_(x.theta)
     bend = torch.zeros_like(slope)
     if x.previous_gradient is not None:
-        bend = torch.dot(difference(x.gradient, x.previous_gradient, scratch.take(1, x.average)), step)
-    return [drift_sq, slope, bend, torch.dot(step, step)]
+        bend = _inner(difference(x.gradient, x.previous_gradient, other), step)
+    return torch.stack([drift_sq, slope, bend, _inner(step, step)], dim=1)
 
 
-def swept(x: Operands, sweep: Callable[[Operands, Scratch], list[Tensor]], scratch: Scratch) -> list[Tensor]:
-    """The four sums of a whole tensor; those of its pieces are added up in fp64."""
-    pieces = [sweep(piece, scratch) for piece in x.chunks()]
-    if len(pieces) == 1:
-        return pieces[0]
-    return list(torch.stack([torch.stack(piece) for piece in pieces]).double().sum(0).unbind())
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a,b> of each row, [tensors]."""
+    # One long row deserves the kernel for it; many short ones are cheaper together.
+    return torch.dot(a[0], b[0])[None] if len(a) == 1 else (a * b).sum(1)
+
+
+def _columns(rows: Tensor) -> Tensor:
+    """[3 or 4, tensors] as [tensors, 4]; what was not measured is 0."""
+    return (rows if len(rows) == 4 else torch.cat([rows, torch.zeros_like(rows[:1])])).T

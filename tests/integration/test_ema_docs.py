@@ -1,4 +1,4 @@
-"""The three examples of docs/ema.md do what they say, seen from outside by recording the weights of every step."""
+"""The examples of docs/ema.md and README.md do what they say, seen from outside by recording the weights."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def recorded(model: Net) -> Iterator[list[Tensor]]:
     handle.remove()
 
 
-def example(root: Path, heading: str) -> str:
-    text = (root / "docs" / "ema.md").read_text()
-    found = re.search(rf"## {heading}\n\n```python\n(.*?)```", text, re.DOTALL)
+def example(root: Path, heading: str, file: str = "docs/ema.md") -> str:
+    text = (root / file).read_text()
+    found = re.search(rf"## {heading}\n[^`]*```python\n(.*?)```", text, re.DOTALL)
     assert found is not None
     return found[1]
 
@@ -89,3 +89,15 @@ def test_the_stock_trainer(root: Path, model: Net, recorded: list[Tensor], tmp_p
     run(example(root, "In the Trainer of transformers"), model=model, rows=rows, folder=str(tmp_path))
     assert len(recorded) == BATCHES + 1
     torch.testing.assert_close(model.layer.weight.detach(), average_of(recorded), rtol=1e-6, atol=1e-7)
+
+
+def test_the_trainer_of_the_readme_ends_with_the_average(root: Path, model: Net, tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    rows = [{"x": x, "labels": y} for xs, ys in batches() for x, y in zip(xs, ys, strict=True)]
+    arguments = TrainingArguments(str(tmp_path), max_steps=BATCHES, use_cpu=True, report_to=[])
+    names: dict[str, Any] = {"torch": torch, "model": model, "rows": rows, "arguments": arguments}
+    exec(compile(example(root, "The average in a loop of your own", "README.md"), "README.md", "exec"), names)
+    average = next(c for c in names["trainer"].callback_handler.callbacks if isinstance(c, names["Average"])).average
+    assert average.statistics()["steps"] == BATCHES
+    assert torch.equal(model.layer.weight.detach(), average.weights()["layer.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -139,6 +140,22 @@ def test_a_job_runs_on_the_cluster_that_took_it(head: str, entrypoint: str, show
     end, log = run_job(head, entrypoint)
     assert end.status == "SUCCEEDED", (end.message, log)
     assert shown in log
+
+
+def test_the_quickstart_runs_as_a_job_and_leaves_its_table_and_its_summary(head: str, tmp_path: Path) -> None:
+    """Its stream, its two methods, its code; rows and steps are fewer."""
+    smaller = "benchmark.train_size=48 benchmark.test_size=8 training.max_steps=4"
+    end, log = run_job(head, f"lcia quickstart --workers 1 --storage {tmp_path} {smaller}")
+    assert end.status == "SUCCEEDED", (end.message, log[-3000:])
+    summary = json.loads((tmp_path / "quickstart" / "summary.json").read_text())
+    assert list(summary["runs"]) == ["sequential", "lcia"]
+    for name, run in summary["runs"].items():
+        assert run["order"] == ["VQAv2", "Grounding", "OCR-VQA"]
+        assert [[cell is None for cell in row] for row in run["matrix"]["scores"]] == [
+            [False, True, True], [False, False, True], [False, False, False]
+        ]  # fmt: skip
+        average = f"{run['metrics']['avg_acc']['value']:.1f}"
+        assert [line for line in log.splitlines() if name in line and average in line], log[-3000:]
 
 
 def test_a_job_that_fails_is_reported_as_failed_with_its_log(head: str) -> None:

@@ -12,8 +12,17 @@ import urllib.request
 
 import pytest
 
+from lcia.config import RunConfig
+from lcia.fit import FitOptions
+from lcia.load import parse
+from lcia.local import LocalExecutor
+from lcia.results import Session
+from lcia.run import complete, prepare
+from lcia.store import Store
 from pipelines.journal import Journal, Position
+from pipelines.launch import LaunchConfig
 from pipelines.tracking import Tracker, default_uri, replay
+from pipelines.tracking_run import JOURNAL, tracked
 
 PATIENCE = 120
 
@@ -40,6 +49,12 @@ def runs_of(uri, experiment):
 
 def steps_of(uri, run, metric):
     return sorted(point.step for point in client_of(uri).get_metric_history(run.info.run_id, metric))
+
+
+def has_finished(uri, experiment, name):
+    known = client_of(uri).get_experiment_by_name(experiment)
+    runs = runs_of(uri, experiment) if known else {}
+    return name in runs and runs[name].info.status == "FINISHED"
 
 
 def until(condition):
@@ -221,6 +236,44 @@ def test_a_server_killed_in_mid_run_has_everything_once_after_replay(server, tmp
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert steps_of(server.uri, runs["child"], "loss") == list(range(100))
     assert [item.path for item in client_of(server.uri).list_artifacts(runs["parent"].info.run_id)] == ["report.html"]
+
+
+def test_a_run_goes_on_while_its_server_is_dead_and_mlflow_has_all_of_it_after_replay(server, tmp_path):
+    tasks = ["VQAv2", "OCR-VQA"]
+    values = {
+        "name": "stream",
+        "benchmark": {"kind": "minicoin", "tasks": tasks, "train_size": 48, "test_size": 8},
+        "training": {"max_steps": 12},
+        "strategy": {"kind": "proximal"},
+        "grouping": {"enabled": False},
+    }
+    launch = parse(LaunchConfig, {"storage": str(tmp_path), "tracking": {"uri": server.uri}}, "test")
+    executor = LocalExecutor(Store(launch.store_root), FitOptions(logging_steps=2))
+    with tracked(launch, "stream") as tracker:
+        prepared = prepare([parse(RunConfig, values, "test")], executor)
+        tracker.begin(prepared, executor.store)
+        first, second = prepared[0].plan.trains
+        executor.tune([first], [])
+        tracker.watch({first.key: {"kind": "train", "done": True}})
+        until(lambda: has_finished(server.uri, launch.tracking.experiment, "1. VQAv2"))
+        server.kill()
+        outcomes = complete(prepared, executor)
+        tracker.watch({second.key: {"kind": "train", "done": True}})
+        page = tracker.finish(outcomes, Session("stream", 1.0, {}), executor.store)
+        assert page.is_file()
+    server.start()
+    for _ in range(2):
+        replay(tmp_path / "stream" / JOURNAL, server.uri)
+    runs = runs_of(server.uri, launch.tracking.experiment)
+    assert set(runs) == {"stream", "1. VQAv2", "2. OCR-VQA"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for child in ("1. VQAv2", "2. OCR-VQA"):
+        assert steps_of(server.uri, runs[child], "loss") == [2, 4, 6, 8, 10, 12]
+    assert steps_of(server.uri, runs["2. OCR-VQA"], "beta_q50") == [2, 4, 6, 8, 10, 12]
+    assert steps_of(server.uri, runs["stream"], "acc/VQAv2") == [1, 2]
+    assert steps_of(server.uri, runs["stream"], "acc/OCR-VQA") == [2]
+    stored = {item.path for item in client_of(server.uri).list_artifacts(runs["stream"].info.run_id)}
+    assert stored == {"report.html", "summary.json"}
 
 
 def test_without_any_server_a_run_is_neither_stopped_nor_held(tmp_path, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -11,14 +12,13 @@ from numpy.typing import NDArray
 
 from lcia.codebook import (
     Codebook,
+    Grouping,
     Placement,
     Query,
     Route,
     grow,
-    history,
     join,
     place,
-    place_all,
     placement_from,
     route,
     route_from,
@@ -97,12 +97,9 @@ def test_a_group_grows_by_the_new_instructions_only() -> None:
 
 @pytest.mark.parametrize("order", [COIN_ORDER, COIN_ORDER[::-1], ALPHABET])
 def test_coin_in_any_published_order_makes_the_published_four_groups(order: tuple[str, ...]) -> None:
-    placements = place_all(
-        order,
-        {task: features(line) for task, line in ORIGIN.items()},
-        TfidfEmbedder(TfidfConfig()).mean_similarity,
-        GroupingConfig(),
-    )
+    published = Grouping(TfidfEmbedder(TfidfConfig()).mean_similarity, GroupingConfig())
+    lines = {task: features(line) for task, line in ORIGIN.items()}
+    placements = [placement for placement, _ in published.follow(order, lines)]
     groups = {frozenset(p.task for p in placements if p.group == group) for group in range(8)} - {frozenset()}
     assert groups == {
         frozenset({"ScienceQA"}),
@@ -115,23 +112,50 @@ def test_coin_in_any_published_order_makes_the_published_four_groups(order: tupl
 
 def test_grouping_switched_off_puts_every_task_into_one_group() -> None:
     texts = {"A": features("aaaa"), "B": features("bbbb")}
-    placements = place_all(("A", "B"), texts, letters_shared, grouping(enabled=False))
-    assert placements == (Placement("A", 0, True, ()), Placement("B", 0, False, ()))
-    books = history(placements, texts)[-1]
+    steps = Grouping(letters_shared, grouping(enabled=False)).follow(("A", "B"), texts)
+    assert [placement for placement, _ in steps] == [Placement("A", 0, True, ()), Placement("B", 0, False, ())]
+    books = steps[-1][1]
     assert route(books, Query("A", "test", texts["A"]), letters_shared, grouping(enabled=False)) == (
         Route("A", "test", None, 0, (), False),
     )
 
 
-def test_the_history_holds_the_codebooks_after_each_task() -> None:
+def test_each_task_leaves_the_codebooks_that_the_next_one_finds() -> None:
     texts = {"A": features("aaaa"), "B": features("bbbb"), "C": features("aaab")}
-    placements = place_all(("A", "B", "C"), texts, letters_shared, grouping(threshold=0.7))
-    after = history(placements, texts)
-    assert [[book.tasks for book in books] for books in after] == [
+    steps = Grouping(letters_shared, grouping(threshold=0.7)).follow(("A", "B", "C"), texts)
+    assert [[book.tasks for book in books] for _, books in steps] == [
         [("A",)],
         [("A",), ("B",)],
         [("A", "C"), ("B",)],
     ]
+
+
+def test_what_is_asked_again_is_answered_alike_and_not_computed_again() -> None:
+    asked = []
+
+    def counted(a: Features, b: Features) -> NDArray[np.float64]:
+        asked.append((a.texts, b.texts))
+        return letters_shared(a, b)
+
+    texts = {"A": features("aaaa"), "B": features("bbbb"), "C": features("aaab")}
+    memory, query = Grouping(counted, grouping(threshold=0.7)), Query("B", "test", features("abab"))
+    for order in (*permutations("ABC"), *permutations("ABC")):
+        fresh = Grouping(letters_shared, grouping(threshold=0.7))
+        again, alone = memory.follow(order, texts), fresh.follow(order, texts)
+        assert [placement for placement, _ in again] == [placement for placement, _ in alone]
+        assert memory.route(again[-1][1], query) == fresh.route(alone[-1][1], query)
+    assert len(asked) == len(set(asked))
+
+
+def test_vectors_are_told_apart_even_where_their_texts_are_equal() -> None:
+    def cosine(a: Features, b: Features) -> NDArray[np.float64]:
+        assert a.vectors is not None
+        assert b.vectors is not None
+        return np.asarray((a.vectors @ b.vectors.T).mean(axis=1), np.float64)
+
+    east, north = with_vectors(("x",), [1], [[1, 0]]), with_vectors(("x",), [1], [[0, 1]])
+    steps = Grouping(cosine, grouping(threshold=0.5)).follow(("A", "B", "C"), {"A": east, "B": north, "C": east})
+    assert [placement.group for placement, _ in steps] == [0, 1, 0]
 
 
 def test_a_sample_is_routed_by_its_own_instruction() -> None:

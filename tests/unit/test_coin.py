@@ -10,7 +10,7 @@ from lcia import benchmarks
 from lcia.benchmarks import minicoin
 from lcia.config import COIN_ORDER, CoinConfig, DataConfig, MiniCoinConfig
 from lcia.shards import Rows, write_source
-from lcia.types import FileSource, InputError, Sample, Source, TaskSpec
+from lcia.types import FileSource, InputError, InstructionType, Sample, Source, TaskSpec
 
 SMALL = MiniCoinConfig(train_size=3, validation_size=2, test_size=2)
 
@@ -50,6 +50,32 @@ def test_annotations_may_lie_in_a_folder_of_their_own() -> None:
     task = benchmarks.build(CoinConfig(kind="coin", root="/coin", annotations="origin", max_samples=9))["GQA"]
     assert task.train == FileSource("/coin/origin/GQA/train.json", "llava", "train", "/coin")
     assert task.max_samples == 9
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder"),
+    [("origin", "Instructions"), ("diverse", "Instructions_Diverse"), ("10type", "Instructions_10Type")],
+)
+def test_an_instruction_type_chooses_the_folder_of_the_authors_scripts(kind: InstructionType, folder: str) -> None:
+    config = CoinConfig(kind="coin", root="/coin/cl_dataset", annotations="../playground", instructions=kind)
+    task = benchmarks.build(config)["TextVQA"]
+    assert task.train == FileSource(
+        f"/coin/playground/{folder}/TextVQA/train.json", "llava", "train", "/coin/cl_dataset"
+    )
+    assert isinstance(task.test, FileSource)
+    assert task.test.path == f"/coin/playground/{folder}/TextVQA/val.json"
+
+
+def test_the_rows_of_an_instruction_type_are_read_from_beside_the_images(tmp_path: Path) -> None:
+    images, diverse = tmp_path / "cl_dataset", tmp_path / "playground" / "Instructions_Diverse"
+    drawn = MiniCoinConfig(tasks=("GQA",), instructions="diverse", train_size=3, validation_size=1, test_size=1)
+    minicoin.write_coin_layout(drawn, images)
+    diverse.mkdir(parents=True)
+    (diverse / "GQA").mkdir()
+    (images / "GQA" / "train.json").rename(diverse / "GQA" / "train.json")
+    config = CoinConfig(kind="coin", root=str(images), annotations="../playground", instructions="diverse")
+    spec, expected = benchmarks.build(config)["GQA"], benchmarks.build(drawn)["GQA"]
+    assert read(spec, spec.train, tmp_path / "a") == read(expected, expected.train, tmp_path / "b")
 
 
 def test_the_three_orders_are_those_of_the_paper() -> None:

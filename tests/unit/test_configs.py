@@ -92,6 +92,13 @@ def test_the_study_of_orders_is_six_orders_under_two_bounds():
     assert sorted(s.beta_min for s in strategies if isinstance(s, ProximalConfig)) == [0.95] * 6 + [0.98] * 6
 
 
+def test_the_study_of_coins_orders_runs_each_method_in_all_three():
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "coin-orders.yaml"))
+    alphabet = ("GQA", "Grounding", "ImageNet", "OCR-VQA", "ScienceQA", "TextVQA", "VizWiz", "VQAv2")
+    orders = [order_of(point.config, benchmarks.build(point.config.benchmark)) for point in points]
+    assert orders == [COIN_ORDER, COIN_ORDER[::-1], alphabet] * 2
+
+
 def test_the_study_of_methods_has_every_method_with_and_without_groups_over_three_seeds():
     points = expand(load(StudyConfig, CONFIGS / "studies" / "methods.yaml"))
     tuned = [point for point in points if point.config.protocol == "continual"]

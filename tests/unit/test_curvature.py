@@ -157,3 +157,38 @@ def test_the_strategy_hands_the_sum_of_all_tasks_curvatures_on() -> None:
         close(parameter, expected.star)
         close(kept["fisher.w"], expected.fisher)
         start, old = expected.star, expected.fisher
+
+
+def test_adams_moment_is_its_running_mean_of_squares_without_the_bias() -> None:
+    task, start = draw_task(6), torch.ones(SIZE, dtype=torch.float64)
+    parameter = nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([parameter], lr=RATE, betas=(0.9, 0.7), weight_decay=0.0)
+    average = DynamicEma({"w": parameter}, Curvature(0.5, 0.9, 0.0, "adam")).attach(optimizer)
+    running, expected = [0.0] * SIZE, list[float]()
+    for t in range(STEPS):
+        gradient = task.scale[t] * (parameter.detach() - task.goal)
+        running = [0.7 * v + 0.3 * g * g for v, g in zip(running, gradient.tolist(), strict=True)]
+        descend(parameter, optimizer, Task(task.scale[t : t + 1], task.goal))
+        expected = [v / (1 - 0.7 ** (t + 1)) for v in running]
+    close(average.curvature()["w"], expected)
+
+
+def test_before_the_first_step_adams_moment_is_nothing() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    average = DynamicEma({"w": parameter}, Curvature(0.5, 0.9, 0.0, "adam")).attach(torch.optim.Adam([parameter]))
+    assert average.curvature()["w"].tolist() == [0, 0, 0]
+
+
+def test_an_optimizer_without_a_second_moment_is_refused() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    with pytest.raises(ValueError, match="SGD does not keep: use moment='own'"):
+        DynamicEma({"w": parameter}, Curvature(0.5, 0.9, 0.0, "adam")).attach(torch.optim.SGD([parameter], lr=0.1))
+
+
+def test_a_configuration_chooses_whose_moment_it_is_and_the_default_leaves_no_trace_in_the_key() -> None:
+    assert "moment" not in CurvatureConfig().model_dump(mode="json")
+    chosen = CurvatureConfig(moment="adam")
+    assert chosen.model_dump(mode="json")["moment"] == "adam"
+    assert chosen.first().moment == "adam"  # type: ignore[union-attr]
+    strategy = build(chosen, 10)
+    assert strategy.rule.moment == "adam"  # type: ignore[attr-defined]

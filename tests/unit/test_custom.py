@@ -49,6 +49,12 @@ def test_the_given_order_is_the_default() -> None:
     assert build("/data", *tasks).orders == (("given", ("b", "a")),)
 
 
+def test_a_stream_of_ones_own_has_its_order_reversed_by_name() -> None:
+    benchmark = build("/data", TASK, TASK.model_copy(update={"name": "color"}))
+    assert benchmark.order("reverse") == ("color", "shape")
+    assert benchmark.order("given") == benchmark.order(None) == ("shape", "color")
+
+
 @pytest.mark.parametrize(("tasks", "words"), [([], "empty"), ([TASK, TASK], "shape more than once")])
 def test_no_task_and_a_repeated_one_are_refused(tasks: list[CustomTask], words: str) -> None:
     with pytest.raises(InputError, match=words):

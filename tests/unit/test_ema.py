@@ -177,6 +177,17 @@ def test_tensors_longer_than_one_sweep_are_measured_whole(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_small_tensors_of_equal_size_are_measured_together_and_yet_each_for_itself(name: str) -> None:
+    tale = story(9, shapes=((3, 8), (24,), (7,), (8, 3), (7, 1)))
+    expected, stars = oracle(name, tale)
+    average, betas = follow(tale, RULES[name])
+    assert [part.places for part in average.engine.parts] == [[0, 1, 3], [2, 4]]  # type: ignore[union-attr]
+    torch.testing.assert_close(betas, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    for star, found in zip(stars, average.weights().values(), strict=True):
+        torch.testing.assert_close(found, star, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_splitting_a_tensor_changes_no_beta_of_its_layer(name: str) -> None:
     tale = story(3, shapes=((60,),))
     cut = (7, 0, 53)

@@ -23,6 +23,15 @@ def test_storage_is_absolute_wherever_it_was_given(monkeypatch: pytest.MonkeyPat
     assert _launch(storage="s3://bucket/prefix").store_root == "s3://bucket/prefix/store"
 
 
+def test_a_settled_launch_means_the_same_folder_to_a_process_that_works_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent = _launch(storage="runs").settled().model_dump(mode="json")
+    monkeypatch.chdir("/")
+    assert LaunchConfig.model_validate(sent).store_root == f"{tmp_path}/runs/store"
+
+
 def test_a_cluster_refuses_storage_relative_to_nobody_knows_which_folder() -> None:
     with pytest.raises(InputError, match="give an absolute path on a shared volume"):
         _launch(storage="runs", ray_address="ray://head:10001")

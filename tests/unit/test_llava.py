@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lcia import assistants
+from lcia.align import CHAT_TEMPLATE
 from lcia.assistants.llava import LlavaAssistant
 from lcia.assistants.pictures import Pictures, pad_to_square
 from lcia.assistants.tiny import TINY_BASE
@@ -75,6 +77,76 @@ def test_every_turn_of_the_assistant_is_trained_and_nothing_of_the_user_s(tiny: 
 
 def test_an_answer_that_repeats_the_question_is_found_at_its_own_place(tiny: LlavaAssistant) -> None:
     assert trained_text(tiny, talk("yes", "yes")) == " yes</s>"
+
+
+def with_system(text: str, sample: Sample) -> Sample:
+    return replace(sample, messages=(Message("system", text), *sample.messages))
+
+
+def test_a_system_turn_is_given_in_front_and_not_trained(tiny: LlavaAssistant) -> None:
+    plain = talk("<image>\nWhat is it?", "red circle", images=1)
+    sample = with_system("You are terse. Grüße!", plain)
+    assert trained_text(tiny, sample) == " red circle</s>"
+    given = tiny.tokenizer.decode(tiny.collate([sample])["input_ids"][0])
+    assert given == tiny.tokenizer.decode(tiny.collate([plain])["input_ids"][0]).replace(
+        "<s>", "<s>You are terse. Grüße!\n", 1
+    )
+
+
+def test_a_question_is_answered_under_its_system_turn(tiny: LlavaAssistant) -> None:
+    asked = with_system("You are terse.", talk("Repeat: red"))
+    assert tiny.answer([asked], 4) == tiny.answer([with_system("You are terse.", talk("Repeat: red", "no"))], 4)
+
+
+VICUNA = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+"""What the templates of published LLaVA 1.5 checkpoints do, in our words: images first, the system's words unmarked."""
+
+
+@pytest.fixture
+def templated(tiny: LlavaAssistant) -> Iterator[Callable[[str], LlavaAssistant]]:
+    """The tiny assistant with another chat template."""
+    processor, given = tiny.dialogue.processor, tiny.dialogue.processor.chat_template
+
+    def change(template: str) -> LlavaAssistant:
+        tiny.dialogue._memory.clear()
+        processor.chat_template = template
+        return tiny
+
+    yield change
+    change(given)
+
+
+def test_labels_are_right_under_the_template_of_llava_1_5(templated: Callable[[str], LlavaAssistant]) -> None:
+    assistant = templated(VICUNA)
+    sample = with_system("You are terse.", talk("<image>\nWhat?", "red", "And now?", "blue", images=1))
+    labels = assistant.collate([sample])["labels"][0]
+    assert assistant.tokenizer.decode(labels[labels != -100]) == " red</s> blue</s>"
+    assert "You are terse. USER: <image>" in assistant.tokenizer.decode(assistant.collate([sample])["input_ids"][0])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'] }}:{% endif %}{% endfor %}", "leaves out"),
+        ("{{ raise_exception('Conversations start with a user.') }}", "Conversations start with a user"),
+        ("{{ messages | length }}{% for m in messages %}{{ m['content'][0]['text'] }}{% endfor %}", "earlier turns"),
+    ],
+)
+def test_a_template_that_cannot_say_a_row_is_refused(
+    templated: Callable[[str], LlavaAssistant], template: str, message: str
+) -> None:
+    assistant = templated(template)
+    with pytest.raises(InputError, match=message):
+        assistant.collate([with_system("You are terse.", talk("What?", "red"))])
+
+
+def test_the_shipped_template_is_the_one_that_the_base_is_aligned_with() -> None:
+    assert (TINY_BASE / "chat_template.jinja").read_text() == CHAT_TEMPLATE
 
 
 @pytest.mark.parametrize("text", ["Grüße, 世界 🙂", "0.12\tx\\n  spaced", "[0.03, 0.97, 1.00, 0.5]"])

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lcia import benchmarks
 from lcia.benchmarks import drawing
 from lcia.benchmarks.instructions import DIVERSE, ORIGIN, TEN
 from lcia.benchmarks.minicoin import benchmark, generate, write_coin_layout
-from lcia.config import COIN_ORDER, MiniCoinConfig
+from lcia.config import COIN_ORDER, MiniCoinConfig, RunConfig
 from lcia.records import draft, instruction_of
+from lcia.run import order_of
 from lcia.types import IMAGE_TOKEN, GeneratedSource, InputError, Sample
 
 VQA = {"TextVQA", "GQA", "VizWiz", "VQAv2", "OCR-VQA"}
@@ -157,3 +159,30 @@ def test_the_written_layout_reads_back_as_the_generated_rows(task: str, tmp_path
             assert instruction_of(read.messages[0].content, spec.instruction) == sample.instruction
             assert (tmp_path / str(read.images[0])).read_bytes() == sample.images[0]
             assert source.split == "train" or read.answers == sample.references
+
+
+# Orders -----------------------------------------------------------------------------------------------------------
+
+GIVEN = ("VQAv2", "Grounding", "OCR-VQA")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (None, GIVEN),
+        ("given", GIVEN),
+        ("origin", ("Grounding", "VQAv2", "OCR-VQA")),
+        ("reverse", ("OCR-VQA", "VQAv2", "Grounding")),
+        ("alphabet", ("Grounding", "OCR-VQA", "VQAv2")),
+        (("OCR-VQA",), ("OCR-VQA",)),
+    ],
+)
+def test_an_order_is_listed_or_named(wanted: str | tuple[str, ...] | None, expected: tuple[str, ...]) -> None:
+    config = RunConfig(benchmark=MiniCoinConfig(tasks=GIVEN), order=wanted)
+    assert order_of(config, benchmarks.build(config.benchmark)) == expected
+
+
+@pytest.mark.parametrize("wanted", ["backwards", ("GQA", "Cooking")])
+def test_an_order_that_the_benchmark_does_not_have_is_refused(wanted: str | tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"it has given, reverse, origin, alphabet|it has VQAv2, Grounding, OCR-VQA"):
+        benchmarks.build(MiniCoinConfig(tasks=GIVEN)).order(wanted)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
+from math import perm
 from typing import Any
 
 import numpy as np
+import pytest
 
-from lcia.config import RunConfig
+from lcia.config import RunConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.load import parse
-from lcia.plan import ZERO_SHOT, Catalog, Plan, plan
+from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
 from lcia.protocols import Features
 
 TASKS = ("GQA", "Grounding", "OCR-VQA")
@@ -19,17 +23,25 @@ BOX = "Please provide the bounding box coordinate of the region this sentence de
 TEXTS = {"GQA": SHORT, "Grounding": BOX, "OCR-VQA": SHORT}
 
 
-def _plan(order: tuple[str, ...] = TASKS, **values: Any) -> Plan:
-    config = parse(RunConfig, values, "test")
+def _planner(**values: Any) -> Planner:
+    return Planner(parse(RunConfig, values, "test"), "base", TfidfEmbedder(TfidfConfig()).mean_similarity)
+
+
+def _catalog(order: tuple[str, ...], texts: Mapping[str, str] = TEXTS) -> Catalog:
     at = [(task, split) for task in order for split in ("train", "test")]
-    features = {(task, split): Features((TEXTS[task],), np.array([8])) for task, split in at}
-    shards = {(task, split): f"{task}/{split}" for task, split in at}
-    similarity = TfidfEmbedder(config.grouping.embedder).mean_similarity  # type: ignore[arg-type]
-    return plan(config, Catalog(order, shards, features, similarity, "base"))  # type: ignore[arg-type]
+    features = {(task, split): Features((texts[task],), np.array([8])) for task, split in at}
+    return Catalog(order, {(task, split): f"{task}/{split}" for task, split in at}, features)  # type: ignore[arg-type]
 
 
-def _distinct(**values: Any) -> int:
-    return len({stage.key for order in permutations(TASKS) for stage in _plan(order, **values).trains})
+def _plan(order: tuple[str, ...] = TASKS, **values: Any) -> Plan:
+    return plan(_planner(**values), _catalog(order))
+
+
+def _distinct(tasks: Sequence[str] = TASKS, texts: Mapping[str, str] = TEXTS, **values: Any) -> int:
+    """Trainings that all orders ask for together; features are the same objects for all of them, as in a study."""
+    planner, catalog = _planner(**values), _catalog(tuple(tasks), texts)
+    plans = (plan(planner, replace(catalog, order=order)) for order in permutations(tasks))
+    return len({stage.key for made in plans for stage in made.trains})
 
 
 def test_all_orders_of_three_tasks_share_their_prefixes() -> None:
@@ -116,3 +128,49 @@ def test_a_seed_or_another_base_shares_nothing() -> None:
     off = {"enabled": False}
     keys = [{stage.key for stage in _plan(grouping=off, seed=seed).trains} for seed in (0, 1)]
     assert not keys[0] & keys[1]
+
+
+# How much orders share, against closed formulas that know nothing of plans -----------------------------------------
+
+
+def _sequences(items: int) -> int:
+    """Ordered selections of one item or more."""
+    return sum(perm(items, chosen) for chosen in range(1, items + 1))
+
+
+def _chain(tasks: int) -> int:
+    """A training is known by the tasks before it and itself, in their order."""
+    return _sequences(tasks)
+
+
+def _fresh(groups: Sequence[int]) -> int:
+    """A group is a chain of its own, whatever is trained in between."""
+    return sum(map(_sequences, groups))
+
+
+def _newest(large: int, singles: int) -> int:
+    """One group of several tasks beside groups of one. A training's ancestors are a path: a group's first task comes
+    after whatever was trained last, any other after its group's last. So a path holds singles alone, or singles, then
+    tasks of the large group, then again singles (the only way on from a single is another group's first task)."""
+    around = sum((both + 1) * perm(singles, both) for both in range(singles + 1))
+    return _sequences(singles) + around * _sequences(large)
+
+
+FIVE = dict.fromkeys(("GQA", "VQAv2", "OCR-VQA"), SHORT) | {"Grounding": BOX, "ImageNet": "What is the object?"}
+
+
+@pytest.mark.parametrize(
+    ("grouping", "expected"),
+    [
+        ({"enabled": False}, _chain(5)),
+        ({"expand_from": "newest"}, _newest(3, 2)),
+        ({"expand_from": "fresh"}, _fresh((3, 1, 1))),
+    ],
+)
+def test_all_orders_of_five_tasks_share_what_the_formulas_say(grouping: dict[str, Any], expected: int) -> None:
+    assert _distinct(tuple(FIVE), FIVE, grouping=grouping) == expected
+
+
+def test_the_formulas_give_the_design_s_counts_for_coin() -> None:
+    # Five tasks share a group, three have one each; 40,320 orders ask for 8 trainings each.
+    assert (_chain(8), _newest(5, 3), _fresh((5, 1, 1, 1))) == (109_600, 15_940, 328)

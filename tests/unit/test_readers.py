@@ -180,6 +180,29 @@ def test_chat_content_is_text_or_parts(folder: Path, content: Any, images: Any) 
     assert sample.images == (png(),)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("row", ["llava", "chat", "parts"])
+def test_a_system_turn_in_front_is_kept_and_is_no_instruction(folder: Path, row: str, split: Split) -> None:
+    asked, said = chat_row()["messages"]
+    content: Any = [{"type": "text", "text": "You are terse."}] if row == "parts" else "You are terse."
+    rows = {
+        "llava": train_row(conversations=[SYSTEM, *turns("<image>\nWhat?")]),
+        "chat": chat_row(messages=[{"role": "system", "content": content}, asked, said]),
+    }
+    (sample,) = read_rows(folder, [rows["llava" if row == "llava" else "chat"]], split)
+    assert isinstance(sample, Sample)
+    assert sample.messages[:2] == (Message("system", "You are terse."), Message("user", "<image>\nWhat?"))
+    assert len(sample.messages) == (3 if split == "train" else 2)
+    assert sample.instruction == "What?"
+    assert sample.references == ("a dot",)
+
+
+def test_an_empty_system_turn_is_none(folder: Path) -> None:
+    (sample,) = read_rows(folder, [train_row(conversations=[SYSTEM | {"value": " "}, *turns()])])
+    assert isinstance(sample, Sample)
+    assert [message.role for message in sample.messages] == ["user", "assistant"]
+
+
 @pytest.mark.parametrize("shape", ["bytes", "struct", "list", "text"])
 def test_parquet_rows_hold_their_images(folder: Path, shape: str) -> None:
     image: Any = {"bytes": png(), "struct": {"bytes": png(), "path": "x"}, "list": [png()], "text": png()}[shape]
@@ -284,7 +307,16 @@ BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
     "no answer": ("empty_answer", lambda: test_row(answer=None)),
     "empty turn before the last": ("empty_answer", lambda: train_row(conversations=empty_first_answer())),
     "empty question": ("empty_question", lambda: test_row(text=" \n")),
-    "unknown role": ("unknown_role", lambda: with_role("system")),
+    "unknown role": ("unknown_role", lambda: with_role("tool")),
+    "a system turn in place of an answer": ("odd_roles", lambda: with_role("system")),
+    "a second system turn": ("odd_roles", lambda: train_row(conversations=[SYSTEM, SYSTEM, *turns()])),
+    "a system turn at the end": ("odd_roles", lambda: train_row(conversations=[*turns(), SYSTEM])),
+    "nothing but a system turn": ("odd_roles", lambda: train_row(conversations=[SYSTEM], image=None)),
+    "an answer after the system": ("odd_roles", lambda: train_row(conversations=[SYSTEM, turns()[1]])),
+    "an image in a system turn": (
+        "image_count",
+        lambda: train_row(conversations=[SYSTEM | {"value": "<image>"}, turns("What?")[0], turns()[1]]),
+    ),
     "no role": ("unknown_role", lambda: with_role(None)),
     "two users in a row": ("odd_roles", lambda: with_role("human")),
     "starts with an answer": ("odd_roles", lambda: train_row(conversations=train_row()["conversations"][1:])),
@@ -301,6 +333,13 @@ BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
     "address": ("image_outside_root", lambda: train_row(image="http://example.org/a.png")),
     "link that leads out": ("image_outside_root", lambda: train_row(image="images/link.png")),
 }
+
+
+SYSTEM = {"from": "system", "value": "You are terse."}
+
+
+def turns(question: str = "<image>\nWhat is it?\nOne word.") -> list[Row]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": "a dot"}]
 
 
 def with_answer(text: str) -> Row:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -124,6 +125,21 @@ def test_an_undefined_metric_is_a_dash_with_its_reason():
 def test_decisions_come_with_similarities_and_threshold():
     assert "second train new group g1 5 g0 0.092 0.90" in page_of(run()).text
     assert "no group yet" in page_of(run()).text
+
+
+def test_a_test_decision_without_similarities_does_not_speak_of_groups_to_come():
+    rest = Decision("second", "test", "g1", "routed", samples=40, instruction="12 more")
+    page = page_of(replace(run(), decisions=(rest,)))
+    assert "second 12 more test routed g1 40" in page.text
+    assert "no group yet" not in page.text
+
+
+def test_who_answers_whom_is_shown_row_by_row():
+    served = {"red": {"red": {"g0": 9}}, "second": {"red": {"g0": 9}, "second": {"g0": 2, "g1": 5}}}
+    page = page_of(replace(run(), served=served))
+    assert "Who answers whom" in page.text
+    assert "after red second red g0: 9 second g0: 9 g0: 2, g1: 5" in page.text
+    assert "Who answers whom" not in page_of(run()).text
 
 
 def test_answers_of_two_runs_to_one_question_stand_side_by_side():

@@ -78,19 +78,19 @@ def unit(values: list[float], known: bool = True) -> rules.UnitSums:
     return rules.UnitSums(column(*values)[None], column(10), torch.tensor([known]), memory)
 
 
-@pytest.mark.parametrize("values", [[3, 8, 4, 0.1], [0, 0, 0, 0], [float("nan")] * 4])
+@pytest.mark.parametrize("values", [[0.1, 3, 8, 4], [0, 0, 0, 0], [float("nan")] * 4])
 def test_the_papers_rule_falls_back_outside_the_unit_interval(values: list[float]) -> None:
     beta, fallback = rules.Paper(1.0, 0.9, "sum").weigh(unit(values))
     assert (beta.item(), fallback.item()) == (0.9, True)
 
 
 def test_a_rule_falls_back_while_it_knows_no_last_gradient() -> None:
-    beta, fallback = rules.Official(2.0, 0.25, "sum").weigh(unit([3, 10, 0, 4], known=False))
+    beta, fallback = rules.Official(2.0, 0.25, "sum").weigh(unit([4, 3, 10, 0], known=False))
     assert (beta.item(), fallback.item()) == (0.75, True)
 
 
 def test_the_mean_reduction_divides_every_norm_by_the_entries() -> None:
-    beta, fallback = rules.Official(2.0, 0.25, "mean").weigh(unit([30, 100, 0, 40]))
+    beta, fallback = rules.Official(2.0, 0.25, "mean").weigh(unit([40, 30, 100, 0]))
     assert (beta.item(), fallback.item()) == (pytest.approx(1 - 0.2), False)
 
 

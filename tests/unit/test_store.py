@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lcia.store import Checkpoints, Store, StoreError
+from lcia.store import Checkpoints, Store, StoreError, history
 
 KEY = "ab" + "0" * 30
+JSON_SPACE = b" \t\r\n"
 
 
 @pytest.fixture
@@ -169,3 +170,83 @@ def test_a_checkpoint_that_is_not_finished_does_not_count(store: Store, tmp_path
     found, damaged = checkpoints.load(tmp_path / "scratch")
     assert found is not None
     assert ((found / "state").read_text(), damaged) == ("step 5", [])
+
+
+@pytest.mark.parametrize("bit", [1, 32])
+def test_no_flipped_bit_of_a_marker_is_believed_or_fatal(store: Store, tmp_path: Path, bit: int) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for step in (5, 10):
+        with checkpoints.save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    marker = Path(store.base) / "partial" / KEY / "000000010" / "complete.json"
+    whole = marker.read_bytes()
+    for place in range(len(whole)):
+        flipped = bytes([*whole[:place], whole[place] ^ bit, *whole[place + 1 :]])
+        marker.write_bytes(flipped)
+        found, damaged = checkpoints.load(tmp_path / f"{place}")
+        assert found is not None
+        same = flipped.translate(None, JSON_SPACE) == whole.translate(None, JSON_SPACE)
+        assert (found.name, damaged) == (("000000010", []) if same else ("000000005", ["000000010"])), flipped
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", '{"files": []}', '{"files": {"state": 3}}', '{"files": {"state": {}}}']
+)
+def test_a_marker_of_another_shape_is_none(store: Store, text: str) -> None:
+    _publish(store)
+    (Path(store.path(KEY)) / "complete.json").write_text(text)
+    assert not store.has(KEY)
+    _publish(store)
+    assert store.has(KEY)
+
+
+def test_damaged_checkpoints_do_not_push_out_the_ones_made_after_them(store: Store, tmp_path: Path) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for step in (10, 15):
+        with checkpoints.save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+        (Path(store.base) / "partial" / KEY / f"{step:09d}" / "state").write_text("")
+    with checkpoints.save(5) as folder:
+        (folder / "state").write_text("step 5")
+    found, damaged = checkpoints.load(tmp_path / "scratch")
+    assert found is not None
+    assert (found.name, damaged) == ("000000005", ["000000015", "000000010"])
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(store: Store, tmp_path: Path) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for text in ("cut off", "step 5"):
+        with checkpoints.save(5) as folder:
+            (folder / "state").write_text("step 5")
+        if text == "cut off":
+            (Path(store.base) / "partial" / KEY / "000000005" / "state").write_text(text)
+    found, damaged = checkpoints.load(tmp_path / "scratch")
+    assert found is not None
+    assert ((found / "state").read_text(), damaged) == ("step 5", [])
+
+
+@pytest.mark.parametrize(
+    ("notes", "told"),
+    [
+        ({"steps": 6}, ""),
+        ({"resumed_at": [4]}, "continued after step 4"),
+        ({"resumed_at": [2, 4]}, "continued after step 2, 4"),
+        ({"damaged_checkpoints": ["000000005"]},
+         "damaged checkpoints passed over: 000000005; no whole one was left, so the stage began anew"),
+        ({"damaged_checkpoints": ["000000009", "000000006"], "resumed_at": [3]},
+         "damaged checkpoints passed over: 000000009, 000000006; continued after step 3"),
+    ],
+)  # fmt: skip
+def test_the_history_of_a_stage_is_told(notes: dict[str, object], told: str) -> None:
+    assert history(notes) == told
+
+
+def test_a_file_in_the_cache_never_changes_under_its_reader(tmp_path: Path) -> None:
+    """Another process finds the cache incomplete and fetches the same result once more."""
+    url, cache = f"fsspec+file://{tmp_path / 'store'}", tmp_path / "cache"
+    _publish(Store(url))
+    with (Store(url, cache).fetch(KEY) / "adapter").open() as reader:
+        (cache / KEY / "complete.json").unlink()
+        assert (Store(url, cache).fetch(KEY) / "adapter").read_text() == "weights"
+        (cache / KEY / "adapter").write_text("another")
+        assert reader.read() == "weights"

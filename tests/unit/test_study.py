@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lcia import benchmarks
 from lcia.config import CurvatureConfig, PaperConfig, SequentialConfig
 from lcia.load import parse
 from lcia.matrix import AccuracyMatrix
-from lcia.study import StudyConfig, against_first, compare, expand
+from lcia.run import order_of
+from lcia.study import StudyConfig, against_first, compare, compare_orders, expand
 from lcia.types import InputError
 
 TASKS = ("GQA", "Grounding", "OCR-VQA")
@@ -70,6 +72,32 @@ def test_all_orders_of_a_base_that_names_an_order_permute_that_one() -> None:
 def test_given_orders_are_taken_as_they_stand() -> None:
     assert [p.config.order for p in expand(_study())] == [None]
     assert [p.config.order for p in expand(_study(orders=[list(TASKS[::-1])]))] == [TASKS[::-1]]
+
+
+def test_orders_may_be_named_and_each_run_keeps_the_name() -> None:
+    points = expand(_study(orders=["origin", "reverse", list(TASKS)]))
+    assert [p.config.order for p in points] == ["origin", "reverse", TASKS]
+    built = benchmarks.build(points[1].config.benchmark)
+    assert order_of(points[1].config, built) == TASKS[::-1]
+
+
+def test_all_orders_of_a_base_with_a_named_order_permute_that_one() -> None:
+    points = expand(_study(base={**BASE, "order": "reverse"}, orders="all"))
+    assert [p.order for p in points] == list(permutations(TASKS[::-1]))
+
+
+def test_named_orders_are_compared_one_by_one_over_seeds() -> None:
+    points = expand(_study(methods=METHODS, orders=["origin", "reverse"], seeds=[0, 1]))
+    means = [10, 20, 30, 50, 60, 70, 80, 100]
+    found = compare_orders(points, [_matrix((mean, mean)) for mean in means])
+    assert {label: row["avg_acc"] and row["avg_acc"].mean for label, row in found.items()} == {
+        "plain, origin": 15, "plain, reverse": 40, "ours, origin": 65, "ours, reverse": 90
+    }  # fmt: skip
+
+
+def test_orders_without_names_have_no_table_of_their_own() -> None:
+    points = expand(_study(orders="all"))
+    assert compare_orders(points, [_matrix((1, 1))] * len(points)) == {}
 
 
 def test_all_orders_of_eight_tasks_are_40320_and_two_methods_on_them_too_many() -> None:

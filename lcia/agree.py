@@ -1,0 +1,40 @@
+"""What the workers of a stage must decide alike, though another process may change the store between their looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lcia.store import Checkpoints
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LOOKS = 5
+"""How often workers look for the checkpoint that they all continue from."""
+
+
+def agreed(value: int, accelerator: Accelerator) -> int:
+    """The main worker's value for all: between two looks at a store another process may have changed it."""
+    from accelerate.utils import broadcast
+
+    return int(broadcast(torch.tensor([value], device=accelerator.device)))
+
+
+def choose(accelerator: Accelerator, checkpoints: Checkpoints, scratch: Path) -> tuple[Path | None, list[str]]:
+    """The main worker's choice, which all make. While another process saves or clears, some may miss it: once more."""
+    for look in range(LOOKS):
+        folder, damaged = checkpoints.load(scratch / f"{look}")
+        step = agreed(_step_of(folder), accelerator)
+        if not accelerator.is_main_process and step != _step_of(folder):
+            folder, _ = checkpoints.load(scratch / f"{look}again", newest=step)
+        steps = accelerator.gather(torch.tensor([_step_of(folder)], device=accelerator.device))
+        if bool((steps == step).all()):
+            return folder, damaged
+    raise RuntimeError(f"workers would continue from different steps: {steps.tolist()}")
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.name)

@@ -1,0 +1,245 @@
+"""What an average holds of the tensors it follows: one by one, or small ones of equal size as the rows of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lcia.strategies.previous import Keeping, PreviousGradient
+from lcia.strategies.sums import CHUNK, Operands, Scratch, Sweep
+from lcia.strategies.tracked import Tracked, local
+
+SMALL = 1 << 14
+"""Entries up to which tensors of equal size are handled together: one by one, calls would cost more than the sums."""
+
+SAVED = ("average", "previous_weights", "previous_gradient")
+"""What a checkpoint calls the buffers of a tensor."""
+
+Share: TypeAlias = float | Tensor
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a rule asks its parts to measure and to remember; no sweep: nothing."""
+
+    sweep: Sweep | None
+    weights: bool
+    keeping: Keeping
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """fp64 for fp64 weights, else fp32: bf16 averages do not arrive."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Whole:
+    """One tensor. Everything is this process's part, [entries].
+
+    On a CPU memory is what a step costs. Where the last weights are kept anyway, theta* takes its step with the next
+    sweep, while both pass by, or when it is read: the same numbers, and a quarter less to load and store.
+    """
+
+    def __init__(self, tracked: Tracked, place: int, needs: Needs, scratch: Scratch) -> None:
+        self.tracked, self.places, self.needs, self._scratch = tracked, [place], needs, scratch
+        theta = tracked.flat(place)
+        self.star = theta.to(wide(theta.dtype), copy=True)
+        self.weights = theta.clone() if needs.weights else None
+        self.previous = PreviousGradient(needs.keeping)
+        self._postponed = 0.0
+        self._current = False
+
+    @property
+    def theta(self) -> Tensor:
+        return self.tracked.flat(self.places[0])
+
+    def measure(self, gradients: Sequence[Tensor | None], made: Tensor | None) -> Tensor:
+        """The sweep's sums [1, 4]; afterwards weights and gradient are those of this step."""
+        assert self.needs.sweep is not None
+        gradient = gradients[0]
+        self._current = gradient is not None
+        if gradient is None:
+            return torch.zeros(1, 4, dtype=self.star.dtype, device=self.star.device)
+        pieces = [self._swept(piece) for piece in self._pieces(gradient)]
+        self._postponed = 0.0
+        self.previous.keep(gradient, made)
+        # The sums of pieces are added up in fp64, lest a long tensor loses digits.
+        return pieces[0] if len(pieces) == 1 else torch.stack(pieces).double().sum(0)
+
+    def _swept(self, piece: Operands) -> Tensor:
+        assert self.needs.sweep is not None
+        if self._postponed and piece.previous_theta is not None:
+            piece.average.lerp_(piece.previous_theta.to(piece.average.dtype), self._postponed)
+        return self.needs.sweep(piece, self._scratch)
+
+    def _pieces(self, gradient: Tensor) -> list[Operands]:
+        # Piece by piece on a CPU; whole on an accelerator, where launches cost more than memory.
+        values = [self.theta, self.star, gradient.reshape(-1), self.previous.get(gradient), self.weights]
+        size = CHUNK if self.star.device.type == "cpu" else max(1, self.star.numel())
+        if self.star.numel() <= size:
+            return [Operands(*(None if value is None else value[None] for value in values))]  # type: ignore[arg-type]
+        count = -(-self.star.numel() // size)
+        split = [[None] * count if value is None else torch.split(value[None], size, dim=1) for value in values]
+        return [Operands(*piece) for piece in zip(*split, strict=True)]
+
+    def move(self, weight: Tensor, shares: Sequence[Share]) -> None:
+        """theta* += share (theta - theta*)."""
+        share = shares[self.places[0]]
+        self._settle()
+        if isinstance(share, float) and self.weights is not None and self._current:
+            self._postponed = share
+        # A tensor that is left alone may hold NaN, which times 0 is NaN.
+        elif isinstance(share, Tensor) or share != 0:
+            theta = self.theta.to(self.star.dtype)
+            self.star.lerp_(theta, share.to(theta.dtype) if isinstance(share, Tensor) else share)
+
+    def _settle(self) -> None:
+        if self._postponed and self.weights is not None:
+            self.star.lerp_(self.weights.to(self.star.dtype), self._postponed)
+        self._postponed = 0.0
+
+    def average(self, row: int) -> Tensor:
+        self._settle()
+        return self.star
+
+    def saved(self, row: int) -> dict[str, Tensor]:
+        """Its buffers as a checkpoint names them."""
+        gradient = self.previous.value()
+        found = {"average": self.average(row)}
+        found |= {} if self.weights is None else {"previous_weights": self.weights}
+        return found if gradient is None else found | {"previous_gradient": gradient.contiguous()}
+
+    def load(self, row: int, values: Mapping[str, Tensor]) -> None:
+        self._postponed = 0.0
+        self.star.copy_(values["average"])
+        if self.weights is not None:
+            self.weights.copy_(values["previous_weights"])
+        if "previous_gradient" in values:
+            self.previous.load(values["previous_gradient"])
+
+
+class Pack:
+    """Small tensors of equal size as rows of matrices [tensors, entries]; their gradients are copied anyway."""
+
+    def __init__(self, tracked: Tracked, places: list[int], needs: Needs, scratch: Scratch) -> None:
+        self.tracked, self.places, self.needs, self._scratch = tracked, places, needs, scratch
+        first = tracked.flat(places[0])
+        self._theta = torch.empty(len(places), first.numel(), dtype=wide(first.dtype), device=first.device)
+        self._gradient = torch.zeros_like(self._theta)
+        self._rows = torch.tensor(places, device=first.device)
+        self._views = [self._shaped(buffer) for buffer in (self._theta, self._gradient)]
+        self._take_theta()
+        self.star = self._theta.clone()
+        self.weights = self._theta.clone() if needs.weights else None
+        held = torch.bfloat16 if needs.keeping == "bfloat16" else self._theta.dtype
+        self.held = torch.zeros_like(self._theta, dtype=held) if needs.sweep else None
+
+    def _shaped(self, buffer: Tensor) -> list[Tensor]:
+        parts = [local(self.tracked.parameters[place]) for place in self.places]
+        return [row.view(part.shape) for row, part in zip(buffer, parts, strict=True)]
+
+    def _take_theta(self) -> None:
+        torch._foreach_copy_(self._views[0], [local(self.tracked.parameters[place]) for place in self.places])
+
+    def measure(self, gradients: Sequence[Tensor | None], made: Tensor | None) -> Tensor:
+        """The sweep's sums [tensors, 4]; afterwards weights and gradients are those of this step."""
+        assert self.needs.sweep is not None
+        assert self.held is not None
+        there = [row for row, gradient in enumerate(gradients) if gradient is not None]
+        self._take_theta()
+        torch._foreach_copy_([self._views[1][row] for row in there], [g for g in gradients if g is not None])
+        remembered = None if len(there) == len(gradients) else self._remembered(there)
+        x = Operands(self._theta, self.star, self._gradient, self.held, self.weights)
+        sums = self.needs.sweep(x, self._scratch)
+        fresh = self._gradient if made is None else torch.where(made > 0, self._gradient, self.held)
+        self.held.copy_(fresh)
+        if remembered is not None:
+            self._forget(remembered)
+        return sums
+
+    def _remembered(self, there: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows without a gradient, and what they keep from the step when they had one."""
+        assert self.held is not None
+        absent = torch.ones(len(self.places), dtype=torch.bool)
+        absent[there] = False
+        rows = absent.nonzero().flatten().to(self.star.device)
+        return rows, self.held[rows], None if self.weights is None else self.weights[rows]
+
+    def _forget(self, remembered: tuple[Tensor, Tensor, Tensor | None]) -> None:
+        rows, held, weights = remembered
+        assert self.held is not None
+        self.held[rows] = held
+        if self.weights is not None and weights is not None:
+            self.weights[rows] = weights
+
+    def move(self, weight: Tensor, shares: Sequence[Share]) -> None:
+        """theta* += share (theta - theta*) in each row."""
+        self._take_theta()
+        share = weight[self._rows, None].to(self.star.dtype)
+        # A row that is left alone may hold NaN, which times 0 is NaN.
+        self.star.lerp_(torch.where(share > 0, self._theta, self.star), share)
+
+    def average(self, row: int) -> Tensor:
+        return self.star[row]
+
+    def saved(self, row: int) -> dict[str, Tensor]:
+        """A row's buffers as a checkpoint names them."""
+        found = {"average": self.star[row]}
+        found |= {} if self.weights is None else {"previous_weights": self.weights[row]}
+        return found if self.held is None else found | {"previous_gradient": self.held[row]}
+
+    def load(self, row: int, values: Mapping[str, Tensor]) -> None:
+        self.star[row] = values["average"]
+        if self.weights is not None:
+            self.weights[row] = values["previous_weights"]
+        if self.held is not None and "previous_gradient" in values:
+            self.held[row] = values["previous_gradient"].to(self.held.dtype)
+
+
+Part: TypeAlias = Whole | Pack
+
+
+def one_by_one(tracked: Tracked, needs: Needs) -> list[Whole]:
+    """A part for each tensor, in their order."""
+    scratch = Scratch()
+    return [Whole(tracked, place, needs, scratch) for place in range(len(tracked))]
+
+
+def packed(tracked: Tracked, needs: Needs) -> list[Part]:
+    """A part for each large tensor, and one for all small ones of equal size and type."""
+    scratch = Scratch()
+    by_size: dict[tuple[int, torch.dtype], list[int]] = {}
+    for place in range(len(tracked)):
+        theta = tracked.flat(place)
+        by_size.setdefault((theta.numel(), theta.dtype), []).append(place)
+    parts: list[Part] = []
+    for (size, _), places in by_size.items():
+        if len(places) > 1 and 0 < size <= SMALL:
+            parts.append(Pack(tracked, places, needs, scratch))
+        else:
+            parts += [Whole(tracked, place, needs, scratch) for place in places]
+    return parts
+
+
+class TorchSweep:
+    """Measures and moves in plain torch, part by part."""
+
+    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
+        self.parts = parts
+        order = [place for part in parts for place in part.places]
+        self._to_places = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=device)
+
+    def measure(self, gradients: Sequence[Tensor | None], made: Tensor | None) -> Tensor:
+        """The sums of every tensor in the order of the parameters, [tensors, 4] fp64."""
+        rows = [part.measure([gradients[place] for place in part.places], made) for part in self.parts]
+        return torch.cat(rows).double()[self._to_places]
+
+    def move(self, weight: Tensor) -> None:
+        """theta* += weight (theta - theta*) for every tensor; weight [tensors] fp64, 0: left alone."""
+        # On a CPU a number is the faster weight; on an accelerator reading it would wait for the device.
+        shares: list[Share] = weight.tolist() if weight.device.type == "cpu" else list(weight.unbind())
+        for part in self.parts:
+            part.move(weight, shares)

@@ -1,0 +1,166 @@
+"""What a finished session leaves for people, from two methods trained in this process."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lcia.config import RunConfig
+from lcia.load import parse
+from lcia.local import LocalExecutor
+from lcia.results import Session, write
+from lcia.run import Outcome, run
+from lcia.store import Store
+from pipelines import cli
+
+TASKS = ["VQAv2", "Grounding", "OCR-VQA"]
+BASE = {
+    "benchmark": {"kind": "minicoin", "tasks": TASKS, "train_size": 160, "test_size": 20},
+    "training": {"max_steps": 40},
+    "evaluation": {"zero_shot": True, "upper_triangle": True},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "sequential": {"strategy": {"kind": "sequential"}, "grouping": {"enabled": False}},
+    "lcia": {},
+}
+
+
+class Finished(NamedTuple):
+    """A session's folder, its summary, and what is known of it without the summary."""
+
+    folder: Path
+    summary: dict[str, Any]
+    outcomes: Sequence[Outcome]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("session")
+    executor = LocalExecutor(Store(str(folder / "store")))
+    outcomes = run([parse(RunConfig, {**BASE, "name": n, **values}, n) for n, values in METHODS.items()], executor)
+    write(outcomes, Session("both", 12.5, {"stages": {"trained": 6}}), executor.store, folder / "both")
+    return Finished(folder / "both", json.loads((folder / "both" / "summary.json").read_text()), outcomes)
+
+
+def call(*arguments: object) -> int:
+    return cli.guarded(lambda: cli.app([str(a) for a in arguments], standalone_mode=False))
+
+
+def _means(scores: Any, base: Any) -> dict[str, float]:
+    """METHOD 5 written out, loop by loop, and the untuned model's mean."""
+    size, last = len(scores), len(scores) - 1
+    earlier = range(last)
+    drops = [max(scores[j][i] for j in range(i, last)) - scores[last][i] for i in earlier]
+    direct = [scores[i][i] - scores[last][i] for i in earlier]
+    return {
+        "avg_acc": sum(scores[last]) / size,
+        "new_acc": sum(scores[i][i] for i in range(size)) / size,
+        "forgetting": sum(drops) / last,
+        "forgetting_diag": sum(direct) / last,
+        "bwt": -sum(direct) / last,
+        "bwt_coin": -sum(direct) / size,
+        "maa": sum(sum(scores[j][: j + 1]) / (j + 1) for j in range(size)) / size,
+        "fwt": sum(scores[i - 1][i] - base[i] for i in range(1, size)) / last,
+        "zero_shot_acc": sum(base) / size,
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_summary_holds_the_matrix_and_every_metric_of_it(finished: Finished, method: str) -> None:
+    found = finished.summary["runs"][method]
+    matrix = found["matrix"]
+    assert matrix["tasks"] == found["order"] == TASKS
+    expected = _means(matrix["scores"], matrix["zero_shot"])
+    assert {name: metric["value"] for name, metric in found["metrics"].items()} == pytest.approx(expected)
+    assert found["metrics_by_scoring"]["strict"] == found["metrics"]
+    assert set(found["metrics_by_scoring"]["legacy"]) == set(expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_matrix_is_the_mean_of_the_stored_predictions(finished: Finished, method: str) -> None:
+    last = finished.summary["runs"][method]["matrix"]["scores"][-1]
+    for task, score in zip(TASKS, last, strict=True):
+        answers = pq.read_table(finished.folder / method / "predictions" / f"{task}.parquet")
+        assert 100 * np.mean(answers.column("strict").to_numpy()) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_stage_has_its_seconds_and_the_session_its_wall_time(finished: Finished, method: str) -> None:
+    found = finished.summary["runs"][method]
+    assert finished.summary["wall_seconds"] == 12.5
+    assert [stage["tasks"] for stage in found["stages"]] == [[task] for task in TASKS]
+    assert [stage["steps"] for stage in found["stages"]] == [40, 40, 40]
+    assert all(stage["seconds"] > 0 for stage in (*found["stages"], *found["evaluations"]))
+    assert {stage["samples"] for stage in found["evaluations"]} == {20}
+    assert found["train_seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]))
+    assert found["eval_seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["evaluations"]))
+
+
+def test_decisions_come_with_the_samples_that_they_served(finished: Finished) -> None:
+    found = finished.summary["runs"]["lcia"]
+    assert [(p["task"], p["group"], p["samples"]) for p in found["groups"]] == [
+        ("VQAv2", 0, 160), ("Grounding", 1, 160), ("OCR-VQA", 0, 160)
+    ]  # fmt: skip
+    assert found["served"]["OCR-VQA"] == {"VQAv2": {"g0": 20}, "Grounding": {"g1": 20}, "OCR-VQA": {"g0": 20}}
+    written = json.loads((finished.folder / "lcia" / "decisions.json").read_text())
+    assert written == {"groups": found["groups"], "routes": found["routes"]}
+
+
+def test_those_who_answered_are_those_who_were_chosen(finished: Finished) -> None:
+    for task, groups in finished.summary["runs"]["lcia"]["served"][TASKS[-1]].items():
+        answers = pq.read_table(finished.folder / "lcia" / "predictions" / f"{task}.parquet")
+        assert {group: answers.column("group").to_pylist().count(group) for group in groups} == groups
+
+
+def test_the_page_shows_samples_and_seconds(finished: Finished) -> None:
+    page = " ".join(re.sub(r"<[^>]+>", " ", (finished.folder / "report.html").read_text()).split())
+    assert "Who answers whom" in page
+    assert "Grounding train new group g1 160 g0 0.000 0.90" in page
+    assert "answers to OCR-VQA (" in page
+
+
+def test_report_prints_the_summary_of_a_session(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("report", finished.folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == finished.summary
+    assert call("report", finished.folder) == 0
+    shown = capsys.readouterr().out
+    for method in METHODS:
+        average = finished.summary["runs"][method]["metrics"]["avg_acc"]["value"]
+        assert re.search(rf"{method}\W+{average:.1f}", shown)
+
+
+def test_report_of_one_run_among_several_prints_its_part(
+    finished: Finished, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    assert call("report", "lcia", "--json") == 0
+    expected = {**finished.summary, "runs": {"lcia": finished.summary["runs"]["lcia"]}}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+def test_report_of_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("report", tmp_path) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_what_was_stored_before_seconds_were_measured_is_still_reported(finished: Finished, tmp_path: Path) -> None:
+    store = Store(str(finished.folder.parent / "store"))
+    keys = [stage["key"] for stage in finished.summary["runs"]["lcia"]["evaluations"]]
+    kept = {key: store.fetch(key) / "result.json" for key in keys}
+    before = {key: path.read_bytes() for key, path in kept.items()}
+    try:
+        for path in kept.values():
+            path.unlink()
+        write(finished.outcomes, Session("both", 1.0, {}), store, tmp_path)
+    finally:
+        for key, path in kept.items():
+            path.write_bytes(before[key])
+    found = json.loads((tmp_path / "summary.json").read_text())["runs"]["lcia"]
+    assert {(stage["samples"], stage["seconds"]) for stage in found["evaluations"]} == {(20, None)}
