@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from PIL import Image, ImageDraw
 from lcia import assistants
 from lcia.assistants.llava import LlavaAssistant
 from lcia.config import RunConfig, TinyConfig
+from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)
 from lcia.fit import ADAPTER, FitOptions, fit_stage
 from lcia.load import parse
 from lcia.local import LocalExecutor, silent
@@ -93,7 +93,8 @@ class Worker:
     def options(self, **values: int) -> FitOptions:
         # One worker and each of two accumulate two micro-batches, each of four has one.
         micro_batch = {1: 4, 2: 2, 4: 2}[self.layout.workers]
-        settings = {"micro_batch": micro_batch, "save_steps": SAVED_AT, "logging_steps": 1, **values}
+        saving = SAVED_AT if self.layout == SAVING else STEPS
+        settings = {"micro_batch": micro_batch, "save_steps": saving, "logging_steps": 1, **values}
         return FitOptions(parallelism=self.layout.parallelism, **settings)
 
     @property
@@ -283,7 +284,6 @@ def run(target: Callable[..., None], *arguments: list[Any]) -> None:
 
 
 def main(folder: Path) -> None:
-    started = time.perf_counter()
     # Whatever is imported before the processes fork, they need not import each.
     assistants.build(TinyConfig(), device="cpu").add_adapter(ADAPTER, seed=0)
     run(draw, [folder])
@@ -292,7 +292,6 @@ def main(folder: Path) -> None:
             if job == "chains":
                 shutil.copytree(folder / "base", folder / layout.name)
             run(work, *([rank, layout, folder, job] for rank in range(layout.workers)))
-            print(f"{time.perf_counter() - started:.0f} s: {job} {layout.name}", flush=True)
 
 
 if __name__ == "__main__":
