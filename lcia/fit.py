@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tempfile
+import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -19,13 +19,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcia import strategies
-from lcia.agree import agreed, choose
-from lcia.protocols import Assistant, Batch, Observer, Progress, Strategy
-from lcia.sampling import Sampler, total_steps
+from lcia.agree import of_main
+from lcia.parallel import agreed, even, refuse_engines, spread, synchronised
+from lcia.protocols import Assistant, Batch, Observer, Progress
+from lcia.resume import Log, Loop, resume, save
+from lcia.sampling import Sampler, seed_of, total_steps
 from lcia.shards import Rows
 from lcia.stage import TrainStage
-from lcia.staging import staging
 from lcia.store import Checkpoints, Store, history
+from lcia.strategies.tracked import is_dtensor, whole
+from lcia.types import Parallelism
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,85 +47,73 @@ class FitOptions:
     micro_batch: int = 16
     save_steps: int = 50
     logging_steps: int = 5
-
-
-@dataclass
-class Loop:
-    """What one step touches."""
-
-    stage: TrainStage
-    assistant: Assistant
-    accelerator: Accelerator
-    module: torch.nn.Module
-    parameters: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    strategy: Strategy
-    steps: int
-    done: int = 0
+    parallelism: Parallelism = "ddp"
 
 
 def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: FitOptions,
               accelerator: Accelerator, observe: Observer) -> None:  # fmt: skip
     """Trains `stage` unless the store has it, and publishes adapter, kept tensors and step statistics.
 
-    Every worker calls it; the main one writes. A partial checkpoint of the same stage is continued from.
+    Every worker calls it; the main one writes. A partial checkpoint of the same stage is continued from, whatever the
+    number of workers and the parallelism that left it. An assistant that was sharded (fsdp2 on several workers) goes on
+    to the next stage as it is, and can do nothing else any more.
+
+    Raises:
+        InputError: the accelerator brings an engine of its own, or the batch cannot be split over sharding workers.
     """
-    if agreed(int(store.has(stage.key)), accelerator):
+    refuse_engines(accelerator)
+    even(stage.training.batch_size, options.parallelism, accelerator)
+    if of_main(int(store.has(stage.key)), accelerator):
         return
     started = time.perf_counter()
     rows = Rows([store.fetch(key) for key in stage.shards])
-    loop = _prepare(stage, assistant, store, accelerator, len(rows))
-    log = _resume(loop, store.checkpoints(stage.key))
+    kept = _begin(stage, assistant, store)
+    module = spread(assistant, options.parallelism, accelerator)
+    loop = _prepare(stage, assistant, accelerator, module, total_steps(stage.training, len(rows)))
+    loop.strategy.start(loop.parameters, loop.optimizer, kept)
+    log = resume(loop, store.checkpoints(stage.key))
     if accelerator.is_main_process and log.notes:
         observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
     _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
     kept = loop.strategy.finish()
-    checksum = _same_everywhere(loop)
+    theta, checksum = agreed(loop.parameters, accelerator)
     if accelerator.is_main_process:
         result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
-                  "workers": accelerator.num_processes, "rows": len(rows), **log.notes}  # fmt: skip
+                  "workers": accelerator.num_processes, "parallelism": options.parallelism, "rows": len(rows),
+                  **log.notes}  # fmt: skip
         with store.publish(stage.key, stage.record) as folder:
-            _write(folder, assistant, kept, log.lines, result)
+            assistant.save_adapter(ADAPTER, folder, theta)
+            _write(folder, kept, log.lines, result)
         store.checkpoints(stage.key).clear()
     accelerator.wait_for_everyone()
     _release(loop)
 
 
-def _write(folder: Path, assistant: Assistant, kept: dict[str, Tensor], lines: list[str], result: object) -> None:
-    assistant.save_adapter(ADAPTER, folder)
+def _write(folder: Path, kept: dict[str, Tensor], lines: list[str], result: object) -> None:
     if kept:
         save_file({name: tensor.contiguous() for name, tensor in kept.items()}, folder / KEPT)
     (folder / STEPS).write_text("".join(lines))
     (folder / RESULT).write_text(json.dumps(result, indent=1, sort_keys=True))
 
 
-def _prepare(stage: TrainStage, assistant: Assistant, store: Store, accelerator: Accelerator, rows: int) -> Loop:
-    kept: dict[str, Tensor] = {}
+def _begin(stage: TrainStage, assistant: Assistant, store: Store) -> dict[str, Tensor]:
+    """Gives the assistant the adapter that the stage starts from; returns what that one's last stage kept."""
     if stage.parent is None:
         assistant.add_adapter(ADAPTER, seed=stage.seed)
-    else:
-        folder = store.fetch(stage.parent)
-        assistant.load_adapter(ADAPTER, folder)
-        # A group that starts from the newest adapter inherits its weights, not what mattered to its tasks.
-        if not stage.first and (folder / KEPT).exists():
-            kept = load_file(folder / KEPT, device=str(accelerator.device))
+        return {}
+    folder = store.fetch(stage.parent)
+    assistant.load_adapter(ADAPTER, folder)
+    # A group that starts from the newest adapter inherits its weights, not what mattered to its tasks.
+    return load_file(folder / KEPT) if not stage.first and (folder / KEPT).exists() else {}
+
+
+def _prepare(stage: TrainStage, assistant: Assistant, accelerator: Accelerator,
+             module: torch.nn.Module, steps: int) -> Loop:  # fmt: skip
     parameters = assistant.trainable()
-    steps = total_steps(stage.training, rows)
     optimizer, scheduler = _optimizer(stage, parameters, steps)
-    strategy = strategies.build(stage.strategy, steps)
-    strategy.start(parameters, optimizer, kept)
     assistant.module.train()
-    module = _wrap(assistant.module, accelerator)
+    strategy = strategies.build(stage.strategy, steps)
     return Loop(stage, assistant, accelerator, module, parameters, optimizer, scheduler, strategy, steps)
-
-
-def _wrap(module: torch.nn.Module, accelerator: Accelerator) -> torch.nn.Module:
-    """Under DDP only what is trained is broadcast and reduced; the frozen base is equal by construction."""
-    frozen = [n for n, p in module.named_parameters() if not p.requires_grad] + [n for n, _ in module.named_buffers()]
-    module._ddp_params_and_buffers_to_ignore = frozen  # type: ignore[assignment]
-    wrapped: torch.nn.Module = accelerator.prepare_model(module)
-    return wrapped
 
 
 def _optimizer(
@@ -144,14 +135,6 @@ def _optimizer(
 # The loop ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Log:
-    """Lines of steps.jsonl so far, and what happened on the way to them."""
-
-    lines: list[str]
-    notes: dict[str, Any]
-
-
 def _train(loop: Loop, rows: Rows, options: FitOptions, checkpoints: Checkpoints, log: Log, observe: Observer) -> None:
     training, accelerator = loop.stage.training, loop.accelerator
     lengths = rows.lengths if training.group_by_length else None
@@ -167,7 +150,7 @@ def _train(loop: Loop, rows: Rows, options: FitOptions, checkpoints: Checkpoints
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
             _report(loop, log, line, options.logging_steps * training.batch_size / elapsed, observe)
         if loop.done % options.save_steps == 0 and loop.done < loop.steps:
-            _save(loop, checkpoints, log)
+            save(loop, checkpoints, log)
 
 
 def _report(loop: Loop, log: Log, line: dict[str, float], speed: float, observe: Observer) -> None:
@@ -185,6 +168,7 @@ def _ahead(loop: Loop, rows: Rows, sampler: Sampler, micro: int) -> Iterator[tup
     def batches(step: int) -> list[Batch]:
         share = sampler.share(step, accelerator.process_index, accelerator.num_processes)
         samples = rows.take(share.tolist())
+        _seed_samples(loop.stage.seed, step, accelerator.process_index)
         return [loop.assistant.collate(samples[i : i + micro]) for i in range(0, len(samples), micro)]
 
     with ThreadPoolExecutor(1) as pool:
@@ -201,13 +185,13 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
     The loss is the mean over the answer tokens of the *global* batch, so workers and micro-batches do not matter.
     """
     accelerator = loop.accelerator
-    _seed(loop.stage.seed, step, accelerator.process_index)
+    torch.manual_seed(seed_of(loop.stage.seed, step, accelerator.process_index))
     answers = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
     tokens = accelerator.reduce(answers.to(accelerator.device))
     total = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches):
         last = number + 1 == len(batches)
-        with torch.enable_grad(), contextlib.nullcontext() if last else accelerator.no_sync(loop.module):
+        with torch.enable_grad(), synchronised(loop.module, accelerator, last):
             with accelerator.autocast():
                 logits = loop.assistant.logits(loop.module, batch)
             loss = answer_loss(logits, batch["labels"].to(logits.device)) / tokens * accelerator.num_processes
@@ -219,93 +203,37 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
     loop.optimizer.step()
     loop.scheduler.step()
     loop.optimizer.zero_grad(set_to_none=True)
-    return total, float(norm)
+    return total, float(whole(norm))
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Summed cross-entropy of the answer tokens. logits [batch, tokens, vocabulary], labels [batch, tokens]."""
-    return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
-    )
+    scores = logits[:, :-1].flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(scores, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
 
 
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Dropout's randomness follows from (seed, step, rank), so no generator state has to be saved."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+def _seed_samples(seed: int, step: int, rank: int) -> None:
+    """Seeds python's and numpy's generators for whatever collate draws from them (augmentation).
+
+    They belong to the thread that prepares samples, torch's to the one that runs the model (dropout). Each is seeded
+    from (seed, step, rank) at every step, so no generator's state has to be saved.
+    """
+    value = seed_of(seed, step, rank)
+    random.seed(value)
+    np.random.seed(value % 2**32)
 
 
 def _mean(loss: Tensor, accelerator: Accelerator) -> float:
     return float(accelerator.reduce(loss, reduction="mean"))
 
 
-# Checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def _save(loop: Loop, checkpoints: Checkpoints, log: Log) -> None:
-    """Everything that a crash inside the stage would lose. The main worker writes; all hold the same state."""
-    if loop.accelerator.is_main_process:
-        state = loop.strategy.state_dict()
-        tensors = {f"strategy.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        scalars = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
-        tensors |= {f"theta.{n}": p.detach() for n, p in loop.parameters.items()}
-        tensors |= {
-            f"optimizer.{n}.{k}": v for n, p in loop.parameters.items() for k, v in loop.optimizer.state[p].items()
-        }
-        with checkpoints.save(loop.done) as folder:
-            save_file({name: t.contiguous().clone() for name, t in tensors.items()}, folder / "state.safetensors")
-            facts = {"step": loop.done, "stage": loop.stage.key, "strategy": scalars, "lines": log.lines,
-                     "scheduler": loop.scheduler.state_dict(), "notes": log.notes}  # fmt: skip
-            (folder / "state.json").write_text(json.dumps(facts))
-    loop.accelerator.wait_for_everyone()
-
-
-def _resume(loop: Loop, checkpoints: Checkpoints) -> Log:
-    with staging(Path(tempfile.gettempdir())) as scratch:
-        folder, damaged = choose(loop.accelerator, checkpoints, scratch)
-        notes: dict[str, Any] = {"damaged_checkpoints": damaged} if damaged else {}
-        return Log([], notes) if folder is None else _load(loop, folder, notes)
-
-
-def _load(loop: Loop, folder: Path, notes: dict[str, Any]) -> Log:
-    facts = json.loads((folder / "state.json").read_text())
-    tensors = load_file(folder / "state.safetensors", device=str(loop.accelerator.device))
-    moments = loop.optimizer.state_dict()
-    order = [n for g in (False, True) for n in loop.parameters if (PROJECTOR in n) is g]
-    moments["state"] = {i: _below(tensors, f"optimizer.{n}.") for i, n in enumerate(order)}
-    for name, parameter in loop.parameters.items():
-        parameter.data.copy_(tensors[f"theta.{name}"])
-    loop.scheduler.load_state_dict(facts["scheduler"])
-    for group, rate in zip(moments["param_groups"], facts["scheduler"]["_last_lr"], strict=True):
-        group["lr"] = rate
-    loop.optimizer.load_state_dict(moments)
-    loop.strategy.load_state_dict({**_below(tensors, "strategy."), **facts["strategy"]})
-    loop.done = facts["step"]
-    before = facts["notes"]
-    notes = {name: [*before.get(name, []), *values] for name, values in (notes | {"resumed_at": [loop.done]}).items()}
-    return Log(facts["lines"], {**before, **notes})
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 # The end ----------------------------------------------------------------------------------------------------------
-
-
-def _same_everywhere(loop: Loop) -> str:
-    """A checksum of the averaged weights, asserted equal on all workers."""
-    bits = [p.detach().float().contiguous().view(torch.int32).long() for p in loop.parameters.values()]
-    weights = [torch.arange(1, b.numel() + 1, device=b.device).view_as(b) for b in bits]
-    mine = sum(((b * w).sum() for b, w in zip(bits, weights, strict=True)), torch.zeros((), dtype=torch.long))
-    everywhere = loop.accelerator.gather(mine.to(loop.accelerator.device).view(1))
-    if not bool((everywhere == everywhere[0]).all()):
-        raise RuntimeError(f"the workers hold different averages after {loop.stage.label}: {everywhere.tolist()}")
-    return f"{int(mine) & (2**64 - 1):016x}"
 
 
 def _release(loop: Loop) -> None:
     loop.optimizer.zero_grad(set_to_none=True)
-    loop.assistant.drop_adapter(ADAPTER)
+    if not any(is_dtensor(parameter) for parameter in loop.parameters.values()):
+        loop.assistant.drop_adapter(ADAPTER)
     loop.accelerator.free_memory()
     if dist.is_initialized():
         dist.barrier()

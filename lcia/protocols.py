@@ -29,19 +29,31 @@ class Assistant(Protocol):
     def load_adapter(self, name: str, folder: Path) -> None:
         """Loads a stock PEFT folder under `name`, in place of what had that name; active and trainable."""
 
-    def save_adapter(self, name: str, folder: Path) -> None:
-        """Writes adapter_model.safetensors and adapter_config.json straight into `folder`."""
+    def save_adapter(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes adapter_model.safetensors and adapter_config.json straight into `folder`. `weights` are whole tensors
+        by the names of trainable(), to be given where the model lies in shards; None: the module's own."""
 
     def use_adapter(self, name: str | None) -> None:
         """Makes `name` the active adapter; None: the bare base."""
 
     def drop_adapter(self, name: str) -> None: ...
 
+    def shard(self, apply: Callable[[torch.nn.Module], object]) -> None:
+        """Gives `apply` (fully_shard) every layer that each batch passes through, then the whole.
+
+        From then on only the adapter that was active is trained: add_adapter and load_adapter put their weights in
+        place of its own, and it can neither be dropped nor set aside.
+        """
+
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """Trainable parameters by a name that does not hold the adapter's name (the key they are saved under)."""
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """input_ids, attention_mask, labels [batch, tokens] and pixel_values; labels are -100 but on answer tokens."""
+        """input_ids, attention_mask, labels [batch, tokens] and pixel_values; labels are -100 but on answer tokens.
+
+        Runs ahead of the step in a thread of its own. What it draws from python's `random` and from numpy follows from
+        (seed, step, rank); torch's generators belong to the model.
+        """
 
     def logits(self, module: torch.nn.Module, batch: Batch) -> Tensor:
         """[batch, tokens, vocabulary], through `module` (self.module or its DDP wrapper)."""

@@ -23,6 +23,11 @@ def total_steps(training: TrainingConfig, rows: int) -> int:
     return training.max_steps or max(1, ceil(rows * training.num_train_epochs / training.batch_size))
 
 
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """The seed of whatever is random in one step on one worker, so that it is the same after a restart."""
+    return (seed * 1_000_003 + step) * 1_009 + rank
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Endless epochs of `rows` samples in batches of `batch_size`; a batch may straddle two epochs.

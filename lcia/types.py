@@ -13,6 +13,8 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 Format: TypeAlias = Literal["llava", "chat", "parquet", "webdataset"]
 InstructionRule: TypeAlias = Literal["last_line", "before_colon", "after_image", "whole"]
 InstructionType: TypeAlias = Literal["origin", "diverse", "10type"]
+Parallelism: TypeAlias = Literal["ddp", "fsdp2"]
+"""What each training worker holds: the whole model, or a shard of it."""
 Scorer: TypeAlias = Callable[[str, Sequence[str]], float]
 """(prediction, references) -> score in [0, 1]."""
 

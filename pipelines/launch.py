@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lcia.config import Count, Section
-from lcia.types import InputError
+from lcia.types import InputError, Parallelism
 
 
 class PoolConfig(Section):
@@ -64,6 +64,7 @@ class LaunchConfig(Section):
     ray_address: str | None = None
     num_workers: Count = 1
     train_groups: Count = 1
+    parallelism: Parallelism = "ddp"
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     per_device_train_batch_size: Count = 16

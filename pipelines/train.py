@@ -43,7 +43,6 @@ def _work(settings: dict[str, Any]) -> None:
     import torch
     from accelerate import Accelerator
 
-    from lcia import assistants
     from lcia.fit import FitOptions, fit_stage
     from lcia.stage import TrainStage
     from lcia.store import Store
@@ -51,7 +50,9 @@ def _work(settings: dict[str, Any]) -> None:
     launch = LaunchConfig.model_validate(settings["launch"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     accelerator = Accelerator(mixed_precision=_precision(launch.bf16), cpu=launch.gpus_per_worker == 0)
-    options = FitOptions(launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps)
+    options = FitOptions(
+        launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
+    )
     broker, store = brokers.connect(settings["broker"]), Store(launch.store_root)
     loaded: dict[str, Any] = {}
     while (order := _next(accelerator, broker, settings["group"])) != {}:
@@ -60,13 +61,7 @@ def _work(settings: dict[str, Any]) -> None:
         stage = TrainStage.model_validate(order["record"])
         if stage.model_key not in loaded:
             loaded.clear()
-            loaded[stage.model_key] = assistants.build(
-                stage.assistant,
-                stage.lora,
-                gradient_checkpointing=launch.gradient_checkpointing,
-                attn_implementation=launch.attn_implementation,
-                device=str(accelerator.device),
-            )
+            loaded[stage.model_key] = _load(stage, launch, accelerator)
 
         def observe(progress: Any) -> None:
             broker.report.remote(progress.stage, vars(progress))
@@ -74,6 +69,22 @@ def _work(settings: dict[str, Any]) -> None:
         fit_stage(stage, loaded[stage.model_key], store, options, accelerator, observe)
         if accelerator.is_main_process:
             ray.get(broker.finish.remote(stage.key))
+
+
+def _load(stage: Any, launch: LaunchConfig, accelerator: Any) -> Any:
+    """The base of a stage, where the model before it was."""
+    from lcia import assistants
+    from lcia.parallel import base_device
+
+    # A model is full of cycles: without this its memory would still be taken while the next one is read.
+    accelerator.free_memory()
+    return assistants.build(
+        stage.assistant,
+        stage.lora,
+        gradient_checkpointing=launch.gradient_checkpointing,
+        attn_implementation=launch.attn_implementation,
+        device=base_device(launch.parallelism, accelerator),
+    )
 
 
 def _next(accelerator: Any, broker: Any, group: str) -> dict[str, Any] | None:

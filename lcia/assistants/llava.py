@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from torch import Tensor
 
 from lcia.assistants.dialogue import UNTRAINED, Dialogue, Encoded
 from lcia.assistants.pictures import Pictures
+from lcia.assistants.sharded import fill, hollow, in_turn, layers
 from lcia.config import LlavaConfig, LoraConfig
 from lcia.protocols import Batch
 from lcia.types import InputError, Message, Sample
 
 PROJECTOR = "multi_modal_projector"
 WEIGHTS = "adapter_model.safetensors"
+INCOMING = "incoming"
+"""The adapter of the hollow twin whose weights are about to take the place of sharded ones."""
 SPARE = "spare"
 """peft cannot delete the last adapter of a model with a trained projector: this one stays, never used."""
 FORM = ("r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora", "bias", "rank_pattern")
 """What two adapters must share for the weights of one to go where the other's were."""
+WHOLE = "a sharded base holds one adapter, for training only: load the base whole to answer or to use several"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class LlavaAssistant:
 
     `module` is the bare model until the first adapter, then the PeftModel around it. With PROJECTOR among
     `lora.modules_to_save` every adapter owns a projector, kept in the same file as its LoRA weights.
+
+    Once the base is sharded its modules cannot change, so the adapter that is there stays and later ones go in its
+    place. A twin whose frozen weights take no memory adds or loads them first, the way peft always does; so an adapter
+    starts with the same bits whether the base is sharded or not, and the base is loaded once for a chain of stages.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class LlavaAssistant:
         self.lora, self.tokenizer = lora, processor.tokenizer
         self.pictures = Pictures(processor.image_processor, pad)
         self.dialogue = Dialogue(processor, model.config.image_seq_length, max_length)
+        self._twin: LlavaAssistant | None = None
 
     @property
     def device(self) -> torch.device:
@@ -84,13 +93,30 @@ class LlavaAssistant:
         loaded = self.module.peft_config if isinstance(self.module, PeftModel) else ()
         return tuple(name for name in loaded if name != SPARE)
 
+    def shard(self, apply: Callable[[torch.nn.Module], object]) -> None:
+        twin = copy(self)
+        twin.module = hollow(self.module)
+        model = self.module.get_base_model()
+        if any(PROJECTOR in key for key in self.trainable()):
+            in_turn(model)
+        for layer in layers(model):
+            apply(layer)
+        apply(self.module)
+        self._twin = twin
+
     def add_adapter(self, name: str, seed: int) -> None:
+        if self._twin is not None:
+            self._replace(name, lambda twin: twin.add_adapter(INCOMING, seed))
+            return
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._attach(name, deepcopy(self.lora))
         self.use_adapter(name)
 
     def load_adapter(self, name: str, folder: Path) -> None:
+        if self._twin is not None:
+            self._replace(name, lambda twin: twin.load_adapter(INCOMING, folder))
+            return
         config = peft.LoraConfig.from_pretrained(str(folder))
         if name in self.adapters and _form(self.module.peft_config[name]) != _form(config):
             self.drop_adapter(name)
@@ -100,15 +126,17 @@ class LlavaAssistant:
         set_peft_model_state_dict(self.module, load_file(folder / WEIGHTS), adapter_name=name)
         self.use_adapter(name)
 
-    def save_adapter(self, name: str, folder: Path) -> None:
+    def save_adapter(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {key: tensor.detach().contiguous().cpu() for key, tensor in self._weights(name).items()}
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        given = self._weights(name) if weights is None else weights
+        saved = {key: tensor.detach().contiguous().cpu() for key, tensor in given.items()}
+        save_file(saved, folder / WEIGHTS, metadata={"format": "pt"})
         config = deepcopy(self.module.peft_config[name])
         config.inference_mode = True
         config.save_pretrained(str(folder))
 
     def use_adapter(self, name: str | None) -> None:
+        self._check_whole()
         if name is not None and name not in self.adapters:
             raise InputError(f"no adapter {name!r} is loaded; there is {', '.join(self.adapters) or 'none'}")
         if name is not None:
@@ -119,6 +147,7 @@ class LlavaAssistant:
 
     def drop_adapter(self, name: str) -> None:
         """Afterwards the bare base is active."""
+        self._check_whole()
         if tuple(self.module.peft_config) == (name,):
             with torch.random.fork_rng():
                 self._attach(SPARE, deepcopy(self.lora))
@@ -129,9 +158,8 @@ class LlavaAssistant:
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         if not self.adapters:
             return {}
-        parameters = {p.data_ptr(): p for p in self.module.parameters() if p.requires_grad}
-        saved = self._weights(self.module.active_adapter)
-        return {key: parameters[tensor.data_ptr()] for key, tensor in saved.items() if tensor.data_ptr() in parameters}
+        trained = {id(p) for p in self.module.parameters() if p.requires_grad}
+        return {key: p for key, p in self._weights(self.module.active_adapter).items() if id(p) in trained}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return self._batch(samples, [self.dialogue.encode(sample.messages) for sample in samples], left=False)
@@ -161,10 +189,26 @@ class LlavaAssistant:
         else:
             self.module = PeftModel(self.module, config, adapter_name=name).eval()
 
-    def _weights(self, name: str) -> dict[str, Tensor]:
-        """What peft saves for an adapter, by the saved keys; the tensors share the parameters' storage."""
-        weights: dict[str, Tensor] = get_peft_model_state_dict(
-            self.module, adapter_name=name, save_embedding_layers=False
+    def _replace(self, name: str, bring: Callable[[LlavaAssistant], None]) -> None:
+        """Puts the weights that `bring` gives the twin's adapter into the shards of `name`."""
+        assert self._twin is not None
+        if name != self.module.active_adapter:
+            raise InputError(WHOLE)
+        bring(self._twin)
+        here, there = self.module.peft_config[name], self._twin.module.peft_config[INCOMING]
+        if _form(here) != _form(there):
+            raise InputError("an adapter of another form cannot take the place of a sharded one: load the base anew")
+        fill(self.trainable(), self._twin._weights(INCOMING))
+        self._twin.drop_adapter(INCOMING)
+
+    def _check_whole(self) -> None:
+        if self._twin is not None:
+            raise InputError(WHOLE)
+
+    def _weights(self, name: str) -> dict[str, torch.nn.Parameter]:
+        """What peft saves for an adapter, by the saved keys; the parameters themselves."""
+        weights: dict[str, torch.nn.Parameter] = get_peft_model_state_dict(
+            self.module, self.module.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=False
         )
         return weights
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
+from lcia.assistants.pictures import Pictures
 from lcia.assistants.tiny import TINY_BASE
 from lcia.config import RunConfig
 from lcia.fit import KEPT, RESULT, STEPS, FitOptions
@@ -22,6 +26,7 @@ from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store import Store
 
+PLAIN = Pictures.__call__
 ADAPTER_FILE = "adapter_model.safetensors"
 STREAM = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 32, "test_size": 4},
@@ -82,6 +87,23 @@ def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strate
     same = {ADAPTER_FILE, STEPS} | ({KEPT} if strategy == "curvature" else set())
     assert same <= {file.name for file in whole.iterdir()}
     assert [name for name in same if (cut / name).read_bytes() != (whole / name).read_bytes()] == []
+
+
+def _noisy(pictures: Pictures, images: Sequence[bytes]) -> torch.Tensor:
+    """Augmentation as anybody might write it: from the generators that python and numpy share with everybody."""
+    pixels = PLAIN(pictures, images)
+    return pixels * random.uniform(0.8, 1.2) + torch.from_numpy(np.random.normal(0, 0.1, pixels.shape)).float()
+
+
+def test_augmentation_is_the_same_after_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = FitOptions(micro_batch=4, save_steps=2, logging_steps=1)
+    plain = _published(*_trained(tmp_path / "plain", STRATEGIES["sequential"], options))
+    monkeypatch.setattr(Pictures, "__call__", _noisy)
+    whole = _published(*_trained(tmp_path / "whole", STRATEGIES["sequential"], options))
+    cut = _published(*_trained(tmp_path / "cut", STRATEGIES["sequential"], options, stop_at=5))
+    assert json.loads((cut / RESULT).read_text())["resumed_at"] == [4]
+    assert (cut / ADAPTER_FILE).read_bytes() == (whole / ADAPTER_FILE).read_bytes()
+    assert _differences(whole, plain).max() > 1e-3
 
 
 def test_micro_batches_do_not_matter(tmp_path: Path) -> None:

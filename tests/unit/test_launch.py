@@ -58,6 +58,13 @@ def test_the_cpus_of_a_launch_are_those_of_its_groups_and_actors() -> None:
     assert launch.cpus == 2 * 3 * 1.5 + 4 + 5
 
 
+def test_workers_hold_the_whole_model_unless_the_launch_shards_it() -> None:
+    assert _launch().parallelism == "ddp"
+    assert _launch(num_workers=2, parallelism="fsdp2").parallelism == "fsdp2"
+    with pytest.raises(InputError, match=r"parallelism: Input should be 'ddp' or 'fsdp2' \(given: zero3\)"):
+        _launch(parallelism="zero3")
+
+
 def test_all_mistakes_of_a_launch_are_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
         _launch(num_worker=2, eval_actors=0, bf16="maybe", cluster={"namespace": "lcia"})
