@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def show(config: Path, overrides: Sequence[str], task: str | None, rows: int, im
     names = [task] if task else order_of(chosen, benchmarks.build(chosen.benchmark))
     for name in names:
         spec = benchmarks.build(chosen.benchmark)[name]
-        reading = Reading.of(spec.train, spec.instruction, rows, chosen.data)
-        for number, sample in enumerate(samples(reading)):
+        reading = Reading.of(spec.train, spec.instruction, spec.max_samples, chosen.data)
+        for number, sample in enumerate(islice(samples(reading), rows)):
             _show_sample(name, sample, assistant)
             _save_images(images, f"{name}-{number}", sample)
 
