@@ -1,4 +1,4 @@
-"""A run on Ray of which something was killed at a random step, and its checkpoints damaged: it ends with the same bits."""
+"""A run on Ray of which something was killed at a random step, or damaged as well: it ends with the same bits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_same_command_goes_on_where_everything_was_killed(finished: Path, tm
     assert stage["resumed_at"] == [int((before if damaged else newest).name)]
     told = f"damaged checkpoints passed over: {newest.name}; " if damaged else ""
     told += f"continued after step {stage['resumed_at'][0]}"
-    assert f"curvature{told}" in again.stderr.replace(" ", "").replace("\n", "") or told in again.stderr
+    assert told in again.stderr
     assert told in (tmp_path / "runs" / "stream" / "report.html").read_text()
     assert stage.get("damaged_checkpoints", []) == ([newest.name] if damaged else [])
     _assert_same_bits(tmp_path, finished)
