@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -154,6 +155,11 @@ def test_configuration_environment_counts_and_times_are_shown():
         "all stages 1 min 17 s",
     ):
         assert words in page.text
+
+
+def test_how_a_stage_came_through_interruptions_stands_with_its_time():
+    page = page_of(replace(run(), notes={"train red": "continued after step 4", "evaluate": ""}))
+    assert "train red continued after step 4 1 min 15 s evaluate 2.2 s" in page.text
 
 
 @pytest.mark.parametrize(
