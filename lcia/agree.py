@@ -16,7 +16,7 @@ LOOKS = 5
 """How often workers look for the checkpoint that they all continue from."""
 
 
-def of_main(value: int, accelerator: Accelerator) -> int:
+def agreed(value: int, accelerator: Accelerator) -> int:
     """The main worker's value for all: between two looks at a store another process may have changed it."""
     from accelerate.utils import broadcast
 
@@ -27,7 +27,7 @@ def choose(accelerator: Accelerator, checkpoints: Checkpoints, scratch: Path) ->
     """The main worker's choice, which all make. While another process saves or clears, some may miss it: once more."""
     for look in range(LOOKS):
         folder, damaged = checkpoints.load(scratch / f"{look}")
-        step = of_main(_step_of(folder), accelerator)
+        step = agreed(_step_of(folder), accelerator)
         if not accelerator.is_main_process and step != _step_of(folder):
             folder, _ = checkpoints.load(scratch / f"{look}again", newest=step)
         steps = accelerator.gather(torch.tensor([_step_of(folder)], device=accelerator.device))

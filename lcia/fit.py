@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcia import strategies
-from lcia.agree import of_main
-from lcia.parallel import agreed, even, refuse_engines, spread, synchronised
+from lcia.agree import agreed
+from lcia.parallel import collected, even, refuse_engines, spread, synchronised
 from lcia.protocols import Assistant, Batch, Observer, Progress
 from lcia.resume import Log, Loop, resume, save
 from lcia.sampling import Sampler, seed_of, total_steps
@@ -63,7 +63,7 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
     """
     refuse_engines(accelerator)
     even(stage.training.batch_size, options.parallelism, accelerator)
-    if of_main(int(store.has(stage.key)), accelerator):
+    if agreed(int(store.has(stage.key)), accelerator):
         return
     started = time.perf_counter()
     rows = Rows([store.fetch(key) for key in stage.shards])
@@ -76,7 +76,7 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
         observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
     _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
     kept = loop.strategy.finish()
-    theta, checksum = agreed(loop.parameters, accelerator)
+    theta, checksum = collected(loop.parameters, accelerator)
     if accelerator.is_main_process:
         result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
                   "workers": accelerator.num_processes, "parallelism": options.parallelism, "rows": len(rows),

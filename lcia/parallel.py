@@ -100,7 +100,7 @@ def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     return result
 
 
-def agreed(parameters: Mapping[str, Tensor], accelerator: Accelerator) -> tuple[dict[str, Tensor], str]:
+def collected(parameters: Mapping[str, Tensor], accelerator: Accelerator) -> tuple[dict[str, Tensor], str]:
     """theta* whole on the main worker (others: nothing) and its checksum, the same for any number of workers.
 
     Every worker sums the bits of each whole tensor as it sees it, and of its own part. All must see the same sum, and
