@@ -1,6 +1,7 @@
 """Makes the tiny assistant's base: a tokenizer, then a LLaVA trained from nothing on caption talk about drawn pictures.
 
 python -m lcia.align --out DIR --steps N
+python -m lcia.align --out DIR --steps N --start BASE --talk plain --learning-rate 1e-3    goes on from a checkpoint
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -30,7 +31,7 @@ from transformers import (
 from lcia.assistants.dialogue import UNTRAINED
 from lcia.assistants.llava import Hardware, LlavaAssistant, load
 from lcia.assistants.tiny import TINY_BASE
-from lcia.benchmarks.captions import COMMON_WORDS, caption_sample
+from lcia.benchmarks.captions import COMMON_WORDS, caption_sample, plain_sample
 from lcia.benchmarks.drawing import SIZE
 from lcia.benchmarks.minicoin import benchmark, generate
 from lcia.benchmarks.minicoin_tasks import DRAWINGS
@@ -39,6 +40,8 @@ from lcia.config import LoraConfig as LoraSettings
 from lcia.config import MiniCoinConfig
 from lcia.types import GeneratedSource, InstructionType, Sample, Source, TaskSpec
 
+Draw = Callable[[Random], Sample]
+TALKS: dict[str, Draw] = {"all": caption_sample, "plain": plain_sample}
 PATCH, WIDTH, DEPTH = 8, 96, 3
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:")
 # A coordinate is one piece, and a comma takes its space along, so that a box is nine tokens.
@@ -148,14 +151,14 @@ def tokenizer_texts() -> Iterator[str]:
         yield from [word, word.capitalize()] * 3
 
 
-def align(assistant: LlavaAssistant, steps: int, batch_size: int, learning_rate: float) -> None:
+def align(assistant: LlavaAssistant, draw: Draw, steps: int, batch_size: int, learning_rate: float) -> None:
     """Trains every parameter on caption talk; each step draws new pictures, so nothing is seen twice."""
     module = assistant.module.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     running = torch.zeros(())
     for step in range(steps):
-        samples = [caption_sample(Random(f"{step}/{i}")) for i in range(batch_size)]
+        samples = [draw(Random(f"{step}/{i}")) for i in range(batch_size)]
         loss = answer_loss(assistant, samples)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -182,9 +185,9 @@ def _rate(step: int, steps: int) -> float:
     return min((step + 1) / 80, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def exact_match(assistant: LlavaAssistant, rows: int = 400) -> dict[str, float]:
+def exact_match(assistant: LlavaAssistant, draw: Draw, rows: int = 400) -> dict[str, float]:
     """Share of right answers to the last turn of fresh caption talk, by the kind of prompt."""
-    samples = [caption_sample(Random(f"check/{i}")) for i in range(rows)]
+    samples = [draw(Random(f"check/{i}")) for i in range(rows)]
     right = defaultdict(list)
     for start in range(0, rows, 100):
         part = samples[start : start + 100]
@@ -247,6 +250,8 @@ def _rows(source: Source) -> list[Sample]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lcia.align", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for a new checkpoint")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from; without it: from nothing")
+    parser.add_argument("--talk", choices=tuple(TALKS), default="all", help="what the pictures show")
     parser.add_argument("--check", type=Path, nargs="?", const=TINY_BASE, help="measure a checkpoint (the shipped one)")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -261,12 +266,21 @@ def main() -> None:
 
 
 def make(given: argparse.Namespace) -> None:
-    tokenizer = train_tokenizer(tokenizer_texts(), size=1000)
-    processor = build_processor(tokenizer)
-    assistant = LlavaAssistant(build_model(tokenizer, given.seed), processor, LoraConfig())
-    align(assistant, given.steps, given.batch_size, given.learning_rate)
+    assistant, processor = beginning(given.start, given.seed)
+    align(assistant, TALKS[given.talk], given.steps, given.batch_size, given.learning_rate)
     save(assistant, processor, given.out)
-    print(json.dumps(exact_match(assistant), indent=1))
+    print(json.dumps(exact_match(assistant, TALKS[given.talk]), indent=1))
+
+
+def beginning(start: Path | None, seed: int) -> tuple[LlavaAssistant, LlavaProcessor]:
+    """A checkpoint, or a new tokenizer and random weights."""
+    if start is not None:
+        model = LlavaForConditionalGeneration.from_pretrained(start, dtype="float32")
+        processor = LlavaProcessor.from_pretrained(start)
+    else:
+        tokenizer = train_tokenizer(tokenizer_texts(), size=1000)
+        model, processor = build_model(tokenizer, seed), build_processor(tokenizer)
+    return LlavaAssistant(model, processor, LoraConfig()), processor
 
 
 if __name__ == "__main__":

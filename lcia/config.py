@@ -79,12 +79,17 @@ class CustomTask(Section):
 
 
 class CustomConfig(Section):
-    """Anyone's stream, without code."""
+    """Anyone's stream, without code.
+
+    `validation_share` of the training pictures of every task without a validation file is held out, drawn by `seed`.
+    """
 
     kind: Literal["custom"]
     name: str = "custom"
     root: str = ""
     tasks: tuple[CustomTask, ...]
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    seed: int = 0
 
 
 BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | CustomConfig, Field(discriminator="kind")]

@@ -30,7 +30,7 @@ from lcia.records import (
     instruction_of,
     record_id,
 )
-from lcia.types import FileSource, GeneratedSource, InstructionRule, Sample, Source
+from lcia.types import FileSource, GeneratedSource, InstructionRule, Sample, Share, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def all_chunks(reading: Reading) -> Iterator[Chunk]:
 
 
 def check(reading: Reading, chunk: Chunk) -> Iterator[Checked]:
-    """Every record of a chunk as a sample or as a defect; none is left out."""
+    """Every record of a chunk as a sample or as a defect; none is left out but those of the source's other side."""
     match reading.source:
         case GeneratedSource() as source:
             drawn = islice(minicoin.generate(source, chunk.start, chunk.stop), chunk.rows)
@@ -121,7 +121,9 @@ def check(reading: Reading, chunk: Chunk) -> Iterator[Checked]:
         case FileSource() as source:
             row = _FileRow(reading, source, ImageFolder(source.image_root, reading.max_image_pixels))
             for raw in records(chunk, source.format):
-                yield raw[0], row.sample_or_defect(chunk.file, raw)
+                found = row.sample_or_defect(chunk.file, raw)
+                if source.share is None or on_side(found, source.share):
+                    yield raw[0], found
         case _:
             assert_never(reading.source)
 
@@ -130,6 +132,19 @@ def samples(reading: Reading) -> Iterator[Sample]:
     """The good rows of a source in order, read in this process as they are asked for."""
     for chunk in all_chunks(reading):
         yield from (row for _, row in check(reading, chunk) if isinstance(row, Sample))
+
+
+def on_side(row: Sample | Defect, share: Share) -> bool:
+    """Whether a row is on this side of a draw, wherever its chunk is read; a defect is never held out."""
+    return share.held_out == (isinstance(row, Sample) and _drawn(row, share))
+
+
+def _drawn(sample: Sample, share: Share) -> bool:
+    """A digest of seed and pictures, read as a number in [0, 1), falls below the fraction."""
+    digest = hashlib.blake2b(f"{share.seed}\0".encode(), digest_size=8)
+    for part in sample.images or (sample.id.encode(),):
+        digest.update(part)
+    return int.from_bytes(digest.digest()) < share.fraction * 2**64
 
 
 def check_pictures(sample: Sample, max_pixels: int) -> None:

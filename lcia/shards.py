@@ -160,7 +160,7 @@ class _Writer:
         bad = self._reasons.total()
         counts = ShardCounts(self._good + bad, bad, dict(self._reasons.most_common()))
         if not counts.rows:
-            raise InputError("the source holds no rows at all")
+            raise InputError("the source holds no rows at all, or none on its side of benchmark.validation_share")
         if self._folder is not None:
             index = {"counts": asdict(counts), "files": self._files}
             (self._folder / INDEX).write_text(json.dumps(index, indent=1))

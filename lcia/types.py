@@ -48,10 +48,23 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """One side of a source cut in two by a draw: the `fraction` that is held out, or all the rest.
+
+    What is drawn are pictures, so rows about the same picture are on the same side; a row without one goes by its id.
+    """
+
+    fraction: float
+    seed: int
+    held_out: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FileSource:
     """Rows in files. `path` (file, folder or pattern) and `image_root` are local paths or fsspec/pyarrow URLs.
 
-    `format` names the reader; `split` train: samples end with their answer, else with the question.
+    `format` names the reader; `split` train: samples end with their answer, else with the question. With a `share` the
+    source is only this side of its files.
     """
 
     path: str
@@ -59,6 +72,7 @@ class FileSource:
     split: Split = "train"
     image_root: str = ""
     needs_answer: bool = True
+    share: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)

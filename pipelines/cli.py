@@ -97,18 +97,19 @@ def group(
 
 @app.command()
 def study(
-    config: Annotated[Path, typer.Argument(help="Study configuration (YAML).")],
+    config: Annotated[Path, typer.Argument(help="Study configuration (YAML).", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value; of the runs' base: base.section.key=value.", show_default=False),
+    ] = None,
     launch: Launch = None,
     settings: LaunchSet = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--base", help="Overrides of the base run: section.key=value.")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run many configurations (orders, bounds, seeds) and compare them; equal stages are trained once."""
     from pipelines.commands import study as command
 
-    command(config, launch, settings or [], overrides or [], as_json)
+    command(config, overrides or [], launch, settings or [], as_json)
 
 
 @app.command()

@@ -144,14 +144,14 @@ def group(config: Path, overrides: Sequence[str], launch: Path | None, settings:
 # Studies ----------------------------------------------------------------------------------------------------------
 
 
-def study(config: Path, launch: Path | None, settings: Sequence[str], overrides: Sequence[str], as_json: bool) -> None:
+def study(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
     from lcia.results import Session
     from pipelines.execute import session
     from pipelines.progress import Progress
     from pipelines.study import tune_runs
     from pipelines.tracking_run import tracked
 
-    chosen = load(StudyConfig, config, [f"base.{text}" for text in overrides])
+    chosen = load(StudyConfig, config, overrides)
     where = load(LaunchConfig, launch, settings)
     points = expand(chosen)
     for point in points:

@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,7 @@ def show(config: Path, overrides: Sequence[str], task: str | None, rows: int, im
 
 def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
     """The first good training rows of a task."""
-    limit = min(rows, task.max_samples or rows)
-    return samples(Reading.of(task.train, task.instruction, limit, config.data))
+    return islice(samples(Reading.of(task.train, task.instruction, task.max_samples, config.data)), rows)
 
 
 def _assistant(config: RunConfig) -> Any:

@@ -28,6 +28,7 @@ from lcia.benchmarks.vocabulary import AUTHORS, NUMBERS, TITLES, WORDS, format_b
 from lcia.types import IMAGE_TOKEN, Message, Sample
 
 Turn = tuple[str, str]
+Talk = Callable[[Random], tuple[Image.Image | None, list[Turn]]]
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 COMMON_WORDS = tuple(
     """
@@ -47,7 +48,16 @@ OTHER_WORDS = (*NUMBERS, "yes", "no", "unanswerable", "left", "right", "above", 
 
 def caption_sample(random: Random) -> Sample:
     """One picture (or, sometimes, none) with several turns of caption talk."""
-    image, turns = random.choices([talk for talk, _ in _TALKS], [weight for _, weight in _TALKS])[0](random)
+    return _sample(random, random.choices([talk for talk, _ in _TALKS], [weight for _, weight in _TALKS])[0])
+
+
+def plain_sample(random: Random) -> Sample:
+    """Four times in five a single plain shape; else any talk, so that the rest is not forgotten."""
+    return _sample(random, _plain_talk) if random.random() < 0.8 else caption_sample(random)
+
+
+def _sample(random: Random, talk: Talk) -> Sample:
+    image, turns = talk(random)
     lines = [text for turn in turns for text in turn]
     lines[0] = f"{IMAGE_TOKEN}\n{lines[0]}" if image else lines[0]
     messages = tuple(Message("assistant" if i % 2 else "user", line) for i, line in enumerate(lines))
@@ -186,7 +196,7 @@ def _key(random: Random, drawn: Scene) -> Turn:
     return f"{prompt}\n{listed}", f"label {labels[words.index(right)]}"
 
 
-_TALKS: tuple[tuple[Callable[[Random], tuple[Image.Image | None, list[Turn]]], float], ...] = (
+_TALKS: tuple[tuple[Talk, float], ...] = (
     (_scene_talk, 0.38),
     (_plain_talk, 0.12),
     (_sign_talk, 0.12),

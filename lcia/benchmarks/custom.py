@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lcia.config import CustomConfig, CustomTask
 from lcia.files import below
 from lcia.scoring import pair
-from lcia.types import Benchmark, FileSource, InputError, Split, TaskSpec
+from lcia.types import Benchmark, FileSource, InputError, Share, Split, TaskSpec
 
 
 def benchmark(config: CustomConfig) -> Benchmark:
@@ -19,22 +21,34 @@ def benchmark(config: CustomConfig) -> Benchmark:
         raise InputError("benchmark.tasks is empty: name at least one task")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"benchmark.tasks names {', '.join(repeated)} more than once")
-    return Benchmark(config.name, tuple(_task(config.root, task) for task in config.tasks), (("given", tuple(names)),))
+    return Benchmark(config.name, tuple(_task(config, task) for task in config.tasks), (("given", tuple(names)),))
 
 
-def _task(root: str, task: CustomTask) -> TaskSpec:
+def _task(config: CustomConfig, task: CustomTask) -> TaskSpec:
     strict, legacy = pair(task.scorer)
+    train, validation = _learning(config, task)
     return TaskSpec(
         name=task.name,
-        train=_source(root, task, "train", task.train),
-        test=_source(root, task, "test", task.test),
-        validation=_source(root, task, "validation", task.validation) if task.validation else None,
+        train=train,
+        test=_source(config.root, task, "test", task.test),
+        validation=validation,
         instruction=task.instruction,
         strict=strict,
         legacy=legacy,
         licence=task.licence,
         max_samples=task.max_samples,
     )
+
+
+def _learning(config: CustomConfig, task: CustomTask) -> tuple[FileSource, FileSource | None]:
+    """What is trained on and what is held out: a file of its own, else the share drawn from the training file."""
+    train = _source(config.root, task, "train", task.train)
+    if task.validation:
+        return train, _source(config.root, task, "validation", task.validation)
+    if config.validation_share is None:
+        return train, None
+    rest, drawn = (Share(config.validation_share, config.seed, held_out) for held_out in (False, True))
+    return replace(train, share=rest), replace(train, split="validation", share=drawn)
 
 
 def _source(root: str, task: CustomTask, split: Split, path: str) -> FileSource:

@@ -1,4 +1,4 @@
-"""A run on Ray of which something was killed at a random step, or its checkpoints damaged, ends with the same bits."""
+"""A run on Ray of which something was killed at a random step, or damaged as well: it ends with the same bits."""
 
 from __future__ import annotations
 

@@ -72,9 +72,14 @@ def is_healthy(address: str) -> bool:
         return False
 
 
-def wait_until_healthy(process: subprocess.Popen[bytes], address: str, deadline: float) -> bool:
+STARTED = b"Ray runtime started"
+"""What `ray start` prints when its node is there, too: on a busy machine it gives up on it after the GCS is healthy."""
+
+
+def wait_until_healthy(process: subprocess.Popen[bytes], address: str, log: Path, deadline: float) -> bool:
     """The same question that KubeRay's submitter asks before it submits; False if the head ended first."""
-    while not is_healthy(address):
+    before = log.read_bytes().count(STARTED)
+    while not (log.read_bytes().count(STARTED) > before and is_healthy(address)):
         if process.poll() is not None or time.monotonic() > deadline:
             return False
         time.sleep(1)
@@ -101,7 +106,7 @@ def running_head(temp: str, log: Path, deadline: float) -> Iterator[str | None]:
             head_command(temp, dashboard), stdout=out, stderr=out, env={**os.environ, **ENVIRONMENT}
         )
     try:
-        yield address if wait_until_healthy(process, address, deadline) else None
+        yield address if wait_until_healthy(process, address, log, deadline) else None
     finally:
         stop(process)
 

@@ -172,6 +172,11 @@ def test_configuration_environment_counts_and_times_are_shown():
         assert words in page.text
 
 
+def test_how_a_stage_came_through_interruptions_stands_with_its_time():
+    page = page_of(replace(run(), notes={"train red": "continued after step 4", "evaluate": ""}))
+    assert "train red continued after step 4 1 min 15 s evaluate 2.2 s" in page.text
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(2.25, "2.2 s"), (59.99, "60.0 s"), (75, "1 min 15 s"), (3600, "1 h 00 min"), (7383, "2 h 03 min")],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from lcia import benchmarks
-from lcia.config import CurvatureConfig, PaperConfig, SequentialConfig
-from lcia.load import parse
+from lcia.config import CurvatureConfig, MiniCoinConfig, PaperConfig, SequentialConfig
+from lcia.load import load, parse
 from lcia.matrix import AccuracyMatrix
 from lcia.run import order_of
 from lcia.study import StudyConfig, against_first, compare, compare_orders, expand
@@ -159,3 +161,13 @@ def test_methods_are_compared_on_the_same_seeds() -> None:
 
 def test_a_single_method_is_compared_with_nothing() -> None:
     assert against_first(expand(_study(seeds=[0, 1])), [_matrix((60, 80)), _matrix((70, 90))]) == {}
+
+
+def test_any_key_of_a_study_file_is_overridden_by_its_dotted_name(tmp_path: Path) -> None:
+    written = {"name": "s", "base": BASE, "methods": METHODS, "seeds": [0]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
+    given = ["base.benchmark.seed=7", "base.benchmark.tasks.1=VQAv2", "seeds=[3, 4]"]
+    points = expand(load(StudyConfig, tmp_path / "study.yaml", given))
+    assert [(p.method, p.seed) for p in points] == [("plain", 3), ("plain", 4), ("ours", 3), ("ours", 4)]
+    wanted = MiniCoinConfig(tasks=("GQA", "VQAv2", "OCR-VQA"), seed=7)
+    assert [p.config.benchmark for p in points] == [wanted] * 4
