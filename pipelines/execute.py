@@ -165,6 +165,8 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
     except KeyboardInterrupt:
         # Whoever interrupts does not want to wait for the end of a stage: its last checkpoint is in the store.
         patience = INTERRUPTED_SECONDS
+        # A thread of Ray Data that finds Ray gone would print a traceback beside the hint how to go on.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         raise
     finally:
         ray.get(broker.close.remote())
