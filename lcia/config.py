@@ -106,9 +106,15 @@ class DataConfig(Section):
 
 
 class TinyConfig(Section):
-    """The small LLaVA that ships with the package (CPU, seconds)."""
+    """The small LLaVA that ships with the package (CPU, seconds).
+
+    `base`: aligned on captions of many kinds of drawn pictures (`scenes`), or from there on with mostly single plain
+    shapes on a light ground (`shapes`), for streams like easy-VQA.
+    """
 
     kind: Literal["tiny"] = "tiny"
+    # Left out of keys while it is the one that was there first: what is stored stays valid.
+    base: Literal["scenes", "shapes"] = Field(default="scenes", exclude_if=lambda value: value == "scenes")
     train_projector: bool = False
 
 

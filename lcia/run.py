@@ -18,6 +18,7 @@ import numpy as np
 
 from lcia import benchmarks, features
 from lcia.answers import read_answers
+from lcia.assistants.tiny import BASES
 from lcia.codebook import Similarity
 from lcia.config import AssistantConfig, EmbedderConfig, LlavaConfig, RunConfig, TfidfConfig, TinyConfig
 from lcia.matrix import AccuracyMatrix
@@ -204,7 +205,7 @@ def base_identity(config: AssistantConfig) -> str:
     """What tells one frozen base from another: a digest of the checkpoint's files, or hub id and revision."""
     match config:
         case TinyConfig():
-            return _folder_digest(Path(__file__).parent / "assistants" / "tiny_base")
+            return _folder_digest(BASES[config.base])
         case LlavaConfig() if Path(config.model).is_dir():
             return _folder_digest(Path(config.model))
         case LlavaConfig():

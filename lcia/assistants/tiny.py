@@ -1,18 +1,26 @@
-"""The small LLaVA that ships with the package: the same class, a checkpoint made by lcia.align."""
+"""The small LLaVA that ships with the package: the same class, checkpoints made by lcia.align."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lcia.assistants.llava import Hardware, LlavaAssistant, load
 from lcia.config import LlavaConfig, LoraConfig, TinyConfig
 
+if TYPE_CHECKING:
+    from lcia.assistants.llava import Hardware, LlavaAssistant
+
 TINY_BASE = Path(__file__).parent / "tiny_base"
+SHAPES_BASE = Path(__file__).parent / "shapes_base"
+BASES = {"scenes": TINY_BASE, "shapes": SHAPES_BASE}
 
 
 def load_tiny(config: TinyConfig, lora: LoraConfig, hardware: Hardware) -> LlavaAssistant:
     """In float32, whatever the device: the weights are two megabytes."""
+    from lcia.assistants.llava import load
+
+    model = str(BASES[config.base])
     given = LlavaConfig(
-        kind="llava", model=str(TINY_BASE), dtype="float32", train_projector=config.train_projector, max_length=512
+        kind="llava", model=model, dtype="float32", train_projector=config.train_projector, max_length=512
     )
     return load(given, lora, hardware)
