@@ -31,7 +31,7 @@ from transformers import (
 from lcia.assistants.dialogue import UNTRAINED
 from lcia.assistants.llava import Hardware, LlavaAssistant, load
 from lcia.assistants.tiny import TINY_BASE
-from lcia.benchmarks.captions import COMMON_WORDS, caption_sample, plain_sample
+from lcia.benchmarks.captions import COMMON_WORDS, caption_sample, plain_sample, seek_sample
 from lcia.benchmarks.drawing import SIZE
 from lcia.benchmarks.minicoin import benchmark, generate
 from lcia.benchmarks.minicoin_tasks import DRAWINGS
@@ -41,7 +41,7 @@ from lcia.config import MiniCoinConfig
 from lcia.types import GeneratedSource, InstructionType, Sample, Source, TaskSpec
 
 Draw = Callable[[Random], Sample]
-TALKS: dict[str, Draw] = {"all": caption_sample, "plain": plain_sample}
+TALKS: dict[str, Draw] = {"all": caption_sample, "plain": plain_sample, "seek": seek_sample}
 PATCH, WIDTH, DEPTH = 8, 96, 3
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>", "USER:", "ASSISTANT:")
 # A coordinate is one piece, and a comma takes its space along, so that a box is nine tokens.
@@ -258,6 +258,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.steps < 1:
+        parser.error("--steps: at least 1")
     torch.set_num_threads(1)
     if given.out:
         make(given)

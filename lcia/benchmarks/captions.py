@@ -45,6 +45,24 @@ COMMON_WORDS = tuple(
 )
 OTHER_WORDS = (*NUMBERS, "yes", "no", "unanswerable", "left", "right", "above", "below", *LETTERS, *COMMON_WORDS)
 
+SEEKING = (
+    "Look for a {}.",
+    "Find a {}.",
+    "Search the image for a {}.",
+    "Say whether a {} is present.",
+    "Say whether there is a {} in the image.",
+    "Say whether the image contains a {}.",
+)
+ENDINGS = (
+    "",
+    "",
+    "\nAnswer with one word.",
+    "\nAnswer with found or missing.",
+    "\nReply with missing or found.",
+    "\nBe brief.",
+)
+"""What tasks put behind a question says how to answer it; whoever never saw such a line takes it for the question."""
+
 
 def caption_sample(random: Random) -> Sample:
     """One picture (or, sometimes, none) with several turns of caption talk."""
@@ -54,6 +72,11 @@ def caption_sample(random: Random) -> Sample:
 def plain_sample(random: Random) -> Sample:
     """Four times in five a single plain shape; else any talk, so that the rest is not forgotten."""
     return _sample(random, _plain_talk) if random.random() < 0.8 else caption_sample(random)
+
+
+def seek_sample(random: Random) -> Sample:
+    """The same with something to look for in most pictures, asked for in many words. It takes a base that can name."""
+    return _sample(random, _seek_talk) if random.random() < 0.8 else caption_sample(random)
 
 
 def _sample(random: Random, talk: Talk) -> Sample:
@@ -75,6 +98,15 @@ def _plain_talk(random: Random) -> tuple[Image.Image, list[Turn]]:
     drawn = plain_scene(random)
     ask = [_describe, _thing, _attribute, _attribute, _look, _look, _key]
     return drawn.image, [query(random, drawn) for query in random.sample(ask, 3)]
+
+
+def _seek_talk(random: Random) -> tuple[Image.Image, list[Turn]]:
+    """Most begin with a look for something, when no earlier turn has named what is there."""
+    drawn = plain_scene(random)
+    ask = random.sample([_describe, _thing, _attribute, _attribute, _look, _look, _key, _seek], 3)
+    if random.random() < 0.6:
+        ask[0] = _seek
+    return drawn.image, [query(random, drawn) for query in ask]
 
 
 def _sign_talk(random: Random) -> tuple[Image.Image, list[Turn]]:
@@ -171,6 +203,18 @@ def _look(random: Random, drawn: Scene) -> Turn:
         case _:
             sought, there = f"{colour} {thing.shape}", colour == thing.colour
     return f"Look for a {sought}.", "found" if there else "missing"
+
+
+def _seek(random: Random, drawn: Scene) -> Turn:
+    """For a shape or a colour, which is missing half of the time, so that no answer is right without a look."""
+    if random.random() < 0.6:
+        here, all_of_them, words = {thing.shape for thing in drawn.things}, drawn.shapes, "{}"
+    else:
+        here, all_of_them, words = {thing.colour for thing in drawn.things}, drawn.colours, "{} object"
+    pool = sorted(here) if random.random() < 0.5 else [word for word in all_of_them if word not in here]
+    sought = random.choice(pool)
+    asked = random.choice(SEEKING).format(words.format(sought)) + random.choice(ENDINGS)
+    return asked, "found" if sought in here else "missing"
 
 
 def _compare(random: Random, drawn: Scene) -> Turn:

@@ -12,57 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.e2e.conftest import config_file, launch_file, lcia, start
 
 
-def test_a_run_goes_on_by_itself_when_a_worker_is_killed(finished: Path, tmp_path: Path) -> None:
-    process = _started(tmp_path, "worker")
+def test_a_run_goes_on_after_a_killed_worker_and_after_ctrl_c(finished: Path, tmp_path: Path) -> None:
+    """By itself after the first, by the same command after the second."""
+    process, steps = _start(tmp_path), random.Random("worker")
+    _wait_for(tmp_path, steps.randint(10, 25))
     _workers(process)[0].send_signal(signal.SIGKILL)
-    assert process.wait(timeout=400) == 0
-    assert any("resumed_at" in stage for stage in _stages(tmp_path))
-    _assert_same_bits(tmp_path, finished)
-
-
-def test_the_same_command_goes_on_where_the_driver_was_killed(finished: Path, tmp_path: Path) -> None:
-    """At once, so that workers of the dead driver may still train and publish beside the new ones."""
-    process = _started(tmp_path, "driver")
-    orphans = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    again = _again(tmp_path)
-    assert again.returncode == 0, again.stderr[-3000:]
-    _assert_same_bits(tmp_path, finished)
-    assert psutil.wait_procs(orphans, timeout=60)[1] == []
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_the_same_command_goes_on_where_everything_was_killed(finished: Path, tmp_path: Path, damaged: bool) -> None:
-    """As when a machine is lost; with damage it goes on from the checkpoint before the newest, and says so."""
-    process = _started(tmp_path, f"everything{damaged}")
-    children, workers = psutil.Process(process.pid).children(recursive=True), _workers(process)
-    for victim in (*workers, psutil.Process(process.pid)):
-        victim.send_signal(signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(children, timeout=60)
-    before, newest = _checkpoints(tmp_path)[-2:]
-    if damaged:
-        _flip(newest / "state.safetensors")
-    again = _again(tmp_path)
-    assert again.returncode == 0, again.stderr[-3000:]
-    [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
-    assert stage["resumed_at"] == [int((before if damaged else newest).name)]
-    told = f"damaged checkpoints passed over: {newest.name}; " if damaged else ""
-    told += f"continued after step {stage['resumed_at'][0]}"
-    assert told in again.stderr
-    assert told in (tmp_path / "runs" / "stream" / "report.html").read_text()
-    assert stage.get("damaged_checkpoints", []) == ([newest.name] if damaged else [])
-    _assert_same_bits(tmp_path, finished)
-
-
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_path: Path) -> None:
-    process = _started(tmp_path, "interrupted")
+    _wait_for(tmp_path, steps.randint(35, 50))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 130, err[-3000:]
@@ -70,18 +29,49 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_
     assert "Traceback" not in err
     again = _again(tmp_path)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert any("resumed_at" in stage for stage in _stages(tmp_path))
+    [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
+    assert 10 <= stage["resumed_at"][0] < 35
     _assert_same_bits(tmp_path, finished)
 
 
-def _started(folder: Path, seed: str) -> subprocess.Popen[str]:
-    """A run in the middle of its second stage, past a random step and with two checkpoints at least."""
-    process = start("run", config_file(folder), "--launch", launch_file(folder))
-    least, deadline = random.Random(seed).randint(10, 60), time.monotonic() + 300
-    while not (found := _checkpoints(folder)) or int(found[-1].name) < least or len(found) < 2:
+def test_the_same_command_goes_on_after_a_lost_machine_and_a_killed_driver(finished: Path, tmp_path: Path) -> None:
+    process, steps = _start(tmp_path), random.Random("machine")
+    _wait_for(tmp_path, steps.randint(10, 25))
+    children, workers = psutil.Process(process.pid).children(recursive=True), _workers(process)
+    for victim in (*workers, psutil.Process(process.pid)):
+        victim.send_signal(signal.SIGKILL)
+    process.wait()
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    before, newest = _checkpoints(tmp_path)[-2:]
+    _flip(newest / "state.safetensors")
+
+    process = _start(tmp_path)
+    _wait_for(tmp_path, steps.randint(35, 50))
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    # At once, so that workers of the dead driver may still train and publish beside the new ones.
+    again = _again(tmp_path)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    told = f"damaged checkpoints passed over: {newest.name}; continued after step {int(before.name)}"
+    assert told in process.communicate()[1]
+    assert told in (tmp_path / "runs" / "stream" / "report.html").read_text()
+    [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
+    assert stage["resumed_at"][0] == int(before.name)
+    assert stage["damaged_checkpoints"] == [newest.name]
+    _assert_same_bits(tmp_path, finished)
+
+
+def _start(folder: Path) -> subprocess.Popen[str]:
+    return start("run", config_file(folder), "--launch", launch_file(folder))
+
+
+def _wait_for(folder: Path, step: int) -> None:
+    """Until the second stage has two checkpoints at least, the newest of that step or a later one."""
+    deadline = time.monotonic() + 300
+    while len(found := _checkpoints(folder)) < 2 or int(found[-1].name) < step:
         assert time.monotonic() < deadline, "no checkpoint appeared"
         time.sleep(0.02)
-    return process
 
 
 def _again(folder: Path) -> subprocess.CompletedProcess[str]:

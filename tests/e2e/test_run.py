@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from tests.e2e.conftest import lcia
+from tests.e2e.conftest import STREAM, lcia
 
 
 def test_a_run_leaves_matrix_metrics_predictions_adapters_and_report(finished: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_run_leaves_matrix_metrics_predictions_adapters_and_report(finished: P
 def test_both_workers_trained_and_agreed(finished: Path) -> None:
     stages = json.loads((finished / "stream" / "summary.json").read_text())["runs"]["stream"]["stages"]
     assert [stage["workers"] for stage in stages] == [2, 2]
-    assert [stage["steps"] for stage in stages] == [150, 150]
+    assert [stage["steps"] for stage in stages] == [STREAM["training"]["max_steps"]] * 2
 
 
 def test_mlflow_holds_the_run_with_a_child_per_task(finished: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from random import Random
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from lcia.align import beginning
 from lcia.assistants.tiny import TINY_BASE
-from lcia.benchmarks.captions import plain_sample
-from lcia.benchmarks.drawing import plain_scene
+from lcia.benchmarks.captions import caption_sample, plain_sample, seek_sample
+from lcia.benchmarks.drawing import PLAIN_COLOURS, PLAIN_SHAPES, plain_scene
+from lcia.types import Sample
 
 
 def test_an_alignment_that_goes_on_begins_with_the_weights_of_its_checkpoint() -> None:
@@ -21,9 +25,10 @@ def test_an_alignment_that_goes_on_begins_with_the_weights_of_its_checkpoint() -
     torch.testing.assert_close(begun, found, rtol=0, atol=1e-9)
 
 
-def test_the_same_number_draws_the_same_plain_talk() -> None:
-    assert plain_sample(Random("3/1")) == plain_sample(Random("3/1"))
-    assert plain_sample(Random("3/1")) != plain_sample(Random("3/2"))
+@pytest.mark.parametrize("draw", [caption_sample, plain_sample, seek_sample])
+def test_the_same_number_draws_the_same_talk(draw: Callable[[Random], Sample]) -> None:
+    assert draw(Random("3/1")) == draw(Random("3/1"))
+    assert draw(Random("3/1")) != draw(Random("3/2"))
 
 
 def test_an_answer_about_a_plain_shape_names_what_is_drawn() -> None:
@@ -33,13 +38,23 @@ def test_an_answer_about_a_plain_shape_names_what_is_drawn() -> None:
         if random.random() >= 0.8:
             continue
         thing = plain_scene(random).things[0]
-        turns = plain_sample(Random(f"plain/{number}")).messages
+        turns = seek_sample(Random(f"plain/{number}")).messages
         for asked, told in zip(turns[::2], turns[1::2], strict=True):
             if "Name the color" in asked.content:
                 assert told.content == f"color {thing.colour}"
             elif "Name the shape" in asked.content:
                 assert told.content == f"shape {thing.shape}"
+            elif told.content in ("found", "missing"):
+                named = set(re.findall(r"[a-z]+", asked.content)) & {*PLAIN_SHAPES, *PLAIN_COLOURS}
+                assert (told.content == "found") is (named <= {thing.shape, thing.colour})
             else:
                 continue
             checked += 1
-    assert checked > 100
+    assert checked > 200
+
+
+def test_what_is_looked_for_is_missing_about_half_of_the_time_so_that_no_blind_answer_is_right() -> None:
+    firsts = [seek_sample(Random(f"half/{number}")).messages[:2] for number in range(600)]
+    told = [answer.content for asked, answer in firsts if asked.content.startswith("<image>\nSay whether")]
+    assert len(told) > 100
+    assert 0.4 < told.count("found") / len(told) < 0.6

@@ -109,3 +109,19 @@ def test_the_study_of_methods_has_every_method_with_and_without_groups_over_thre
         chosen = {p.config.strategy for p in tuned if p.config.grouping.enabled is grouped}
         assert len(chosen) == 8
         assert sorted(s.pull for s in chosen if isinstance(s, CurvatureConfig | EwcConfig)) == [0, 10000, 10000]
+
+
+def test_the_study_of_easyvqa_is_the_run_under_every_method_over_three_seeds():
+    run = load(RunConfig, CONFIGS / "easyvqa.yaml", ["benchmark.root=/data"])
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "easyvqa.yaml", ["base.benchmark.root=/data"]))
+    default = [p.config for p in points if p.method == "default-grouped"]
+    assert [c.model_copy(update={"name": run.name}) for c in default] == [
+        run.model_copy(update={"seed": seed}) for seed in (0, 1, 2)
+    ]
+    kinds = {(p.config.strategy.kind, p.config.grouping.enabled) for p in points if p.config.protocol == "continual"}
+    assert kinds == {
+        (kind, grouped) for kind in ("sequential", "fixed", "curvature", "ewc") for grouped in (True, False)
+    }
+    assert {p.config.training.max_steps for p in points if p.config.protocol == "multitask"} == {
+        4 * (run.training.max_steps or 0)
+    }

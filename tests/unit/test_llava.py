@@ -19,7 +19,7 @@ from lcia import assistants
 from lcia.align import CHAT_TEMPLATE
 from lcia.assistants.llava import LlavaAssistant
 from lcia.assistants.pictures import Pictures, pad_to_square
-from lcia.assistants.tiny import TINY_BASE
+from lcia.assistants.tiny import BASES, SHAPES_BASE, TINY_BASE
 from lcia.benchmarks.drawing import encode_png, plain_scene
 from lcia.benchmarks.minicoin import generate
 from lcia.config import LlavaConfig, TinyConfig
@@ -320,5 +320,22 @@ def test_the_answer_of_a_training_row_is_not_shown_to_the_model(tiny: LlavaAssis
     assert tiny.answer([sample], 8) == tiny.answer([asked], 8)
 
 
-def test_the_shipped_base_is_small() -> None:
-    assert sum(file.stat().st_size for file in TINY_BASE.iterdir()) < 3_000_000
+@pytest.mark.parametrize("base", BASES.values())
+def test_a_shipped_base_is_small(base: Path) -> None:
+    assert sum(file.stat().st_size for file in base.iterdir()) < 3_000_000
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "processor_config.json"])
+def test_the_shipped_bases_differ_by_their_weights_alone(name: str) -> None:
+    assert (TINY_BASE / name).read_text() == (SHAPES_BASE / name).read_text()
+
+
+def test_the_base_for_single_shapes_sees_those_that_the_other_confuses() -> None:
+    scenes = [plain_scene(Random(f"unseen/{number}")) for number in range(100)]
+    asked = [replace(talk("<image>\nDescribe the image."), images=(encode_png(s.image),)) for s in scenes]
+    right = {}
+    for base in BASES:
+        answers = assistants.build(TinyConfig(base=base)).answer(asked, 12)
+        right[base] = sum(s.things[0].shape in answer for s, answer in zip(scenes, answers, strict=True))
+    assert right["scenes"] + 10 < right["shapes"]
+    assert right["shapes"] > 85
