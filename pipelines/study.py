@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import uuid
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def tune_runs(points: Sequence[Point], executor: RayExecutor, name: str, concurr
             name=f"{name}-{uuid.uuid4().hex[:6]}", storage_path=f"{executor.launch.root}/tune", verbose=0
         ),
     )
+    # Tune would take Ctrl-C for itself and return as if all were done; what is finished is in the store anyway.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # Tune prints its own tables; stdout is for results.
     with executor.watching(), contextlib.redirect_stdout(sys.stderr):
         results = tuner.fit()

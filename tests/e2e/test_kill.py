@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.e2e.conftest import config_file, launch_file, lcia, start
+
+pytestmark = pytest.mark.timeout(1200)  # each test starts Ray two or three times
 
 
 def test_a_run_goes_on_after_a_killed_worker_and_after_ctrl_c(finished: Path, tmp_path: Path) -> None:

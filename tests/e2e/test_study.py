@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,39 +19,70 @@ from lcia.local import LocalExecutor
 from lcia.matrix import from_json
 from lcia.run import run
 from lcia.store import Store
-from tests.e2e.conftest import launch_file, lcia
+from tests.e2e.conftest import launch_file, lcia, start
 
 BASE = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 64, "test_size": 16},
-    "training": {"max_steps": 6},
+    "training": {"max_steps": 12},
     "strategy": {"kind": "proximal"},
     "grouping": {"enabled": False},
 }
 STUDY = {"name": "orders", "base": BASE, "orders": "all", "vary": {"strategy.beta_min": [0.5, 0.9]}}
 
 
+@dataclass(frozen=True)
+class Studied:
+    """A study that Ctrl-C met after its first training, and that was then started again."""
+
+    folder: Path
+    interrupted: tuple[int, str]
+    """Exit code and stderr of the first start."""
+    finished: int
+    """Trainings that were in the store before the second start."""
+    printed: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
     folder = tmp_path_factory.mktemp("study")
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    result = lcia("study", folder / "study.yaml", "--launch", launch_file(folder, num_workers=1), "--json")
+    command = ("study", folder / "study.yaml", "--launch", launch_file(folder, num_workers=1), "--json")
+    process, deadline = start(*command), time.monotonic() + 300
+    while not trainings(folder):
+        assert time.monotonic() < deadline, "nothing was trained"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=200)
+    finished = len(trainings(folder))
+    result = lcia(*command)
     assert result.returncode == 0, result.stderr[-3000:]
-    return folder, json.loads(result.stdout)
+    return Studied(folder, (process.returncode, err), finished, json.loads(result.stdout))
 
 
-def test_first_stages_are_shared_across_bounds(studied: tuple[Path, dict[str, object]]) -> None:
+def trainings(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("runs/store/??/*/steps.jsonl") if (path.parent / "complete.json").exists()]
+
+
+def test_ctrl_c_stops_a_study_and_says_how_to_go_on(studied: Studied) -> None:
+    code, err = studied.interrupted
+    assert code == 130, err[-3000:]
+    assert "To continue, run the same command again." in err
+    assert "Traceback" not in err
+
+
+def test_first_stages_are_shared_across_bounds_and_none_is_trained_twice(studied: Studied) -> None:
     # 2 orders x 2 bounds x 2 tasks are asked for; the first stage of each order is the same for both bounds.
-    assert studied[1]["stages"] == {"asked": 8, "distinct": 6, "trained": 6}
+    assert studied.printed["stages"] == {"asked": 8, "distinct": 6, "trained": 6 - studied.finished}
 
 
-def test_a_study_started_again_trains_nothing(studied: tuple[Path, dict[str, object]]) -> None:
-    folder = studied[0]
+def test_a_finished_study_started_again_trains_nothing(studied: Studied) -> None:
+    folder = studied.folder
     result = lcia("study", folder / "study.yaml", "--launch", folder / "launch.yaml", "--json")
     assert json.loads(result.stdout)["stages"]["trained"] == 0
 
 
-def test_ray_gives_the_matrix_that_one_process_gives(studied: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
-    summary = json.loads((studied[0] / "runs" / "orders" / "summary.json").read_text())
+def test_ray_gives_the_matrix_that_one_process_gives(studied: Studied, tmp_path: Path) -> None:
+    summary = json.loads((studied.folder / "runs" / "orders" / "summary.json").read_text())
     name, wanted = next(iter(summary["runs"].items()))
     config = parse(RunConfig, wanted["config"], name)
     outcome = run([config], LocalExecutor(Store(str(tmp_path))))[0]
