@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -40,11 +41,12 @@ def test_a_run_goes_on_after_a_killed_worker_and_after_ctrl_c(finished: Path, tm
 def test_the_same_command_goes_on_after_a_lost_machine_and_a_killed_driver(finished: Path, tmp_path: Path) -> None:
     process, steps = _start(tmp_path), random.Random("machine")
     _wait_for(tmp_path, steps.randint(10, 25))
-    children, workers = psutil.Process(process.pid).children(recursive=True), _workers(process)
-    for victim in (*workers, psutil.Process(process.pid)):
-        victim.send_signal(signal.SIGKILL)
+    everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for victim in everything:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
     process.wait()
-    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert psutil.wait_procs(everything, timeout=60)[1] == []
     before, newest = _checkpoints(tmp_path)[-2:]
     _flip(newest / "state.safetensors")
 
