@@ -75,6 +75,12 @@ def test_first_stages_are_shared_across_bounds_and_none_is_trained_twice(studied
     assert studied.printed["stages"] == {"asked": 8, "distinct": 6, "trained": 6 - studied.finished}
 
 
+def test_a_finished_study_started_again_trains_nothing(studied: Studied) -> None:
+    folder = studied.folder
+    result = lcia("study", folder / "study.yaml", "--launch", folder / "launch.yaml", "--json")
+    assert json.loads(result.stdout)["stages"]["trained"] == 0
+
+
 def test_ray_gives_the_matrix_that_one_process_gives(studied: Studied, tmp_path: Path) -> None:
     summary = json.loads((studied.folder / "runs" / "orders" / "summary.json").read_text())
     name, wanted = next(iter(summary["runs"].items()))
