@@ -1,6 +1,8 @@
 # Two commands: `make quickstart` and `make test`. `make env` is part of both.
 SHELL := /bin/bash
 VENV ?= .venv
+# A test takes one core, so two run at a time, the slow kinds first.
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 SHAPES := lcia/assistants/shapes_base
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
@@ -14,7 +16,7 @@ quickstart: env  ## the main job on this machine: about two minutes after the in
 	$(VENV)/bin/lcia quickstart
 
 test: env lint types contracts  ## everything; the last line is pytest's
-	$(PY) -m pytest tests
+	$(PY) -m pytest $(TWO) tests
 
 env: $(VENV)/.ready
 
@@ -35,13 +37,13 @@ contracts: env
 	$(VENV)/bin/lint-imports
 
 unit: env
-	$(PY) -m pytest tests/unit
+	$(PY) -m pytest $(TWO) tests/unit
 
 integration: env
-	$(PY) -m pytest tests/integration
+	$(PY) -m pytest $(TWO) tests/integration
 
 e2e: env
-	$(PY) -m pytest tests/e2e
+	$(PY) -m pytest $(TWO) tests/e2e
 
 tiny-base: env  ## trains the shipped checkpoint anew: about 20 CPU-minutes
 	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000

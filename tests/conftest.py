@@ -25,6 +25,14 @@ settings.load_profile("lcia")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a fixture run in one process (`-n 2 --dist loadgroup`): a file's, or those of `finished`."""
+    for item in items:
+        shared = "finished" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("finished" if shared else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real third-party data beside the checkout; not part of the product."""
