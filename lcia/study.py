@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from pydantic import Field
 
 from lcia import benchmarks
@@ -104,11 +105,39 @@ def compare_orders(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) 
     return _table(labels, matrices) if len(named) == len(points) else {}
 
 
+class TaskSpread(NamedTuple):
+    """One task's scores in percent over the orders and seeds of a label; None where a run did not evaluate it."""
+
+    learnt: Spread | None
+    """Right after the task was trained."""
+    final: Spread | None
+    """After the last task."""
+
+
+def compare_tasks(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, TaskSpread]]:
+    """What each label knew of each task when it was new and at the end; tasks as the label's first run orders them."""
+    return {
+        label: {task: _task(task, found) for task in found[0].tasks if all(task in m.tasks for m in found)}
+        for label, found in _by_label([point.label for point in points], matrices).items()
+    }
+
+
+def _task(task: str, found: Sequence[AccuracyMatrix]) -> TaskSpread:
+    at = [matrix.tasks.index(task) for matrix in found]
+    learnt = [float(matrix.scores[i, i]) for matrix, i in zip(found, at, strict=True)]
+    final = [float(matrix.scores[-1, i]) for matrix, i in zip(found, at, strict=True)]
+    return TaskSpread(*(None if np.isnan(scores).any() else spread(scores) for scores in (learnt, final)))
+
+
 def _table(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
+    return {label: _summaries(found) for label, found in _by_label(labels, matrices).items()}
+
+
+def _by_label(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict[str, list[AccuracyMatrix]]:
     rows: dict[str, list[AccuracyMatrix]] = {}
     for label, matrix in zip(labels, matrices, strict=True):
         rows.setdefault(label, []).append(matrix)
-    return {label: _summaries(found) for label, found in rows.items()}
+    return rows
 
 
 def _summaries(found: Sequence[AccuracyMatrix]) -> dict[str, Spread | None]:

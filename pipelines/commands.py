@@ -16,7 +16,7 @@ from lcia.config import RunConfig
 from lcia.load import load, override, parse
 from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
 from lcia.stats import Spread
-from lcia.study import Point, StudyConfig, against_first, compare, compare_orders, expand
+from lcia.study import Point, StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.tables import (
@@ -27,6 +27,7 @@ from pipelines.tables import (
     plan_table,
     routes_table,
     study_table,
+    tasks_table,
 )
 
 QUICKSTART = {
@@ -171,13 +172,17 @@ def study(config: Path, overrides: Sequence[str], launch: Path | None, settings:
 def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: dict[str, int], as_json: bool) -> None:
     found = [outcome.matrix for outcome in outcomes]
     compared, ordered, paired = compare(points, found), compare_orders(points, found), against_first(points, found)
+    tasks = compare_tasks(points, found)
     if as_json:
         rows, by_order = _spreads(compared), _spreads(ordered)
         tests = {name: asdict(comparison) for name, comparison in paired.items()}
-        print(json.dumps({"stages": counts, "methods": rows, "orders": by_order, "against_first": tests}, indent=1))
+        by_task = {name: _spreads({task: t._asdict() for task, t in row.items()}) for name, row in tasks.items()}
+        shown = {"stages": counts, "methods": rows, "tasks": by_task, "orders": by_order, "against_first": tests}
+        print(json.dumps(shown, indent=1))
         return
     console = Console()
     console.print(study_table(compared))
+    console.print(tasks_table(tasks))
     if ordered:
         console.print(study_table(ordered))
     if paired:

@@ -12,6 +12,7 @@ from lcia.matrix import AccuracyMatrix, metrics
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.stats import Comparison, Spread
 from lcia.store import Store
+from lcia.study import TaskSpread
 
 METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
 
@@ -31,6 +32,17 @@ def study_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
     for label, values in compared.items():
         found = next((value for value in values.values() if value is not None), None)
         table.add_row(label, str(found.n if found else 0), *(str(values[m] or "-") for m in METRICS))
+    return table
+
+
+def tasks_table(compared: Mapping[str, Mapping[str, TaskSpread]]) -> Table:
+    """Two rows per method, as each task was learnt and as it ended, a column per task."""
+    names = list(dict.fromkeys(task for tasks in compared.values() for task in tasks))
+    table = Table("method", "scored", *names, title="score of each task (%)", title_justify="left")
+    for label, tasks in compared.items():
+        found = [tasks.get(name, TaskSpread(None, None)) for name in names]
+        table.add_row(label, "just learnt", *(str(task.learnt or "-") for task in found))
+        table.add_row("", "at the end", *(str(task.final or "-") for task in found))
     return table
 
 

@@ -31,6 +31,9 @@ def test_both_methods_of_the_command_line_come_out_with_their_metrics(studied: t
     printed, _ = studied
     assert set(printed["methods"]) == {"default", "plain"}
     assert all(values["avg_acc"]["n"] == 1 for values in printed["methods"].values())
+    for tasks in printed["tasks"].values():
+        assert tuple(tasks) == TASKS
+        assert all(task["learnt"]["n"] == task["final"]["n"] == 1 for task in tasks.values())
 
 
 def test_the_overridden_steps_and_seed_are_those_of_every_run(studied: tuple[Any, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
+from rich.table import Table
 
 from lcia import benchmarks
 from lcia.config import CurvatureConfig, MiniCoinConfig, PaperConfig, SequentialConfig
 from lcia.load import load, parse
 from lcia.matrix import AccuracyMatrix
 from lcia.run import order_of
-from lcia.study import StudyConfig, against_first, compare, compare_orders, expand
+from lcia.study import StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
 from lcia.types import InputError
+from pipelines.tables import tasks_table
 
 TASKS = ("GQA", "Grounding", "OCR-VQA")
 BASE = {"benchmark": {"kind": "minicoin", "tasks": list(TASKS)}, "training": {"max_steps": 4}}
@@ -113,6 +118,14 @@ def test_a_value_that_fits_nowhere_names_study_run_and_method() -> None:
         expand(_study(methods={"good": {}, "bad": {"training.max_stps": 3}}))
 
 
+def _printed(table: Table) -> list[str]:
+    """Its lines with text, without the frame."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table)
+    lines = (re.sub("[^\\w.± ()%-]", " ", line) for line in console.export_text().splitlines())
+    return [line for line in lines if line.strip()]
+
+
 def _matrix(last: tuple[float, float], first: float = 80.0) -> AccuracyMatrix:
     return AccuracyMatrix(("a", "b"), np.array([[first, np.nan], last]))
 
@@ -148,6 +161,30 @@ def test_a_metric_that_one_run_leaves_undefined_has_no_mean() -> None:
     assert table["avg_acc"] is None
     assert table["fwt"] is None
     assert table["new_acc"] is not None
+
+
+def test_each_task_is_followed_through_orders_from_its_own_place() -> None:
+    points = expand(_study(orders=[["VQAv2", "GQA"], ["GQA", "VQAv2"]]))
+    there = AccuracyMatrix(("VQAv2", "GQA"), np.array([[80, np.nan], [50, 70]]))
+    back = AccuracyMatrix(("GQA", "VQAv2"), np.array([[90, np.nan], [20, 60]]))
+    found = compare_tasks(points, [there, back])["lcia"]
+    # Learnt first and second, VQAv2 has 80 and 60 when new, 50 and 60 at the end.
+    vqa, gqa = found["VQAv2"], found["GQA"]
+    assert (vqa.learnt and vqa.learnt.mean, vqa.final and vqa.final.mean) == (70, 55)
+    assert (gqa.learnt and gqa.learnt.mean, gqa.final and gqa.final.mean) == (80, 45)
+    [title, header, *rows] = _printed(tasks_table({"lcia": found}))
+    assert "score of each task" in title
+    assert header.split()[-2:] == ["VQAv2", "GQA"]
+    assert next(row for row in rows if "at the end" in row).split()[-6:] == ["55.0", "±", "7.1", "45.0", "±", "35.4"]
+
+
+def test_a_task_that_was_not_scored_when_new_has_only_its_end() -> None:
+    points = expand(_study(seeds=[0, 1]))
+    joint = AccuracyMatrix(("a", "b"), np.array([[np.nan, np.nan], [60, 70]]))
+    found = compare_tasks(points, [joint, joint])["lcia"]["a"]
+    assert found.learnt is None
+    assert found.final is not None
+    assert found.final.mean == 60
 
 
 def test_methods_are_compared_on_the_same_seeds() -> None:
