@@ -1,8 +1,8 @@
 # Two commands: `make quickstart` and `make test`. `make env` is part of both.
 SHELL := /bin/bash
 VENV ?= .venv
-# A test takes one core, so two run at a time, the slow kinds first.
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+# Most tests take one core, so two files run at a time, the slow kinds first.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 SHAPES := lcia/assistants/shapes_base
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1

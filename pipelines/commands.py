@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lcia.config import RunConfig
@@ -21,6 +20,7 @@ from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.tables import (
     comparison_table,
+    console,
     metrics_table,
     placements_table,
     plan_rows,
@@ -81,11 +81,11 @@ def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[
 
 
 def _show(outcomes: Sequence[Outcome], page: Path, seconds: float) -> None:
-    console = Console()
+    out = console()
     for outcome in outcomes:
-        console.print(matrix_table(outcome))
-    console.print(metrics_table({o.config.name: o.matrix for o in outcomes}))
-    console.print(f"wall time {seconds:.0f} s", highlight=False)
+        out.print(matrix_table(outcome))
+    out.print(metrics_table({o.config.name: o.matrix for o in outcomes}))
+    out.print(f"wall time {seconds:.0f} s", highlight=False)
     print(f"report: {page}")
 
 
@@ -108,7 +108,7 @@ def plan(config: Path, overrides: Sequence[str], launch: Path | None, settings: 
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    Console().print(plan_table(rows))
+    console().print(plan_table(rows))
     todo = sum(row["state"] == "to do" for row in rows)
     print(f"{todo} of {len(rows)} stages to do")
 
@@ -139,7 +139,7 @@ def group(config: Path, overrides: Sequence[str], launch: Path | None, settings:
         found = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    Console().print(placements_table(placed), routes_table(routed))
+    console().print(placements_table(placed), routes_table(routed))
 
 
 # Studies ----------------------------------------------------------------------------------------------------------
@@ -180,13 +180,13 @@ def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: di
         shown = {"stages": counts, "methods": rows, "tasks": by_task, "orders": by_order, "against_first": tests}
         print(json.dumps(shown, indent=1))
         return
-    console = Console()
-    console.print(study_table(compared))
-    console.print(tasks_table(tasks))
+    out = console()
+    out.print(study_table(compared))
+    out.print(tasks_table(tasks))
     if ordered:
-        console.print(study_table(ordered))
+        out.print(study_table(ordered))
     if paired:
-        console.print(comparison_table(points[0].label, paired))
+        out.print(comparison_table(points[0].label, paired))
     print(
         f"runs {len(points)}; trainings asked {counts['asked']}, "
         f"distinct {counts['distinct']}, trained {counts['trained']}"
@@ -207,8 +207,8 @@ def report(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
-    console = Console()
-    console.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
+    out = console()
+    out.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
     print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {page}")
 
 

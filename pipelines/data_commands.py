@@ -13,15 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lcia import benchmarks, shards
 from lcia.config import MiniCoinConfig, RunConfig
 from lcia.load import load
 from lcia.readers import Reading, samples
 from lcia.run import order_of
 from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
-from pipelines.tables import counts_table
+from pipelines.tables import console, counts_table
 
 PEEK = 200
 """Rows of each task that `show` reads to tell the groups."""
@@ -38,7 +36,7 @@ def validate(config: Path, overrides: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        Console().print(counts_table(rows))
+        console().print(counts_table(rows))
     shards.refuse(complaints, chosen.data.max_bad_fraction)
 
 

@@ -7,10 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from lcia.types import InputError
+from pipelines.tables import console
 
 TEMPLATE = """\
 # A run: what is computed. Where it runs is a launch file (configs/launch). `lcia schema` lists every key.
@@ -55,7 +55,7 @@ def doctor(as_json: bool) -> None:
     table = Table("check", "found", "hint", title="doctor", title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console().print(table)
 
 
 def _machine() -> list[tuple[str, str, str]]:

@@ -197,6 +197,8 @@ def _init(launch: LaunchConfig) -> None:
     # A local Ray listens for this machine only and serves one user: no token file is left behind.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # Nobody takes this machine away with a notice.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Workers and actors share the cores; what they hold must fit, and Ray Data needs CPUs for tasks of its own.
     cpus = max(os.cpu_count() or 1, int(launch.cpus) + 2)

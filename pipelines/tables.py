@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from lcia.codebook import Placement, Route, group_name
@@ -14,7 +17,14 @@ from lcia.stats import Comparison, Spread
 from lcia.store import Store
 from lcia.study import TaskSpread
 
+WIDTH = 160
 METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
+
+
+def console() -> Console:
+    """As wide as the terminal or COLUMNS; where neither is known, wide enough for the columns of a study."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else WIDTH)
 
 
 def metrics_table(runs: Mapping[str, AccuracyMatrix]) -> Table:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 STREAM = {
@@ -46,12 +45,3 @@ def lcia(*arguments: object) -> subprocess.CompletedProcess[str]:
     process = start(*arguments)
     out, err = process.communicate(timeout=500)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a run of two tasks on two workers that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("finished")
-    result = lcia("run", config_file(folder), "--launch", launch_file(folder))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return folder / "runs"

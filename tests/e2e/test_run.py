@@ -1,13 +1,33 @@
-"""A run on Ray: what it leaves behind."""
+"""A run on Ray: what it leaves behind, and that it ends with the same bits if something was killed on the way."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
+import signal
+import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
+import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.conftest import STREAM, lcia
+from tests.e2e.conftest import STREAM, config_file, launch_file, lcia, start
+
+pytestmark = pytest.mark.timeout(1200)  # a test starts Ray up to three times
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a run of two tasks on two workers that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = lcia("run", config_file(folder), "--launch", launch_file(folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "runs"
 
 
 def test_a_run_leaves_matrix_metrics_predictions_adapters_and_report(finished: Path) -> None:
@@ -49,3 +69,128 @@ def test_the_same_command_again_trains_nothing(finished: Path) -> None:
 def test_report_prints_the_summary_of_a_run(finished: Path) -> None:
     result = lcia("report", finished / "stream", "--json")
     assert json.loads(result.stdout)["runs"]["stream"]["metrics"]["avg_acc"]["value"] is not None
+
+
+# Killed and damaged -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_worker_was_killed_ends_by_itself(finished: Path, tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    _wait_for(tmp_path, random.Random("worker").randint(10, 25))
+    newest = int(_checkpoints(tmp_path)[-1].name)
+    _workers(process)[0].send_signal(signal.SIGKILL)
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err[-3000:]
+    [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
+    [step] = stage["resumed_at"]
+    # The worker may have gone a step or two further before it was met.
+    assert newest <= step <= newest + 10
+    _assert_same_bits(tmp_path, finished)
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    _wait_for(tmp_path, random.Random("interrupt").randint(10, 50))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 130, err[-3000:]
+    assert "To continue, run the same command again." in err
+    assert "Traceback" not in err
+    newest = _checkpoints(tmp_path)[-1]
+    again = lcia(*_command(tmp_path))
+    assert again.returncode == 0, again.stderr[-3000:]
+    [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
+    assert stage["resumed_at"] == [int(newest.name)]
+    _assert_same_bits(tmp_path, finished)
+
+
+def test_the_same_command_goes_on_after_a_lost_machine_and_a_killed_driver(finished: Path, tmp_path: Path) -> None:
+    process, steps = _start(tmp_path), random.Random("machine")
+    _wait_for(tmp_path, steps.randint(10, 25))
+    everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for victim in everything:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+    process.wait()
+    assert psutil.wait_procs(everything, timeout=60)[1] == []
+    before, newest = _checkpoints(tmp_path)[-2:]
+    _flip(newest / "state.safetensors")
+
+    process = _start(tmp_path)
+    _wait_for(tmp_path, steps.randint(35, 50))
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    # At once, so that workers of the dead driver may still train and publish beside the new ones.
+    again = lcia(*_command(tmp_path))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    told = f"damaged checkpoints passed over: {newest.name}; continued after step {int(before.name)}"
+    assert told in process.communicate()[1]
+    assert told in (tmp_path / "runs" / "stream" / "report.html").read_text()
+    [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
+    assert stage["resumed_at"][0] == int(before.name)
+    assert stage["damaged_checkpoints"] == [newest.name]
+    _assert_same_bits(tmp_path, finished)
+
+
+def _start(folder: Path) -> subprocess.Popen[str]:
+    config_file(folder)
+    launch_file(folder)
+    return start(*_command(folder))
+
+
+def _wait_for(folder: Path, step: int) -> None:
+    """Until the second stage has two checkpoints at least, the newest of that step or a later one."""
+    deadline = time.monotonic() + 300
+    while len(found := _checkpoints(folder)) < 2 or int(found[-1].name) < step:
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.02)
+
+
+def _command(folder: Path) -> tuple[object, ...]:
+    return ("run", folder / "run.yaml", "--launch", folder / "launch.yaml")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Mid-stage checkpoints of the second stage, oldest first."""
+    store = folder / "runs" / "store"
+    published = {path.parent.name for path in store.glob("??/*/steps.jsonl")}
+    # The first stage's own checkpoints may still lie there for a moment after it is published.
+    complete = (path.parent for path in store.glob("partial/*/*/complete.json") if published)
+    return sorted(path for path in complete if path.parent.name not in published and path.name.isdigit())
+
+
+def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in _title(child)]
+    assert len(workers) == 2
+    return workers
+
+
+def _title(process: psutil.Process) -> str:
+    """The name that Ray gives its worker; empty for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _stages(folder: Path) -> list[dict[str, Any]]:
+    stages: list[dict[str, Any]] = json.loads((folder / "runs" / "stream" / "summary.json").read_text())["runs"][
+        "stream"
+    ]["stages"]
+    return stages
+
+
+def _assert_same_bits(folder: Path, finished: Path) -> None:
+    """Adapters, importances and statistics of every stage."""
+    for key in (stage["key"] for stage in _stages(folder)):
+        one, two = (storage / "store" / key[:2] / key for storage in (folder / "runs", finished))
+        for name in ("adapter_model.safetensors", "kept.safetensors", "steps.jsonl"):
+            assert (one / name).read_bytes() == (two / name).read_bytes(), f"{name} of {key}"

@@ -19,7 +19,7 @@ from lcia.strategies.ema import Curvature, DynamicEma, Fixed, Official, Options,
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((37, 5), (4,), (2, 3, 7), (129,), (4, 1), (700,))
-STEPS = 7
+STEPS = 6
 RULES: dict[str, Any] = {
     "fixed": Fixed(0.9),
     "paper": Paper(lagrange=0.8, fallback=0.99, reduction="sum"),
@@ -143,8 +143,8 @@ def compare(rule: Any, kind: torch.dtype | None, habit: str, **options: Any) -> 
 
 
 def main(file: str) -> None:
-    # Small, so that tensors have several chunks and a last one that is not full.
-    chunks.CHUNK, kernels.SIZE = 300, 128
+    # Small, so that a tensor has several chunks, a chunk several blocks, and the last of both are not full.
+    chunks.CHUNK, kernels.SIZE = 500, 256
     results = {f"{rule} {kind} {habit}": compare(RULES[rule], DTYPES[kind], habit) for rule, kind, habit in CASES}
     for keeping in ("copy", "bfloat16"):
         results[f"paper fp32 {keeping}"] = compare(RULES["paper"], torch.float32, "dropped", previous_gradient=keeping)

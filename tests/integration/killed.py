@@ -47,9 +47,12 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 KEY = "ab" + "0" * 30
 # What a training loads late, the fork server loads early: each of its processes then starts in milliseconds.
 for _name in (
-    "lcia.assistants.tiny", "lcia.strategies.curvature", "lcia.strategies.rules", "peft.tuners.lora",
+    "PIL.PngImagePlugin", "fsspec.implementations.local", "lcia.assistants.llava", "lcia.assistants.tiny",
+    "lcia.embedders.tfidf", "lcia.strategies.curvature", "lcia.strategies.ewc", "lcia.strategies.rules",
+    "peft.tuners.lora", "peft.utils.transformers_weight_conversion", "transformers.models.clip.image_processing_clip",
     "transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama",
     "transformers.models.llava.modeling_llava", "transformers.models.llava.processing_llava",
+    "transformers.optimization", "transformers.trainer_pt_utils",
 ):  # fmt: skip
     importlib.import_module(_name)
 

@@ -21,7 +21,7 @@ from lcia.matrix import AccuracyMatrix
 from lcia.run import order_of
 from lcia.study import StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
 from lcia.types import InputError
-from pipelines.tables import tasks_table
+from pipelines.tables import console, tasks_table
 
 TASKS = ("GQA", "Grounding", "OCR-VQA")
 BASE = {"benchmark": {"kind": "minicoin", "tasks": list(TASKS)}, "training": {"max_steps": 4}}
@@ -208,3 +208,11 @@ def test_any_key_of_a_study_file_is_overridden_by_its_dotted_name(tmp_path: Path
     assert [(p.method, p.seed) for p in points] == [("plain", 3), ("plain", 4), ("ours", 3), ("ours", 4)]
     wanted = MiniCoinConfig(tasks=("GQA", "VQAv2", "OCR-VQA"), seed=7)
     assert [p.config.benchmark for p in points] == [wanted] * 4
+
+
+@pytest.mark.usefixtures("capsys")  # no terminal, whoever looks on
+def test_tables_are_cut_to_a_terminal_and_to_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    assert console().width == 90
+    monkeypatch.delenv("COLUMNS")
+    assert console().width == 160
