@@ -109,7 +109,7 @@ class TaskSpread(NamedTuple):
     """One task's scores in percent over the orders and seeds of a label; None where a run did not evaluate it."""
 
     learnt: Spread | None
-    """Right after the task was trained."""
+    """Right after the task was trained; None as well where tasks were not trained one after another."""
     final: Spread | None
     """After the last task."""
 
@@ -124,7 +124,9 @@ def compare_tasks(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -
 
 def _task(task: str, found: Sequence[AccuracyMatrix]) -> TaskSpread:
     at = [matrix.tasks.index(task) for matrix in found]
-    learnt = [float(matrix.scores[i, i]) for matrix, i in zip(found, at, strict=True)]
+    # Of joint training and of the untuned model there is one row, and its last entry was no news.
+    followed = not any(np.isnan(np.diagonal(matrix.scores)).any() for matrix in found)
+    learnt = [float(matrix.scores[i, i]) if followed else np.nan for matrix, i in zip(found, at, strict=True)]
     final = [float(matrix.scores[-1, i]) for matrix, i in zip(found, at, strict=True)]
     return TaskSpread(*(None if np.isnan(scores).any() else spread(scores) for scores in (learnt, final)))
 
