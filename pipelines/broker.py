@@ -39,7 +39,9 @@ class Broker:
         """Stages that the store already holds; `trains` are those of them that are trainings."""
         async with self.change:
             self.asked.update(trains)
-            self.found.update(key for key in trains if key not in self.done)
+            # What a group here has just published is in the store a moment before the group says that it is done.
+            made_here = self.done | {stage["key"] for stage in self.running.values()}
+            self.found.update(key for key in trains if key not in made_here)
             self.done.update(keys)
             self.change.notify_all()
 
