@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: quickstart test env lint types contracts unit integration e2e tiny-base shapes-base clean
 
-quickstart: env  ## the main job on this machine: about two minutes after the installation
+quickstart: env  ## the main job on this machine: one to two minutes after the installation
 	$(VENV)/bin/lcia quickstart
 
 test: env lint types contracts  ## everything; the last line is pytest's
