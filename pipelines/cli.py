@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lcia.types import InputError
+from pipelines.ending import leave
 
 app = typer.Typer(
     name="lcia",
@@ -191,7 +192,7 @@ def data_make(
 
 def main() -> None:
     """Entry point: InputError becomes exit code 2, a run's error 1, Ctrl-C 130 with a word on how to go on."""
-    sys.exit(guarded(lambda: app(standalone_mode=False)))
+    leave(guarded(lambda: app(standalone_mode=False)))
 
 
 def guarded(command: Callable[[], Any]) -> int:

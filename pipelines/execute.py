@@ -23,12 +23,13 @@ from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store import Store
 from pipelines import broker as brokers
 from pipelines import evaluate, train
+from pipelines.ending import SERVER
 from pipelines.launch import LaunchConfig
 
 DATA_STAGES_AT_A_TIME = 4
 JOIN_SECONDS = 90.0
 """How long servers, which may still be importing, get to go home at the end of a session."""
-INTERRUPTED_SECONDS = 3.0
+INTERRUPTED_SECONDS = 1.0
 
 Watcher = Callable[[dict[str, dict[str, Any]]], None]
 """Takes the broker's snapshot: progress by stage key."""
@@ -172,7 +173,7 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
         ray.get(broker.close.remote())
         ended = _join(servers, patience)
         ray.kill(broker)
-        # A server thread that is still inside Ray would crash the process; its end will disconnect it.
+        # A server thread that is still inside Ray would crash the process; its end (`ending.leave`) stops Ray then.
         if started and ended:
             ray.shutdown()
 
@@ -210,7 +211,10 @@ def _serve(launch: LaunchConfig, name: str) -> list[threading.Thread]:
     groups = range(launch.train_groups)
     jobs = [("train", partial(train.serve, launch, name, f"group{group}")) for group in groups]
     jobs.append(("eval", partial(evaluate.serve, launch, name)))
-    threads = [threading.Thread(target=_guard, args=(kind, job, name), daemon=True) for kind, job in jobs]
+    threads = [
+        threading.Thread(target=_guard, args=(kind, job, name), name=f"{SERVER}-{number}", daemon=True)
+        for number, (kind, job) in enumerate(jobs)
+    ]
     for thread in threads:
         thread.start()
     return threads

@@ -91,9 +91,11 @@ def test_a_run_whose_worker_was_killed_ends_by_itself(finished: Path, tmp_path: 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_path: Path) -> None:
     process = _start(tmp_path)
     _wait_for(tmp_path, random.Random("interrupt").randint(10, 50))
+    of_ray = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 130, err[-3000:]
+    assert psutil.wait_procs(of_ray, timeout=60)[1] == []
     assert "To continue, run the same command again." in err
     assert "Traceback" not in err
     newest = _checkpoints(tmp_path)[-1]

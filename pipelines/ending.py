@@ -1,0 +1,53 @@
+"""The end of a process of which a thread may still be inside Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import psutil
+
+SERVER = "lcia-server"
+"""How the names of threads begin that serve a session, and may be inside a call of Ray for as long as a stage takes."""
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with `code`, and the Ray that it started.
+
+    Ray disconnects when the interpreter exits. A thread that calls it after that ends the process with code 1 and
+    leaves Ray's own processes behind, so where a server still runs the interpreter does not get there.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name.startswith(SERVER) for thread in threading.enumerate()):
+        _end_with_ray(code)
+    sys.exit(code)
+
+
+def _end_with_ray(code: int) -> NoReturn:
+    """Kills what the local Ray started, then its raylet and GCS, the children of this process, and then itself.
+
+    Ray's library ends this process with code 1 as soon as it sees the raylet go, and the raylet goes when an agent
+    of its node does: the children stand still until everything below them is gone.
+    """
+    import psutil
+
+    children = psutil.Process().children()
+    _each(children, psutil.Process.suspend)
+    _each([below for child in children for below in child.children(recursive=True)], psutil.Process.kill)
+    _each(children, psutil.Process.kill)
+    os._exit(code)
+
+
+def _each(processes: Sequence[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
+    """Does it to every process that is still there."""
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            do(process)

@@ -1,0 +1,42 @@
+"""How a process ends whose threads may be inside Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import psutil
+import pytest
+
+from pipelines.ending import leave
+
+PROCESS = """
+    import atexit, os, subprocess, threading, time
+    from pipelines.ending import SERVER, leave
+
+    # What Ray's library does to a process of which a thread calls it after it was disconnected.
+    atexit.register(os._exit, 1)
+    child = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    print(child.pid, child.stdout.readline().strip())
+    threading.Thread(target=time.sleep, args=(600,), name=f"{SERVER}-0", daemon=True).start()
+    leave(130)
+"""
+
+
+def test_the_code_is_kept_and_the_children_end_where_a_server_is_inside_ray() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROCESS)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert process.returncode == 130, process.stderr
+    assert [pid for pid in map(int, process.stdout.split()) if _alive(pid)] == []
+
+
+def test_without_servers_the_interpreter_ends_as_ever() -> None:
+    with pytest.raises(SystemExit) as end:
+        leave(3)
+    assert end.value.code == 3
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
