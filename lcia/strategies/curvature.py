@@ -13,6 +13,7 @@ from lcia.strategies.hooks import Step
 from lcia.strategies.moments import AdamMoment, OwnMoment
 from lcia.strategies.parts import wide
 from lcia.strategies.rules import Curvature, Moment, curvature_weight
+from lcia.strategies.sums import CHUNK, Scratch, difference
 from lcia.strategies.tally import QUANTILES
 from lcia.strategies.tracked import Missing, Tracked, like, part_of
 
@@ -51,6 +52,7 @@ class Consolidation:
         self.launcher = Launcher(sizes, tracked.device) if wanted(handling.kernels, tracked.device) else None
         self._one = torch.ones((), dtype=torch.float64, device=tracked.device)
         self._strength = self._one * pull
+        self._scratch = Scratch()
 
     @torch.no_grad()
     def before(self, step: Step) -> None:
@@ -79,9 +81,8 @@ class Consolidation:
         typed = {"THETA": "theta", "GRADIENT": "gradient", "WIDE": "average" if squares else "old"}
         launcher.launch(kernels.consolidate_kernel, rows, typed, made, scale, self._strength, SQUARES=squares)
         for gradient, flat in zip(gradients, flats, strict=True):
-            # A gradient that does not lie in one piece was pulled in a copy.
-            if gradient is not None and flat is not None and not gradient.is_contiguous():
-                gradient.copy_(flat.view(gradient.shape))
+            if gradient is not None and flat is not None:
+                _put_back(gradient, flat)
 
     def _row(self, place: int, gradient: Tensor | None) -> Row:
         squares = self.moment.squares[place] if self.moment.squares else None
@@ -99,10 +100,13 @@ class Consolidation:
             old, origin = self.old[place], self.origin[place]
             if gradient is None or old is None or origin is None or not self._pulled(place):
                 continue
-            force = (self.tracked.flat(place) - origin).mul_(old).mul_(self.pull)
-            if step.scale is not None:
-                force *= step.scale.to(force.device)
-            gradient.add_(force.view(gradient.shape))
+            flat = gradient.reshape(-1)
+            for theta, start, kept, piece in _pieces(self.tracked.flat(place), origin, old, flat):
+                force = difference(theta, start, self._scratch.take(1, start)[1][0])
+                if step.scale is not None:
+                    force *= step.scale.to(force.device)
+                piece.addcmul_(force, kept, value=self.pull)
+            _put_back(gradient, flat)
 
     def current(self, place: int) -> Tensor:
         """F_t of one tensor, [entries]."""
@@ -146,6 +150,20 @@ class Consolidation:
             origin = self.origin[place]
             if origin is not None:
                 origin.copy_(part_of(state[f"origin.{name}"], parameter))
+
+
+def _pieces(*flats: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one size, [entries], a piece of each at a time; in one piece on an accelerator and where short."""
+    if len(flats[0]) <= CHUNK or flats[0].device.type != "cpu":
+        yield flats
+    else:
+        yield from zip(*(torch.split(flat, CHUNK) for flat in flats), strict=True)
+
+
+def _put_back(gradient: Tensor, flat: Tensor) -> None:
+    """A gradient that does not lie in one piece was pulled in a copy, `flat`."""
+    if not gradient.is_contiguous():
+        gradient.copy_(flat.view(gradient.shape))
 
 
 class CurvatureAverage:

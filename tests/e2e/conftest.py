@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,14 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     """`lcia` with these arguments, its output kept."""
     command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
     environment = {**os.environ, "LCIA_DEBUG": "1", "COLUMNS": "160"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_hear_ctrl_c
+    )
+
+
+def _hear_ctrl_c() -> None:
+    """A shell that starts the tests in the background may have told all its descendants to ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lcia(*arguments: object) -> subprocess.CompletedProcess[str]:

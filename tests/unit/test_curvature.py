@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lcia.config import CurvatureConfig
 from lcia.protocols import Strategy
-from lcia.strategies import build
+from lcia.strategies import build, curvature
 from lcia.strategies.ema import Curvature, DynamicEma
 
 SIZE, STEPS, RATE = 12, 9, 0.1
@@ -65,9 +65,11 @@ def close(found: Tensor, expected: list[float]) -> None:
     torch.testing.assert_close(found.detach(), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("piece", [5, SIZE])
 @pytest.mark.parametrize("pull", [0.0, 0.7])
 @pytest.mark.parametrize("lambda_", [0.3, 1.0])
-def test_two_tasks_equal_the_oracle(lambda_: float, pull: float) -> None:
+def test_two_tasks_equal_the_oracle(lambda_: float, pull: float, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curvature, "CHUNK", piece)
     first, rule = Curvature(0.0, 0.9, 0.0), Curvature(lambda_, 0.9, pull)
     start = [0.1 * i for i in range(SIZE)]
     parameter = nn.Parameter(torch.tensor(start, dtype=torch.float64))
@@ -135,6 +137,22 @@ def test_a_loss_scale_on_fused_gradients_changes_neither_curvature_nor_pull() ->
 
     for scaled, plain in zip(train(1024.0), train(1.0), strict=True):
         torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=1e-7)
+
+
+def test_a_gradient_that_does_not_lie_in_one_piece_is_pulled_as_any_other() -> None:
+    def pulled(gradient: Tensor) -> Tensor:
+        parameter = nn.Parameter(torch.ones(3, 4))
+        optimizer = torch.optim.SGD([parameter], lr=RATE)
+        average = DynamicEma({"w": parameter}, Curvature(0.5, 0.9, 0.4), old_curvature={"w": torch.ones(3, 4)})
+        average.attach(optimizer)
+        for _ in range(2):
+            parameter.grad = gradient.clone(memory_format=torch.preserve_format)
+            optimizer.step()
+        return parameter.detach()
+
+    gradient = torch.arange(12.0).view(4, 3).T
+    assert not gradient.is_contiguous()
+    torch.testing.assert_close(pulled(gradient), pulled(gradient.contiguous()), rtol=0, atol=0)
 
 
 def stage(strategy: Strategy, parameter: nn.Parameter, kept: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
