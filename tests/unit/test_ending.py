@@ -12,27 +12,30 @@ import pytest
 from pipelines.ending import leave
 
 PROCESS = """
-    import atexit, os, subprocess, threading, time
+    import atexit, os, subprocess, sys, threading, time, types
     from pipelines.ending import SERVER, leave
 
     # What Ray's library does to a process of which a thread calls it after it was disconnected.
     atexit.register(os._exit, 1)
     child = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
     print(child.pid, child.stdout.readline().strip())
-    threading.Thread(target=time.sleep, args=(600,), name=f"{SERVER}-0", daemon=True).start()
+    if sys.argv[1] == "a server is inside Ray":
+        threading.Thread(target=time.sleep, args=(600,), name=f"{SERVER}-0", daemon=True).start()
+    else:
+        sys.modules["ray"] = types.ModuleType("ray")
     leave(130)
 """
 
 
-def test_the_code_is_kept_and_the_children_end_where_a_server_is_inside_ray() -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROCESS)], capture_output=True, text=True, timeout=60, check=False
-    )
+@pytest.mark.parametrize("state", ["a server is inside Ray", "Ray has just been started"])
+def test_the_code_is_kept_and_the_children_end(state: str) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), state]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert process.returncode == 130, process.stderr
     assert [pid for pid in map(int, process.stdout.split()) if _alive(pid)] == []
 
 
-def test_without_servers_the_interpreter_ends_as_ever() -> None:
+def test_without_ray_the_interpreter_ends_as_ever() -> None:
     with pytest.raises(SystemExit) as end:
         leave(3)
     assert end.value.code == 3
