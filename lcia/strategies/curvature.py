@@ -13,7 +13,7 @@ from lcia.strategies.hooks import Step
 from lcia.strategies.moments import AdamMoment, OwnMoment
 from lcia.strategies.parts import wide
 from lcia.strategies.rules import Curvature, Moment, curvature_weight
-from lcia.strategies.sums import CHUNK, Scratch, difference
+from lcia.strategies.sums import Scratch, difference, pieces
 from lcia.strategies.tally import QUANTILES
 from lcia.strategies.tracked import Missing, Tracked, like, part_of
 
@@ -101,7 +101,7 @@ class Consolidation:
             if gradient is None or old is None or origin is None or not self._pulled(place):
                 continue
             flat = gradient.reshape(-1)
-            for theta, start, kept, piece in _pieces(self.tracked.flat(place), origin, old, flat):
+            for theta, start, kept, piece in pieces(self.tracked.flat(place), origin, old, flat):
                 force = difference(theta, start, self._scratch.take(1, start)[1][0])
                 if step.scale is not None:
                     force *= step.scale.to(force.device)
@@ -150,14 +150,6 @@ class Consolidation:
             origin = self.origin[place]
             if origin is not None:
                 origin.copy_(part_of(state[f"origin.{name}"], parameter))
-
-
-def _pieces(*flats: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one size, [entries], a piece of each at a time; in one piece on an accelerator and where short."""
-    if len(flats[0]) <= CHUNK or flats[0].device.type != "cpu":
-        yield flats
-    else:
-        yield from zip(*(torch.split(flat, CHUNK) for flat in flats), strict=True)
 
 
 def _put_back(gradient: Tensor, flat: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lcia.strategies.previous import Keeping, PreviousGradient
-from lcia.strategies.sums import CHUNK, Operands, Scratch, Sweep
+from lcia.strategies.sums import Operands, Scratch, Sweep, pieces
 from lcia.strategies.tracked import Tracked, local
 
 SMALL = 1 << 14
@@ -63,11 +63,11 @@ class Whole:
         self._current = gradient is not None
         if gradient is None:
             return torch.zeros(1, 4, dtype=self.star.dtype, device=self.star.device)
-        pieces = [self._swept(piece) for piece in self._pieces(gradient)]
+        sums = [self._swept(piece) for piece in self._pieces(gradient)]
         self._postponed = 0.0
         self.previous.keep(gradient, made)
         # The sums of pieces are added up in fp64, lest a long tensor loses digits.
-        return pieces[0] if len(pieces) == 1 else torch.stack(pieces).double().sum(0)
+        return sums[0] if len(sums) == 1 else torch.stack(sums).double().sum(0)
 
     def _swept(self, piece: Operands) -> Tensor:
         assert self.needs.sweep is not None
@@ -76,14 +76,10 @@ class Whole:
         return self.needs.sweep(piece, self._scratch)
 
     def _pieces(self, gradient: Tensor) -> list[Operands]:
-        # Piece by piece on a CPU; whole on an accelerator, where launches cost more than memory.
-        values = [self.theta, self.star, gradient.reshape(-1), self.previous.get(gradient), self.weights]
-        size = CHUNK if self.star.device.type == "cpu" else max(1, self.star.numel())
-        if self.star.numel() <= size:
-            return [Operands(*(None if value is None else value[None] for value in values))]  # type: ignore[arg-type]
-        count = -(-self.star.numel() // size)
-        split = [[None] * count if value is None else torch.split(value[None], size, dim=1) for value in values]
-        return [Operands(*piece) for piece in zip(*split, strict=True)]
+        found = {"theta": self.theta, "average": self.star, "gradient": gradient.reshape(-1),
+                 "previous_gradient": self.previous.get(gradient), "previous_theta": self.weights}  # fmt: skip
+        there = {name: value[None] for name, value in found.items() if value is not None}
+        return [Operands(**dict(zip(there, piece, strict=True))) for piece in pieces(*there.values())]
 
     def move(self, weight: Tensor, shares: Sequence[Share]) -> None:
         """theta* += share (theta - theta*)."""

@@ -19,8 +19,8 @@ class Operands:
     theta: Tensor
     average: Tensor
     gradient: Tensor
-    previous_gradient: Tensor | None
-    previous_theta: Tensor | None
+    previous_gradient: Tensor | None = None
+    previous_theta: Tensor | None = None
 
 
 Sweep = Callable[[Operands, "Scratch"], Tensor]
@@ -49,6 +49,14 @@ class Scratch:
             self._rows = {key: value for key, value in self._rows.items() if key[:2] != (like.dtype, rows)}
         pieces = buffer[:, : like.numel()].view(rows, *like.shape)
         return pieces, list(pieces.unbind())
+
+
+def pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Tensors of one size, cut alike along their entries on a CPU, where they would leave the cache; whole on an
+    accelerator, where launches cost more than memory."""
+    if tensors[0].shape[-1] <= CHUNK or tensors[0].device.type != "cpu":
+        return [tensors]
+    return list(zip(*(torch.split(tensor, CHUNK, dim=-1) for tensor in tensors), strict=True))
 
 
 def difference(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
