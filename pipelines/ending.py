@@ -7,10 +7,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    import psutil
+import psutil
 
 SERVER = "lcia-server"
 """How the names of threads begin that serve a session, and may be inside a call of Ray for as long as a stage takes."""
@@ -33,8 +32,6 @@ def leave(code: int) -> NoReturn:
 
 def _children() -> list[psutil.Process]:
     """The raylet and the GCS of a local Ray: nothing else is started here and left running."""
-    import psutil
-
     children: list[psutil.Process] = psutil.Process().children()
     return children
 
@@ -45,8 +42,6 @@ def _end_with_ray(code: int) -> NoReturn:
     Ray's library ends this process with code 1 as soon as it sees the raylet go, and the raylet goes when an agent
     of its node does: the children stand still until everything below them is gone.
     """
-    import psutil
-
     children = _children()
     _each(children, psutil.Process.suspend)
     _each([below for child in children for below in child.children(recursive=True)], psutil.Process.kill)
@@ -56,8 +51,6 @@ def _end_with_ray(code: int) -> NoReturn:
 
 def _each(processes: Sequence[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
     """Does it to every process that is still there."""
-    import psutil
-
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             do(process)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -33,6 +34,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no third-party test data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def schemas(shared_data: Path) -> dict[str, Any]:
+    """KubeRay's own schemas of its resources."""
+    from pipelines.kubeschema import load_schemas
+
+    path = shared_data.parent / "kuberay" / "schemas-v1.7.0.json.gz"
+    if not path.is_file():
+        pytest.skip(f"no KubeRay schemas at {path}")
+    return load_schemas(path)
 
 
 @pytest.fixture(scope="session")

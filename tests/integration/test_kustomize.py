@@ -13,7 +13,7 @@ import yaml
 
 from lcia.config import RunConfig
 from pipelines.kuberay import render_rayjob, to_yaml
-from pipelines.kubeschema import load_schemas, violations
+from pipelines.kubeschema import violations
 from pipelines.launch import LaunchConfig
 from pipelines.podrules import validate
 
@@ -30,14 +30,6 @@ def kubectl() -> str:
     if found is None:
         pytest.skip("kubectl is not installed")
     return found
-
-
-@pytest.fixture(scope="module")
-def schemas(shared_data: Path) -> dict[str, Any]:
-    path = shared_data.parent / "kuberay" / "schemas-v1.7.0.json.gz"
-    if not path.is_file():
-        pytest.skip(f"no KubeRay schemas at {path}")
-    return load_schemas(path)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import yaml
 from lcia.config import GroupingConfig, RunConfig, TrainingConfig
 from lcia.types import InputError
 from pipelines.kuberay import ENTRYPOINT, render_rayjob, to_yaml
-from pipelines.kubeschema import complete, load_schemas, violations
+from pipelines.kubeschema import complete, violations
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig, SecretKey
 from pipelines.placement import memory_bytes
 
@@ -52,14 +52,6 @@ def pods() -> list[dict[str, Any]]:
     spec = job()["spec"]
     templates = [spec["rayClusterSpec"]["headGroupSpec"]["template"], spec["submitterPodTemplate"]]
     return [template["spec"] for template in templates + [group["template"] for group in groups().values()]]
-
-
-@pytest.fixture(scope="module")
-def schemas(shared_data: Path) -> dict[str, Any]:
-    path = shared_data.parent / "kuberay" / "schemas-v1.7.0.json.gz"
-    if not path.is_file():
-        pytest.skip(f"no KubeRay schemas at {path}")
-    return load_schemas(path)
 
 
 # The files.
