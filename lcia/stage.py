@@ -13,7 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lcia.config import AssistantConfig, DataConfig, EmbedderConfig, LoraConfig, Section, StrategyConfig, TrainingConfig
+from lcia.config import AssistantConfig, DataConfig, EmbedderConfig, LoraConfig, TrainingConfig
+from lcia.methods import StrategyConfig
+from lcia.sections import Section
 from lcia.types import FileSource, GeneratedSource, InstructionRule, Split
 
 SCHEMA = 1

@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from lcia import benchmarks
-from lcia.config import RunConfig, Section
+from lcia.config import RunConfig
 from lcia.load import parse, put
 from lcia.matrix import AccuracyMatrix, metrics
+from lcia.sections import Section
 from lcia.stats import Comparison, Spread, paired, spread
 from lcia.types import InputError
 

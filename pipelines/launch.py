@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lcia.config import Count, Section
+from lcia.sections import Count, Section
 from lcia.types import InputError, Parallelism
 
 

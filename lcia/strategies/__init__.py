@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
-    from lcia.config import AverageSection, StrategyConfig
+    from lcia.methods import AverageSection, StrategyConfig
     from lcia.protocols import Strategy
     from lcia.strategies.ema import Options
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def build(config: StrategyConfig, steps: int) -> Strategy:
     """The strategy of a stage of `steps` optimizer steps."""
     # Imported here, so that the average can be used without the configuration's dependencies.
-    from lcia import config as c
+    from lcia import methods as m
     from lcia.protocols import Strategy
     from lcia.strategies import rules
     from lcia.strategies.ema import Options
@@ -21,21 +21,21 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
     from lcia.strategies.strategy import EmaStrategy
 
     match config:
-        case c.SequentialConfig():
+        case m.SequentialConfig():
             return Strategy()
-        case c.FixedConfig():
+        case m.FixedConfig():
             return EmaStrategy(rules.Fixed(fixed_beta(config.beta, config.retain, steps)), _options(config))
-        case c.PaperConfig():
+        case m.PaperConfig():
             rule = rules.Paper(config.lagrange, config.fallback, config.reduction)
             return EmaStrategy(rule, _options(config))
-        case c.OfficialConfig():
+        case m.OfficialConfig():
             return EmaStrategy(rules.Official(config.factor, config.fallback_alpha, config.reduction), _options(config))
-        case c.ProximalConfig():
+        case m.ProximalConfig():
             return EmaStrategy(rules.Proximal(config.stability, config.rho), _options(config))
-        case c.CurvatureConfig():
+        case m.CurvatureConfig():
             curvature = rules.Curvature(config.lambda_, config.short_average, config.pull, config.moment)
             return EmaStrategy(curvature, Options(missing_gradient=config.missing_gradient))
-        case c.EwcConfig():
+        case m.EwcConfig():
             return EwcStrategy(config.pull, config.missing_gradient)
         case _:
             assert_never(config)

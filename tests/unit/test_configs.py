@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from lcia import benchmarks
-from lcia.config import COIN_ORDER, CoinConfig, CurvatureConfig, EwcConfig, LlavaConfig, ProximalConfig, RunConfig
+from lcia.config import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig
 from lcia.load import load
+from lcia.methods import CurvatureConfig, EwcConfig, ProximalConfig
 from lcia.run import order_of
 from lcia.study import StudyConfig, expand
 from pipelines.launch import LaunchConfig

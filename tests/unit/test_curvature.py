@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lcia.config import CurvatureConfig
+from lcia.methods import CurvatureConfig
 from lcia.protocols import Strategy
-from lcia.strategies import build, curvature
+from lcia.strategies import build, sums
 from lcia.strategies.ema import Curvature, DynamicEma
 
 SIZE, STEPS, RATE = 12, 9, 0.1
@@ -69,7 +69,7 @@ def close(found: Tensor, expected: list[float]) -> None:
 @pytest.mark.parametrize("pull", [0.0, 0.7])
 @pytest.mark.parametrize("lambda_", [0.3, 1.0])
 def test_two_tasks_equal_the_oracle(lambda_: float, pull: float, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curvature, "CHUNK", piece)
+    monkeypatch.setattr(sums, "CHUNK", piece)
     first, rule = Curvature(0.0, 0.9, 0.0), Curvature(lambda_, 0.9, pull)
     start = [0.1 * i for i in range(SIZE)]
     parameter = nn.Parameter(torch.tensor(start, dtype=torch.float64))

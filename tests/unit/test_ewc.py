@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lcia.config import EwcConfig
+from lcia.methods import EwcConfig
 from lcia.strategies import build
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lcia.config import CurvatureConfig, PaperConfig, RunConfig
+from lcia.config import RunConfig
 from lcia.load import load, override
+from lcia.methods import CurvatureConfig, PaperConfig
 from lcia.types import InputError
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcia.config import (
+from lcia.methods import (
     CurvatureConfig,
     EwcConfig,
     FixedConfig,

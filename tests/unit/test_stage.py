@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lcia.config import CurvatureConfig, LoraConfig, TextConfig, TinyConfig, TrainingConfig
+from lcia.config import LoraConfig, TextConfig, TinyConfig, TrainingConfig
+from lcia.methods import CurvatureConfig
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage, digest
 from lcia.types import FileSource, GeneratedSource
 

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lcia import benchmarks
-from lcia.config import CurvatureConfig, MiniCoinConfig, PaperConfig, SequentialConfig
+from lcia.config import MiniCoinConfig
 from lcia.load import load, parse
 from lcia.matrix import AccuracyMatrix
+from lcia.methods import CurvatureConfig, PaperConfig, SequentialConfig
 from lcia.run import order_of
 from lcia.study import StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
 from lcia.types import InputError
