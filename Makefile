@@ -45,7 +45,7 @@ integration: env
 e2e: env
 	$(PY) -m pytest $(TWO) tests/e2e
 
-tiny-base: env  ## trains the shipped checkpoint anew: about 20 CPU-minutes
+tiny-base: env  ## trains the shipped checkpoint again: about 20 CPU-minutes
 	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000
 
 # To name single plain shapes first, then to look for them: both at once were not learnt in 3,000 steps.

@@ -21,17 +21,17 @@ def name_fits(job: Job) -> list[str]:
 
 
 def name_is_a_label(job: Job) -> list[str]:
-    return truth(not DNS_1035.fullmatch(job.name), f"the name {job.name!r} is no DNS-1035 label")
+    return truth(not DNS_1035.fullmatch(job.name), f"the name {job.name!r} is not a DNS-1035 label")
 
 
 def mode_is_known(job: Job) -> list[str]:
     """Neither the API server nor the operator notices a typo here: the job just never starts."""
-    return truth(job.mode not in MODES, f"submissionMode {job.mode!r} is none of {', '.join(MODES)}")
+    return truth(job.mode not in MODES, f"submissionMode {job.mode!r} is unknown; choose from {', '.join(MODES)}")
 
 
 def manager_is_known(job: Job) -> list[str]:
     manager = job.spec.get("managedBy", MANAGERS[0])
-    return truth(manager not in MANAGERS, f"managedBy {manager!r} is none of {', '.join(MANAGERS)}")
+    return truth(manager not in MANAGERS, f"managedBy {manager!r} is unknown; choose from {', '.join(MANAGERS)}")
 
 
 def suspended_job_shuts_down(job: Job) -> list[str]:

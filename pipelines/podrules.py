@@ -109,7 +109,7 @@ def _secrets(names: set[str]) -> list[str]:
 
 
 def looks_secret(variable: str) -> bool:
-    """Whether a variable of this name probably holds what nobody else should read."""
+    """Whether a variable of this name probably holds a secret."""
     return SECRET.search(variable) is not None
 
 

@@ -61,7 +61,7 @@ ENDINGS = (
     "\nReply with missing or found.",
     "\nBe brief.",
 )
-"""What tasks put behind a question says how to answer it; whoever never saw such a line takes it for the question."""
+"""Answer-format lines; a model that never saw one mistakes it for the question."""
 
 
 def caption_sample(random: Random) -> Sample:
