@@ -148,7 +148,8 @@ class Consolidation:
         old, origin = self.old[place], self.origin[place]
         if not self.pull or old is None or origin is None:
             return 0.0
-        return torch.linalg.vector_norm(self.pull * old * (self.tracked.flat(place) - origin)).double() ** 2
+        norm: Tensor = torch.linalg.vector_norm(self.pull * old * (self.tracked.flat(place) - origin))
+        return norm.double().square()
 
     def state_dict(self) -> dict[str, Tensor]:
         """F_t (unless it is the optimizer's) and, where there is one, theta_0; F_old comes from the stage before and is
