@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from lcia.methods import CurvatureConfig, StrategyConfig
-from lcia.sections import Count, Fraction, Positive, Section
+from lcia.sections import Count, Fraction, Name, Positive, Section
 from lcia.types import Format, InstructionRule, InstructionType, Split
 
 LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -113,12 +113,14 @@ class LlavaConfig(Section):
     """Any LlavaForConditionalGeneration by local path or hub id, with its own processor and chat template."""
 
     kind: Literal["llava"]
-    model: str
+    model: Name
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     train_projector: bool = False
     max_length: Count = 2048
     pad_image_to_square: bool = True
+    trust_remote_code: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """Whether code that lies in the checkpoint's folder or repository may run. It can do whatever you can."""
 
 
 AssistantConfig = Annotated[TinyConfig | LlavaConfig, Field(discriminator="kind")]
@@ -148,6 +150,8 @@ class TrainingConfig(Section):
     adam_beta2: Fraction = 0.999
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     group_by_length: bool = False
+    bf16: bool = False
+    """bfloat16 autocast while training, on any device. It changes numbers beyond rounding, so it belongs to the run."""
 
 
 # --- grouping -------------------------------------------------------------------------------------------------------
@@ -164,8 +168,12 @@ class TextConfig(Section):
     """Mean-pooled sentence embeddings of any transformers encoder, by path or hub id."""
 
     kind: Literal["text"]
-    model: str
+    model: Name
+    revision: str | None = None
+    """Branch, tag or commit of a hub repository; null: main."""
     max_length: Count = 128
+    trust_remote_code: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """Whether code that lies in the checkpoint's folder or repository may run. It can do whatever you can."""
 
 
 class ClipConfig(Section):

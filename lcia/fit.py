@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from lcia import strategies
 from lcia.agree import agreed
+from lcia.finite import cause, check_weights
 from lcia.parallel import collected, even, refuse_engines, spread, synchronised
 from lcia.protocols import Assistant, Batch, Observer, Progress
 from lcia.resume import Log, Loop, resume, save
@@ -59,7 +62,10 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
     to the next stage as it is, and can do nothing else any more.
 
     Raises:
-        InputError: the accelerator brings an engine of its own, or the batch cannot be split over sharding workers.
+        InputError: the accelerator brings an engine or a precision of its own, or the batch cannot be split over
+            sharding workers.
+        FloatingPointError: loss, gradients or weights stopped being finite; raised by all workers. Nothing is
+            published, and the assistant is ready for the next stage.
     """
     refuse_engines(accelerator)
     even(stage.training.batch_size, options.parallelism, accelerator)
@@ -74,8 +80,10 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
     log = resume(loop, store.checkpoints(stage.key))
     if accelerator.is_main_process and log.notes:
         observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
-    _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
-    kept = loop.strategy.finish()
+    with _told(loop):
+        _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
+        kept = loop.strategy.finish()
+        check_weights(loop.parameters, accelerator)
     theta, checksum = collected(loop.parameters, accelerator)
     if accelerator.is_main_process:
         result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
@@ -87,6 +95,20 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
         store.checkpoints(stage.key).clear()
     accelerator.wait_for_everyone()
     _release(loop)
+
+
+@contextlib.contextmanager
+def _told(loop: Loop) -> Iterator[None]:
+    """Says of a number that is not finite in which stage and step it came up; all workers come here together."""
+    try:
+        yield
+    except FloatingPointError as error:
+        _release(loop)
+        stage = f"stage {loop.stage.label} ({loop.stage.key[:8]})"
+        raise FloatingPointError(
+            f"{stage} diverged at step {loop.done} of {loop.steps}: {error}. Nothing of it is kept as a result. Lower "
+            "training.learning_rate or strategy.pull, or set training.max_grad_norm"
+        ) from error
 
 
 def _write(folder: Path, kept: dict[str, Tensor], lines: list[str], result: object) -> None:
@@ -139,13 +161,17 @@ def _train(loop: Loop, rows: Rows, options: FitOptions, checkpoints: Checkpoints
     training, accelerator = loop.stage.training, loop.accelerator
     lengths = rows.lengths if training.group_by_length else None
     sampler = Sampler(len(rows), training.batch_size, loop.stage.seed, lengths)
-    clock = time.perf_counter()
+    clock, spoilt = time.perf_counter(), torch.zeros((), device=accelerator.device)
     for step, batches in _ahead(loop, rows, sampler, options.micro_batch):
-        loss, norm = _step(loop, batches, step)
         loop.done = step + 1
+        loss, norm = _step(loop, batches, step)
+        # Not finite from the first such loss on; it is read where the loop waits for the device anyway.
+        spoilt += loss * 0
         if loop.done % options.logging_steps == 0 or loop.done == loop.steps:
             rate = float(loop.scheduler.get_last_lr()[0])
-            line = {"loss": _mean(loss, accelerator), "learning_rate": rate, "grad_norm": norm}
+            line = {"loss": _mean(loss + spoilt, accelerator), "learning_rate": rate, "grad_norm": norm}
+            if not math.isfinite(line["loss"]):
+                raise FloatingPointError("the loss is not finite")
             line |= loop.strategy.statistics()
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
             _report(loop, log, line, options.logging_steps * training.batch_size / elapsed, observe)
@@ -183,6 +209,9 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
     """One optimizer step over this worker's micro-batches; returns its loss summand and the gradient norm.
 
     The loss is the mean over the answer tokens of the *global* batch, so workers and micro-batches do not matter.
+
+    Raises:
+        FloatingPointError: the norm is not finite, which is the same on all workers; nothing has stepped.
     """
     accelerator = loop.accelerator
     torch.manual_seed(seed_of(loop.stage.seed, step, accelerator.process_index))
@@ -192,18 +221,28 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
     for number, batch in enumerate(batches):
         last = number + 1 == len(batches)
         with torch.enable_grad(), synchronised(loop.module, accelerator, last):
-            with accelerator.autocast():
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=loop.stage.training.bf16):
                 logits = loop.assistant.logits(loop.module, batch)
             loss = answer_loss(logits, batch["labels"].to(logits.device)) / tokens * accelerator.num_processes
             accelerator.backward(loss)
         total += loss.detach()
-    norm = accelerator.clip_grad_norm_(
-        list(loop.parameters.values()), loop.stage.training.max_grad_norm or float("inf")
-    )
+    norm = _clip(loop, total)
     loop.optimizer.step()
     loop.scheduler.step()
     loop.optimizer.zero_grad(set_to_none=True)
-    return total, float(whole(norm))
+    return total, norm
+
+
+def _clip(loop: Loop, loss: Tensor) -> float:
+    """Clips the gradients as torch.nn.utils.clip_grad_norm_ does, in its two halves, so that a norm that is not finite
+    is seen before it has spoilt every gradient; returns the norm before clipping."""
+    parameters = list(loop.parameters.values())
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    value = float(whole(norm))
+    if not math.isfinite(value):
+        raise FloatingPointError(cause(loss, loop.parameters, loop.accelerator))
+    torch.nn.utils.clip_grads_with_norm_(parameters, loop.stage.training.max_grad_norm or float("inf"), norm)
+    return value
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:

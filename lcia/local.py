@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lcia.config import AssistantConfig, LoraConfig
+from lcia.config import LoraConfig
 from lcia.features import embed_shards
 from lcia.fit import FitOptions, fit_stage
 from lcia.predict import Predictor, evaluate_stage
@@ -31,7 +31,7 @@ class LocalExecutor:
         self.store, self._options, self._observe = store, options or FitOptions(), observe
         self._eval_batch_size = eval_batch_size
         self._loaded: tuple[Assistant, Predictor] | None = None
-        self._key: tuple[str, AssistantConfig | None, LoraConfig | None] = ("", None, None)
+        self._fits: set[str] = set()
         self._accelerator: Accelerator | None = None
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
@@ -47,30 +47,47 @@ class LocalExecutor:
                     embed_shards(self.store.fetch(stage.shards), stage.embedder, folder)
 
     def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
-        for stage in trains:
-            if not self.store.has(stage.key):
-                assistant, _ = self._load(stage.base, stage.assistant, stage.lora)
-                fit_stage(stage, assistant, self.store, self._options, self._device(), self._observe)
-        for wanted in evals:
-            if not self.store.has(wanted.key):
-                _, predictor = self._load(wanted.base, wanted.assistant, None)
-                evaluate_stage(wanted, predictor, self.store, self._shower(wanted))
+        """Trains and evaluates one after the other; a stage that diverges ends neither those that do not need it.
 
-    def _load(self, base: str, config: AssistantConfig, lora: LoraConfig | None) -> tuple[Assistant, Predictor]:
-        """The model that was used last where it fits: answering takes any form of LoRA (None)."""
+        Raises:
+            FloatingPointError: the first stage that diverged, after everything else is done.
+        """
+        failed: dict[str, FloatingPointError] = {}
+        for stage in trains:
+            if not self.store.has(stage.key) and stage.parent not in failed:
+                failed |= self._train(stage)
+            elif stage.parent in failed:
+                failed[stage.key] = failed[stage.parent]
+        for wanted in evals:
+            if not self.store.has(wanted.key) and failed.keys().isdisjoint(wanted.adapters):
+                evaluate_stage(wanted, self._load(wanted)[1], self.store, self._shower(wanted))
+        for error in failed.values():
+            raise error
+
+    def _train(self, stage: TrainStage) -> dict[str, FloatingPointError]:
+        """By the stage's key why it diverged; nothing where it did not."""
+        try:
+            fit_stage(stage, self._load(stage)[0], self.store, self._options, self._device(), self._observe)
+        except FloatingPointError as error:
+            return {stage.key: error}
+        return {}
+
+    def _load(self, stage: TrainStage | EvalStage) -> tuple[Assistant, Predictor]:
+        """The model that was used last where it fits; one that is trained answers too, whatever its form of LoRA."""
         from lcia import assistants
 
-        key = (base, config, lora)
-        if self._loaded is None or self._key[:2] != key[:2] or (lora is not None and self._key[2] != lora):
-            assistant = assistants.build(config, lora or LoraConfig(), device=str(self._device().device))
+        if self._loaded is None or stage.model_key not in self._fits:
+            lora = stage.lora if isinstance(stage, TrainStage) else LoraConfig()
+            assistant = assistants.build(stage.assistant, lora, device=str(self._device().device))
             self._loaded = (assistant, Predictor(assistant, self.store, self._eval_batch_size))
-            self._key = key
+            self._fits = {stage.model_key, stage.base_key}
         return self._loaded
 
     def _device(self) -> Accelerator:
         from accelerate import Accelerator
 
-        self._accelerator = self._accelerator or Accelerator()
+        # Autocast is the stage's (training.bf16); an environment variable of accelerate must not bring another.
+        self._accelerator = self._accelerator or Accelerator(mixed_precision="no")
         return self._accelerator
 
     def _shower(self, stage: EvalStage) -> Callable[[int, int], None]:

@@ -1,6 +1,6 @@
 """How a stage is spread over workers: the whole base on each (DDP), or a shard of everything on each (FSDP2).
 
-The mathematics is the same: global batch, loss, clipping, averages and results do not know the difference.
+The mathematics is the same under both: global batch, loss, clipping, averages and results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def refuse_engines(accelerator: Accelerator) -> None:
-    """Raises InputError if the accelerator brings an engine that trains in its own way, before anything is trained."""
+    """Raises InputError if the accelerator brings an engine or a precision of its own, before anything is trained."""
     engine = str(accelerator.distributed_type.value)
     if engine == "DEEPSPEED" or accelerator.state.deepspeed_plugins:
         raise InputError(
@@ -33,6 +33,12 @@ def refuse_engines(accelerator: Accelerator) -> None:
         raise InputError(
             f"an Accelerator with a plugin for {engine} is not supported: give a plain Accelerator() and choose "
             "parallelism ddp or fsdp2"
+        )
+    if accelerator.mixed_precision != "no":
+        # It would change the result and be in no key.
+        raise InputError(
+            f"an Accelerator with mixed precision {accelerator.mixed_precision} is not supported: give a plain "
+            "Accelerator() and set training.bf16 in the run's configuration"
         )
 
 

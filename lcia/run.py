@@ -5,12 +5,10 @@ Several configurations run together as the union of their plans, so what they sh
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -18,9 +16,9 @@ import numpy as np
 
 from lcia import benchmarks, features
 from lcia.answers import read_answers
-from lcia.assistants.tiny import BASES
 from lcia.codebook import Similarity
-from lcia.config import AssistantConfig, EmbedderConfig, LlavaConfig, RunConfig, TfidfConfig, TinyConfig
+from lcia.config import EmbedderConfig, RunConfig, TfidfConfig
+from lcia.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
 from lcia.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
 from lcia.readers import fingerprint
@@ -58,7 +56,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run is worth. `scores[strict | legacy]` are the matrices under both scorings."""
+    """The scores of a finished run. `scores[strict | legacy]` are the matrices under both scorings."""
 
     prepared: Prepared
     scores: Mapping[str, AccuracyMatrix]
@@ -107,10 +105,12 @@ def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
 
 
 class _Desk:
-    """What the configurations of a study ask alike, of files, store and plans: each question is answered once."""
+    """Lookups of files, models, store and plans that the runs of a study share; each is made once."""
 
     def __init__(self, store: Store) -> None:
-        self.benchmark, self.fingerprint, self.base = cache(benchmarks.build), cache(fingerprint), cache(base_identity)
+        self.benchmark, self.fingerprint = cache(benchmarks.build), cache(fingerprint)
+        self.assistant, self.base = cache(pinned_assistant), cache(base_identity)
+        self.embedder, self.identity = cache(pinned_embedder), cache(embedder_identity)
         self.features = cache(lambda key: features.read(store.fetch(key)))
         self._planner = cache(self._new_planner)
 
@@ -119,7 +119,13 @@ class _Desk:
         return self._planner(config.model_copy(update={"name": "", "order": None}))
 
     def _new_planner(self, config: RunConfig) -> Planner:
-        return Planner(config, self.base(config.assistant), similarity_of(config.grouping.embedder))
+        assistant = self.assistant(config.assistant)
+        exact = config.model_copy(update={"assistant": assistant})
+        return Planner(exact, self.base(assistant), similarity_of(config.grouping.embedder))
+
+    def embedding(self, shards: ShardStage, config: EmbedderConfig) -> EmbedStage:
+        embedder = self.embedder(config)
+        return EmbedStage(shards=shards.key, embedder=embedder, identity=self.identity(embedder))
 
 
 @dataclass(frozen=True)
@@ -136,11 +142,13 @@ class _Draft:
     def of(cls, config: RunConfig, desk: _Desk) -> _Draft:
         benchmark = desk.benchmark(config.benchmark)
         order = order_of(config, benchmark)
+        # Asks for the base, so that one that is not there is told before any data is read.
+        desk.planner(config)
         wanted = [(task, split) for task in order for split in _splits(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if config.grouping.enabled and config.protocol == "continual":
-            embeds = {at: EmbedStage(shards=s.key, embedder=config.grouping.embedder) for at, s in shards.items()}
+            embeds = {at: desk.embedding(stage, config.grouping.embedder) for at, stage in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
     def plan(self, desk: _Desk, counts: Mapping[str, ShardCounts]) -> Prepared:
@@ -184,7 +192,7 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> Shar
 
 
 def _refuse_bad_rows(draft: _Draft, counts: Mapping[str, ShardCounts], store: Store) -> None:
-    """Raises InputError, listing the reasons by count, where more rows are bad than the configuration bears."""
+    """Raises InputError, listing the reasons by count, where more rows are bad than the configuration allows."""
     limit = draft.config.data.max_bad_fraction
     stages = draft.shards.values()
     refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)
@@ -199,27 +207,6 @@ def similarity_of(config: EmbedderConfig) -> Similarity:
     from lcia.embedders.vectors import mean_cosine
 
     return mean_cosine
-
-
-def base_identity(config: AssistantConfig) -> str:
-    """What tells one frozen base from another: a digest of the checkpoint's files, or hub id and revision."""
-    match config:
-        case TinyConfig():
-            return _folder_digest(BASES[config.base])
-        case LlavaConfig() if Path(config.model).is_dir():
-            return _folder_digest(Path(config.model))
-        case LlavaConfig():
-            return f"{config.model}@{config.revision or 'main'}"
-
-
-def _folder_digest(folder: Path) -> str:
-    """Small files whole; of weights the name, the size and the first megabyte (for safetensors it holds the header)."""
-    state = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        state.update(f"{path.name}:{path.stat().st_size}:".encode())
-        with path.open("rb") as file:
-            state.update(file.read(1 << 20))
-    return state.hexdigest()
 
 
 # After everything is done ---------------------------------------------------------------------------------------

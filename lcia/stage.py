@@ -18,8 +18,16 @@ from lcia.methods import StrategyConfig
 from lcia.sections import Section
 from lcia.types import FileSource, GeneratedSource, InstructionRule, Split
 
-SCHEMA = 1
-"""Raised when equal records would no longer give equal results; every key changes with it."""
+SCHEMA = 2
+"""Incremented when equal records would no longer give equal results; every key changes with it.
+
+2: a base is known by its whole files or its commit (before: the first megabyte of each file, or a branch's name), and
+answers of one model can no longer have been stored as another's.
+"""
+
+PLACES = ("model", "revision", "pretrained")
+"""Fields that say where a model lies. They are not part of a key: what lies there is (`base`, `identity`), so a model
+that is moved is the same model."""
 
 
 def digest(value: object) -> str:
@@ -31,7 +39,12 @@ def digest(value: object) -> str:
 class _Stage(Section):
     @cached_property
     def key(self) -> str:
-        return digest({"schema": SCHEMA, **self.record})
+        return digest({"schema": SCHEMA, **self.identifying})
+
+    @property
+    def identifying(self) -> dict[str, object]:
+        """The part of the record that can change the result."""
+        return self.record
 
     @cached_property
     def record(self) -> dict[str, object]:
@@ -62,18 +75,50 @@ class ShardStage(_Stage):
 
 
 class EmbedStage(_Stage):
-    """Features of the distinct instructions of one ShardStage."""
+    """Features of the distinct instructions of one ShardStage; `identity` tells one model of the embedder from another
+    (lcia.identity)."""
 
     kind: Literal["embed"] = "embed"
     shards: str
     embedder: EmbedderConfig
+    identity: str
+
+    @property
+    def identifying(self) -> dict[str, object]:
+        return {**self.record, "embedder": _placeless(self.embedder)}
 
     @property
     def label(self) -> str:
         return self.shards[:8]
 
 
-class TrainStage(_Stage):
+def _placeless(config: Section) -> dict[str, object]:
+    """The JSON form of a model's configuration, without where the model lies."""
+    return config.model_dump(mode="json", by_alias=True, exclude=set(PLACES))
+
+
+class _ModelStage(_Stage):
+    """A stage of a model: `base` tells one frozen base from another (lcia.identity), `assistant` how it is used."""
+
+    base: str
+    assistant: AssistantConfig
+
+    @property
+    def identifying(self) -> dict[str, object]:
+        return {**self.record, "assistant": _placeless(self.assistant)}
+
+    @cached_property
+    def base_key(self) -> str:
+        """What has to be loaded to answer."""
+        return digest([self.base, _placeless(self.assistant)])
+
+    @property
+    def model_key(self) -> str:
+        """What a worker has to have loaded; stages that share it need no loading between them."""
+        return self.base_key
+
+
+class TrainStage(_ModelStage):
     """Tuning one adapter on one task (several for multi-task) from one parent; no parent: a fresh LoRA.
 
     `first` says that the adapter has learnt no task before; then `strategy` is the configuration's first().
@@ -84,25 +129,22 @@ class TrainStage(_Stage):
     shards: tuple[str, ...]
     parent: str | None
     first: bool
-    base: str
-    assistant: AssistantConfig
     lora: LoraConfig
     training: TrainingConfig
     strategy: Annotated[StrategyConfig, Field(discriminator="kind")]
     seed: int
 
-    @property
+    @cached_property
     def model_key(self) -> str:
-        """What a worker has to have loaded; stages that share it are trained without loading anew."""
-        record = self.record
-        return digest([record["base"], record["assistant"], record["lora"]])
+        """As for an evaluation, and the form of the LoRA that is added."""
+        return digest([self.base_key, self.record["lora"]])
 
     @property
     def label(self) -> str:
         return f"{self.tasks[0]} · {self.strategy.kind}" if len(self.tasks) == 1 else "multi-task"
 
 
-class EvalStage(_Stage):
+class EvalStage(_ModelStage):
     """Answers to one task's questions, each by the adapter it is routed to (None: the bare base).
 
     `default` serves every instruction that `routes` does not name.
@@ -111,8 +153,6 @@ class EvalStage(_Stage):
     kind: Literal["eval"] = "eval"
     task: str
     shards: str
-    base: str
-    assistant: AssistantConfig
     default: str | None
     routes: tuple[tuple[str, str | None], ...] = ()
     max_new_tokens: int

@@ -53,13 +53,14 @@ class Answerer:
         from lcia import assistants
         from lcia.predict import Predictor
 
-        if stage.base not in self.predictors:
+        if stage.model_key not in self.predictors:
             device = "cuda" if self.launch.gpus_per_actor else "cpu"
             assistant = assistants.build(
                 stage.assistant, device=device, attn_implementation=self.launch.attn_implementation
             )
-            self.predictors = {stage.base: Predictor(assistant, self.store, self.launch.per_device_eval_batch_size)}
-        return self.predictors[stage.base]
+            predictor = Predictor(assistant, self.store, self.launch.per_device_eval_batch_size)
+            self.predictors = {stage.model_key: predictor}
+        return self.predictors[stage.model_key]
 
 
 def serve(launch: LaunchConfig, name: str) -> None:

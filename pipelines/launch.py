@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -71,7 +71,6 @@ class LaunchConfig(Section):
     per_device_eval_batch_size: Count = 50
     gradient_checkpointing: bool = False
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
-    bf16: Literal["auto", "on", "off"] = "auto"
     save_steps: Count = 50
     logging_steps: Count = 5
     eval_actors: Count = 1
@@ -81,6 +80,16 @@ class LaunchConfig(Section):
     object_store_memory: Annotated[int, Field(ge=80_000_000)] | None = None
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bf16_has_moved(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "bf16" in values:
+            raise ValueError(
+                "bf16 changes results, so it is a key of the run now: take it out of the launch file and put "
+                "training.bf16 (true or false) into the run's configuration"
+            )
+        return values
 
     @model_validator(mode="after")
     def _storage_is_absolute_or_local(self) -> LaunchConfig:

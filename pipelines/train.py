@@ -49,7 +49,8 @@ def _work(settings: dict[str, Any]) -> None:
 
     launch = LaunchConfig.model_validate(settings["launch"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    accelerator = Accelerator(mixed_precision=_precision(launch.bf16), cpu=launch.gpus_per_worker == 0)
+    # Autocast is the stage's (training.bf16); an environment variable of accelerate must not bring another.
+    accelerator = Accelerator(mixed_precision="no", cpu=launch.gpus_per_worker == 0)
     options = FitOptions(
         launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
     )
@@ -95,11 +96,3 @@ def _next(accelerator: Any, broker: Any, group: str) -> dict[str, Any] | None:
     order = [ray.get(broker.next_train.remote(group)) if accelerator.is_main_process else None]
     result: dict[str, Any] | None = broadcast_object_list(order)[0]
     return result
-
-
-def _precision(bf16: str) -> str:
-    """bf16 autocast where the device computes in it; on a CPU without AMX it would be six times slower than fp32."""
-    import torch
-
-    able = bf16 == "on" or (bf16 == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-    return "bf16" if able else "no"

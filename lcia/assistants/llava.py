@@ -43,24 +43,41 @@ class Hardware:
 
 def load(config: LlavaConfig, lora: LoraConfig, hardware: Hardware) -> LlavaAssistant:
     """A checkpoint by local path or hub id; with `train_projector` each adapter brings a projector of its own."""
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
-
-    source = {"pretrained_model_name_or_path": config.model, "revision": config.revision or "main"}
-    try:
-        processor = AutoProcessor.from_pretrained(**source)
-        model = LlavaForConditionalGeneration.from_pretrained(
-            **source, dtype=config.dtype, attn_implementation=hardware.attn_implementation
-        )
-    except OSError as error:
-        raise InputError(f"cannot load assistant.model {config.model!r}: give a local folder or a hub id") from error
+    processor, model = _parts(config, hardware.attn_implementation)
     model.to(hardware.device or "cpu")
     if hardware.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     saved = [PROJECTOR] if config.train_projector else None
-    # A path of this machine has no place in an adapter that travels.
+    # An adapter is used on other machines, so it must not hold a path of this one.
     named = None if Path(config.model).is_dir() else config.model
     form = peft.LoraConfig(**lora.model_dump(mode="json"), modules_to_save=saved, base_model_name_or_path=named)
     return LlavaAssistant(model, processor, form, max_length=config.max_length, pad=config.pad_image_to_square)
+
+
+def _parts(config: LlavaConfig, attention: str | None) -> tuple[Any, Any]:
+    """Processor and model, the weights from safetensors only."""
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    source = {
+        "pretrained_model_name_or_path": config.model,
+        "revision": config.revision or "main",
+        # Never unset: transformers would ask on the terminal, and run the code after a "y".
+        "trust_remote_code": config.trust_remote_code,
+    }
+    loads = {"dtype": config.dtype, "attn_implementation": attention, "use_safetensors": True}
+    try:
+        processor = AutoProcessor.from_pretrained(**source)
+        return processor, LlavaForConditionalGeneration.from_pretrained(**source, **loads)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"assistant.model {config.model!r} brings code of its own, which is not run: read it, then set "
+                "assistant.trust_remote_code to true, or choose a checkpoint that needs none"
+            ) from error
+        raise InputError(
+            f"cannot load assistant.model {config.model!r}: give the local folder of a LLaVA with weights as "
+            f"safetensors, or a hub id ({error})"
+        ) from error
 
 
 class LlavaAssistant:

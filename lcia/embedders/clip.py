@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,15 @@ class ClipEmbedder:
     """Embedder by a CLIP model.
 
     `text`: the instruction's unit vector. `image`: the mean of the unit vectors of the sample's images, unit again;
-    zero for a sample without image, which is like nothing. `both`: these two side by side, unit again, so that
+    zero for a sample without an image, which is similar to nothing. `both`: these two side by side, unit again, so that
     the cosine of two samples with images is the mean of the cosines of their texts and of their images.
     """
 
     def __init__(self, config: ClipConfig) -> None:
         self.features = config.features
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, self.prepare = _load(config)
+        model, self.prepare, self.tokenizer = _load(config)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
-        self.tokenizer = open_clip.get_tokenizer(config.model)
         self.dimension = int(open_clip.get_model_config(config.model)["embed_dim"])
 
     def embed(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
@@ -83,17 +83,40 @@ class ClipEmbedder:
         return mean_cosine(a, b)
 
 
-def _load(config: ClipConfig) -> tuple[Any, Any]:
-    """The model and its preprocessing of images; never with random weights."""
+def _load(config: ClipConfig) -> tuple[Any, Any, Any]:
+    """The model, its preprocessing of images and its tokenizer; never with random weights."""
     if not config.pretrained and not config.model.startswith(SCHEMAS):
         raise InputError(
             f"grouping.embedder: {config.model} needs `pretrained`, a tag of open_clip or the path of a weights file; "
             f"only names that begin with {' or '.join(SCHEMAS)} bring their weights along"
         )
     try:
-        model, prepare = open_clip.create_model_from_pretrained(config.model, pretrained=config.pretrained or None)
+        with _without_remote_code():
+            model, prepare = open_clip.create_model_from_pretrained(config.model, pretrained=config.pretrained or None)
+            return model, prepare, open_clip.get_tokenizer(config.model)
     except (RuntimeError, FileNotFoundError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"grouping.embedder: {config.model} brings code of its own, which is never run for kind clip: choose "
+                "a checkpoint that needs none"
+            ) from error
         raise InputError(
             f"grouping.embedder: open_clip cannot load {config.model} {config.pretrained}: {error}"
         ) from error
-    return model, prepare
+
+
+@contextlib.contextmanager
+def _without_remote_code() -> Iterator[None]:
+    """Makes transformers, which open_clip calls for some text towers, refuse code that lies beside the weights.
+
+    open_clip hands no trust_remote_code on; left to itself, transformers asks on the terminal for up to 15 seconds.
+    Nothing to wait for means no.
+    """
+    from transformers import dynamic_module_utils
+
+    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds

@@ -22,10 +22,18 @@ class TextEmbedder:
     def __init__(self, config: TextConfig) -> None:
         self.max_length = config.max_length
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Never unset: transformers would ask on the terminal, and run the code after a "y".
+        source = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(config.model)
-            self.model = AutoModel.from_pretrained(config.model, dtype=torch.float32).to(self.device).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(config.model, **source)
+            model = AutoModel.from_pretrained(config.model, dtype=torch.float32, use_safetensors=True, **source)
+            self.model = model.to(self.device).eval()
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise InputError(
+                    f"grouping.embedder: {config.model} brings code of its own, which is not run: read it, then set "
+                    "grouping.embedder.trust_remote_code to true, or choose a checkpoint that needs none"
+                ) from error
             raise InputError(f"grouping.embedder: transformers cannot load {config.model}: {error}") from error
         # Some tokenizers of decoders have no padding token; padding is masked, so any token serves.
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token

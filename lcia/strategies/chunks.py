@@ -18,7 +18,7 @@ Types: TypeAlias = tuple[torch.dtype | None, ...]
 
 
 CHUNK = 1 << 16
-"""Entries of one program: enough programs to fill a GPU, few enough partial sums to forget."""
+"""Entries of one program: enough programs to fill a GPU, few enough partial sums not to matter."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Chunks:
 
 
 def wanted(kernels: Kernels, device: torch.device) -> bool:
-    """Whether the passes run as kernels: on a GPU where Triton is there, unless somebody says otherwise.
+    """Whether the passes run as kernels: on a GPU where Triton is installed, unless the options say otherwise.
 
     Raises:
         ValueError: `triton` is asked for and not installed.
@@ -143,11 +143,14 @@ class TritonSweep:
         columns = {"theta": part.theta, "average": part.star, "weights": part.weights}
         if gradient is None:
             return Row(columns)
+        columns["gradient"] = gradient.reshape(-1)
+        if not part.needs.gradients:
+            return Row(columns)
         last = part.previous.get(gradient)
         hold = part.previous.prepare(gradient, made)
         # A buffer that was just made holds the last gradient already, or zeros before the first: then the change
         # means nothing and is not used.
-        return Row({**columns, "gradient": gradient.reshape(-1), "last": last if hold is None else hold, "hold": hold})
+        return Row({**columns, "last": last if hold is None else hold, "hold": hold})
 
     def move(self, weight: Tensor) -> None:
         """theta* += weight (theta - theta*) for every tensor; weight [tensors] fp64, 0: left alone."""

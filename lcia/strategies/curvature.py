@@ -15,7 +15,7 @@ from lcia.strategies.parts import wide
 from lcia.strategies.rules import Curvature, Moment, curvature_weight
 from lcia.strategies.sums import Scratch, difference, pieces
 from lcia.strategies.tally import QUANTILES
-from lcia.strategies.tracked import Missing, Tracked, like, part_of
+from lcia.strategies.tracked import Missing, Tracked, like, part_of, refuse_broken
 
 BINS = 1000
 """Quantiles of an elementwise beta are read from a histogram with this many bins over [0, 1]."""
@@ -74,15 +74,14 @@ class Consolidation:
         """Both in one pass over all tensors (Triton)."""
         from lcia.strategies import kernels
 
-        flats = [None if gradient is None else gradient.reshape(-1) for gradient in gradients]
-        rows = [self._row(place, gradient) for place, gradient in enumerate(flats)]
+        found = {place: (g, g.reshape(-1)) for place, g in enumerate(gradients) if g is not None}
+        rows = [self._row(place, found[place][1] if place in found else None) for place in range(len(gradients))]
         scale = self._one if step.scale is None else step.scale.to(launcher.device)
         squares = bool(self.moment.squares)
         typed = {"THETA": "theta", "GRADIENT": "gradient", "WIDE": "average" if squares else "old"}
         launcher.launch(kernels.consolidate_kernel, rows, typed, made, scale, self._strength, SQUARES=squares)
-        for gradient, flat in zip(gradients, flats, strict=True):
-            if gradient is not None and flat is not None:
-                _put_back(gradient, flat)
+        for gradient, flat in found.values():
+            _put_back(gradient, flat)
 
     def _row(self, place: int, gradient: Tensor | None) -> Row:
         squares = self.moment.squares[place] if self.moment.squares else None
@@ -120,14 +119,37 @@ class Consolidation:
             result[name] = like(current if old is None else current + old, parameter)
         return result
 
+    @torch.no_grad()
     def check(self) -> None:
-        """Raises if a gradient was not finite (waits for the device)."""
-        finite = torch.stack([self.moment.finite(place) for place in range(len(self.tracked))]).tolist()
-        broken = [name for name, good in zip(self.tracked.names, finite, strict=True) if not good]
-        if broken:
-            raise FloatingPointError(
-                f"gradients of {len(broken)} parameters were not finite ({', '.join(broken[:3])} ...)"
-            )
+        """Raises if a gradient was not finite (waits for the device). A collective call where tensors are sharded:
+        all workers raise, also those whose own shard is finite."""
+        broken = torch.stack([~self.moment.finite(place) for place in range(len(self.tracked))])
+        counts = self.tracked.add_over_shards(broken[:, None].double()).flatten().tolist()
+        refuse_broken([name for name, count in zip(self.tracked.names, counts, strict=True) if count])
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, float]:
+        """`pull_norm`: |pull F_old (theta - theta_0)|, what the next step is pulled with (L2); `pull_ratio`: that over
+        the root mean square of the task's own |g| so far. A collective call where tensors are sharded.
+
+        Both are made of what is kept anyway, so a step costs nothing more.
+        """
+        squares = torch.zeros(len(self.tracked), 2, dtype=torch.float64, device=self.tracked.device)
+        for place in range(len(self.tracked)):
+            squares[place, 0] = self._force(place)
+            squares[place, 1] = self.current(place).double().sum()
+        pull, gradient = self.tracked.add_over_shards(squares).sum(0).sqrt().tolist()
+        made, skipped = self.steps.tolist()
+        counts = {"steps": made, "skipped": skipped, "missing": float(self.absent)}
+        return counts | {"pull_norm": pull, "pull_ratio": pull / gradient if gradient else 0.0}
+
+    def _force(self, place: int) -> Tensor | float:
+        """The sum of the squared entries of one tensor's pull."""
+        old, origin = self.old[place], self.origin[place]
+        if not self.pull or old is None or origin is None:
+            return 0.0
+        norm: Tensor = torch.linalg.vector_norm(self.pull * old * (self.tracked.flat(place) - origin))
+        return norm.double().square()
 
     def state_dict(self) -> dict[str, Tensor]:
         """F_t (unless it is the optimizer's) and, where there is one, theta_0; F_old comes from the stage before and is
@@ -210,10 +232,8 @@ class CurvatureAverage:
         total = counts.sum()
         mean = float(sums[0] / total)
         figures = {f"beta_q{round(100 * q):02d}": _quantile(counts, q) for q in QUANTILES}
-        made, skipped = self.consolidation.steps.tolist()
-        extra = {"steps": made, "skipped": skipped, "missing": float(self.consolidation.absent)}
         shares = {"fallback": 0.0, "at_beta_min": float(sums[1] / total), "at_beta_max": float(sums[2] / total)}
-        return figures | {"beta": mean, "retain": mean} | shares | extra
+        return figures | {"beta": mean, "retain": mean} | shares | self.consolidation.statistics()
 
     def _histogram(self) -> tuple[Tensor, Tensor]:
         """Counts [BINS] of beta and (sum, zeros, ones) [3], over all tensors and their shards."""

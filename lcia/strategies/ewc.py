@@ -44,8 +44,8 @@ class EwcStrategy(Strategy):
         return kept_curvature(self.started.total())
 
     def statistics(self) -> dict[str, float]:
-        made, skipped = self.started.steps.tolist()
-        return {"steps": made, "skipped": skipped, "missing": float(self.started.absent)}
+        self.started.check()
+        return self.started.statistics()
 
     def state_dict(self) -> dict[str, Any]:
         self.started.check()

@@ -24,23 +24,25 @@ Share: TypeAlias = float | Tensor
 
 @dataclass(frozen=True)
 class Needs:
-    """What a rule asks its parts to measure and to remember; no sweep: nothing."""
+    """What a rule asks its parts to measure, and whether they remember the last weights and the last gradients."""
 
-    sweep: Sweep | None
+    sweep: Sweep
     weights: bool
+    gradients: bool
     keeping: Keeping
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """fp64 for fp64 weights, else fp32: bf16 averages do not arrive."""
+    """fp64 for fp64 weights, else fp32: a small step is lost when it is added to a bf16 average."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class Whole:
     """One tensor. Everything is this process's part, [entries].
 
-    On a CPU memory is what a step costs. Where the last weights are kept anyway, theta* takes its step with the next
-    sweep, while both pass by, or when it is read: the same numbers, and a quarter less to load and store.
+    On a CPU a step costs what it loads and stores. Where the last weights are kept anyway, theta* takes its step
+    together with the next sweep, which loads both, or when it is read: the same numbers for a quarter less memory
+    traffic.
     """
 
     def __init__(self, tracked: Tracked, place: int, needs: Needs, scratch: Scratch) -> None:
@@ -58,19 +60,18 @@ class Whole:
 
     def measure(self, gradients: Sequence[Tensor | None], made: Tensor | None) -> Tensor:
         """The sweep's sums [1, 4]; afterwards weights and gradient are those of this step."""
-        assert self.needs.sweep is not None
         gradient = gradients[0]
         self._current = gradient is not None
         if gradient is None:
             return torch.zeros(1, 4, dtype=self.star.dtype, device=self.star.device)
         sums = [self._swept(piece) for piece in self._pieces(gradient)]
         self._postponed = 0.0
-        self.previous.keep(gradient, made)
-        # The sums of pieces are added up in fp64, lest a long tensor loses digits.
+        if self.needs.gradients:
+            self.previous.keep(gradient, made)
+        # The sums of pieces are added up in fp64, so that a long tensor does not lose digits.
         return sums[0] if len(sums) == 1 else torch.stack(sums).double().sum(0)
 
     def _swept(self, piece: Operands) -> Tensor:
-        assert self.needs.sweep is not None
         if self._postponed and piece.previous_theta is not None:
             piece.average.lerp_(piece.previous_theta.to(piece.average.dtype), self._postponed)
         return self.needs.sweep(piece, self._scratch)
@@ -87,7 +88,7 @@ class Whole:
         self._settle()
         if isinstance(share, float) and self.weights is not None and self._current:
             self._postponed = share
-        # A tensor that is left alone may hold NaN, which times 0 is NaN.
+        # A share of 0 is skipped, not multiplied: 0 * NaN is NaN.
         elif isinstance(share, Tensor) or share != 0:
             theta = self.theta.to(self.star.dtype)
             self.star.lerp_(theta, share.to(theta.dtype) if isinstance(share, Tensor) else share)
@@ -131,7 +132,7 @@ class Pack:
         self.star = self._theta.clone()
         self.weights = self._theta.clone() if needs.weights else None
         held = torch.bfloat16 if needs.keeping == "bfloat16" else self._theta.dtype
-        self.held = torch.zeros_like(self._theta, dtype=held) if needs.sweep else None
+        self.held = torch.zeros_like(self._theta, dtype=held) if needs.gradients else None
 
     def _shaped(self, buffer: Tensor) -> list[Tensor]:
         parts = [local(self.tracked.parameters[place]) for place in self.places]
@@ -142,32 +143,31 @@ class Pack:
 
     def measure(self, gradients: Sequence[Tensor | None], made: Tensor | None) -> Tensor:
         """The sweep's sums [tensors, 4]; afterwards weights and gradients are those of this step."""
-        assert self.needs.sweep is not None
-        assert self.held is not None
         there = [row for row, gradient in enumerate(gradients) if gradient is not None]
         self._take_theta()
-        torch._foreach_copy_([self._views[1][row] for row in there], [g for g in gradients if g is not None])
+        if there:  # torch refuses to copy an empty list
+            torch._foreach_copy_([self._views[1][row] for row in there], [g for g in gradients if g is not None])
         remembered = None if len(there) == len(gradients) else self._remembered(there)
         x = Operands(self._theta, self.star, self._gradient, self.held, self.weights)
         sums = self.needs.sweep(x, self._scratch)
-        fresh = self._gradient if made is None else torch.where(made > 0, self._gradient, self.held)
-        self.held.copy_(fresh)
+        if self.held is not None:
+            self.held.copy_(self._gradient if made is None else torch.where(made > 0, self._gradient, self.held))
         if remembered is not None:
-            self._forget(remembered)
+            self._restore(remembered)
         return sums
 
-    def _remembered(self, there: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _remembered(self, there: list[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Rows without a gradient, and what they keep from the step when they had one."""
-        assert self.held is not None
         absent = torch.ones(len(self.places), dtype=torch.bool)
         absent[there] = False
         rows = absent.nonzero().flatten().to(self.star.device)
-        return rows, self.held[rows], None if self.weights is None else self.weights[rows]
+        held, weights = (None if kept is None else kept[rows] for kept in (self.held, self.weights))
+        return rows, held, weights
 
-    def _forget(self, remembered: tuple[Tensor, Tensor, Tensor | None]) -> None:
+    def _restore(self, remembered: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
         rows, held, weights = remembered
-        assert self.held is not None
-        self.held[rows] = held
+        if self.held is not None and held is not None:
+            self.held[rows] = held
         if self.weights is not None and weights is not None:
             self.weights[rows] = weights
 
@@ -175,7 +175,7 @@ class Pack:
         """theta* += share (theta - theta*) in each row."""
         self._take_theta()
         share = weight[self._rows, None].to(self.star.dtype)
-        # A row that is left alone may hold NaN, which times 0 is NaN.
+        # A row with a share of 0 is replaced by its own average: 0 * NaN is NaN.
         self.star.lerp_(torch.where(share > 0, self._theta, self.star), share)
 
     def average(self, row: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 Reduction: TypeAlias = Literal["sum", "mean"]
 Moment: TypeAlias = Literal["own", "adam"]
 Kind: TypeAlias = Literal["none", "norms", "products"]
-"""What a rule has to know of each tensor: nothing, four L1 norms, or four inner products."""
+"""What a rule measures of each tensor: only whether its gradient is finite, four L1 norms, or four inner products."""
 
 
 def paper_beta(gradient: Tensor, change: Tensor, step: Tensor, drift: Tensor, lagrange: float) -> Tensor:

@@ -14,11 +14,11 @@ from lcia.strategies.hooks import Step
 from lcia.strategies.parts import SAVED, Needs, Part, TorchSweep, one_by_one, packed
 from lcia.strategies.previous import Keeping
 from lcia.strategies.rules import ScalarRule, UnitSums, Weighed
-from lcia.strategies.sums import norms, products
+from lcia.strategies.sums import norms, products, totals
 from lcia.strategies.tally import Outcome, Tally
-from lcia.strategies.tracked import Missing, Scope, Tracked, like, part_of, units_of
+from lcia.strategies.tracked import Missing, Scope, Tracked, like, part_of, refuse_broken, units_of
 
-SWEEPS = {"none": None, "norms": norms, "products": products}
+SWEEPS = {"none": totals, "norms": norms, "products": products}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ScalarAverage:
 
     def __init__(self, tracked: Tracked, rule: ScalarRule, options: Options) -> None:
         self.tracked, self.rule, self.options = tracked, rule, options
-        needs = Needs(SWEEPS[rule.kind], rule.needs_step, options.previous_gradient)
+        needs = Needs(SWEEPS[rule.kind], rule.needs_step, rule.kind != "none", options.previous_gradient)
         self.parts: Sequence[Part]
         self.sweep: TorchSweep | TritonSweep
         if wanted(options.kernels, tracked.device):
@@ -63,7 +63,6 @@ class ScalarAverage:
         self._entries = torch.tensor(tracked.entries(), dtype=torch.float64, device=device)[:, None]
         self.memory = torch.zeros(len(self._members), 2, dtype=torch.float64, device=device)
         self.seen = torch.zeros(len(tracked), dtype=torch.bool, device=device)
-        self._nothing = torch.zeros(len(tracked), 4, dtype=torch.float64, device=device)
         self._present = torch.ones(len(tracked), dtype=torch.bool, device=device)
 
     def before(self, step: Step) -> None:
@@ -75,7 +74,7 @@ class ScalarAverage:
         gradients, absent = self.tracked.gradients(self.options.missing_gradient)
         made = step.made(self.tracked.device)
         present = self._mask(absent)
-        sums = self._measure(gradients, None if step.found_inf is None else made)
+        sums = self.tracked.add_over_shards(self.sweep.measure(gradients, None if step.found_inf is None else made))
         outcome = self._outcome(sums, present, made)
         self.sweep.move(self._weight(outcome, made))
         self.seen |= present & (made > 0)
@@ -88,11 +87,6 @@ class ScalarAverage:
         missing = torch.zeros(len(self.tracked), dtype=torch.bool)
         missing[absent] = True
         return ~missing.to(self.tracked.device)
-
-    def _measure(self, gradients: list[Tensor | None], made: Tensor | None) -> Tensor:
-        if self.rule.kind == "none":
-            return self._nothing
-        return self.tracked.add_over_shards(self.sweep.measure(gradients, made))
 
     def _outcome(self, sums: Tensor, present: Tensor, made: Tensor) -> Outcome:
         options = self.options
@@ -133,11 +127,7 @@ class ScalarAverage:
 
     def check(self) -> None:
         """Raises if a gradient was not finite: nothing that follows would mean anything."""
-        broken = [self.tracked.names[place] for place in self.tally.broken()]
-        if broken:
-            raise FloatingPointError(
-                f"gradients of {len(broken)} parameters were not finite ({', '.join(broken[:3])} ...)"
-            )
+        refuse_broken([self.tracked.names[place] for place in self.tally.broken()])
 
     def state_dict(self) -> dict[str, Tensor]:
         """All buffers by flat names, sharded as their parameters are; counters whole."""

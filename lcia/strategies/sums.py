@@ -34,7 +34,7 @@ class Scratch:
         self._rows: dict[tuple[torch.dtype, int, torch.Size], tuple[Tensor, list[Tensor]]] = {}
 
     def take(self, rows: int, like: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """[rows, *like.shape] and its rows, with the type and device of `like`; zero in what nobody has written."""
+        """[rows, *like.shape] and its rows, with the type and device of `like`; zero where nothing was written."""
         key = like.dtype, rows, like.shape
         found = self._rows.get(key)
         if found is None:
@@ -52,7 +52,7 @@ class Scratch:
 
 
 def pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Tensors of one size, cut alike along their entries on a CPU, where they would leave the cache; whole on an
+    """Tensors of one size, cut at the same entries on a CPU, where they would not fit into the cache; whole on an
     accelerator, where launches cost more than memory."""
     if tensors[0].shape[-1] <= CHUNK or tensors[0].device.type != "cpu":
         return [tensors]
@@ -62,6 +62,12 @@ def pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
 def difference(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """a - b in the precision of `out`, whatever that of a and b."""
     return torch.sub(a, b, out=out) if a.dtype == out.dtype else out.copy_(a).sub_(b)
+
+
+def totals(x: Operands, scratch: Scratch) -> Tensor:
+    """[tensors, 4]: the sum of g, which is finite only where all of g is; the rest is 0."""
+    total = x.gradient.sum(-1, dtype=x.average.dtype)
+    return torch.stack([torch.zeros_like(total), total, torch.zeros_like(total), torch.zeros_like(total)], dim=1)
 
 
 def norms(x: Operands, scratch: Scratch) -> Tensor:
@@ -98,7 +104,7 @@ def products(x: Operands, scratch: Scratch) -> Tensor:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """<a,b> of each row, [tensors]."""
-    # One long row deserves the kernel for it; many short ones are cheaper together.
+    # One long row is fastest with the kernel made for it; many short ones are cheaper together.
     return torch.dot(a[0], b[0])[None] if len(a) == 1 else (a * b).sum(1)
 
 

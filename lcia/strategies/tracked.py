@@ -24,7 +24,7 @@ def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether the tensor is a shard of a distributed one."""
     if type(tensor) in _PLAIN or not hasattr(tensor, "placements"):
         return False
-    # Only who has such a tensor pays for the import, which takes a second.
+    # The import takes a second; only a model with such tensors needs it.
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
@@ -87,6 +87,13 @@ def units_of(names: list[str], scope: Scope) -> list[int]:
     keys = {"tensor": names, "layer": [layer_of(name) for name in names], "global": [""] * len(names)}[scope]
     order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     return [order[key] for key in keys]
+
+
+def refuse_broken(names: list[str]) -> None:
+    """Raises FloatingPointError if there are names of parameters whose gradients were not finite."""
+    if names:
+        more = ", ..." if len(names) > 3 else ""
+        raise FloatingPointError(f"gradients of {len(names)} parameters were not finite ({', '.join(names[:3])}{more})")
 
 
 class Tracked:

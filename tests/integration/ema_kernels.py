@@ -142,13 +142,29 @@ def compare(rule: Any, kind: torch.dtype | None, habit: str, **options: Any) -> 
     return result
 
 
+def complaint(rule: Any, path: str) -> str:
+    """What the average says of a gradient with one entry that is not finite, and that scalar averages are whole."""
+    loop = Loop(rule, torch.float32, Options(kernels=path), "dropped").run(range(2))  # type: ignore[arg-type]
+    for parameter in loop.held.values():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    loop.held["layers.1.3"].grad.view(-1)[-1] = float("nan")  # type: ignore[union-attr]
+    loop.optimizer.step()
+    try:
+        loop.average.apply_()
+    except FloatingPointError as error:
+        whole = isinstance(rule, Curvature) or all(bool(v.isfinite().all()) for v in loop.average.weights().values())
+        return str(error) if whole else "theta* is not finite"
+    return ""
+
+
 def main(file: str) -> None:
     # Small, so that a tensor has several chunks, a chunk several blocks, and the last of both are not full.
     chunks.CHUNK, kernels.SIZE = 500, 256
     results = {f"{rule} {kind} {habit}": compare(RULES[rule], DTYPES[kind], habit) for rule, kind, habit in CASES}
     for keeping in ("copy", "bfloat16"):
         results[f"paper fp32 {keeping}"] = compare(RULES["paper"], torch.float32, "dropped", previous_gradient=keeping)
-    Path(file).write_text(json.dumps({"device": DEVICE, "results": results}))
+    complaints = {name: [complaint(rule, path) for path in ("torch", "triton")] for name, rule in RULES.items()}
+    Path(file).write_text(json.dumps({"device": DEVICE, "results": results, "complaints": complaints}))
 
 
 if __name__ == "__main__":

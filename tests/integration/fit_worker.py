@@ -114,7 +114,9 @@ def chains(worker: Worker) -> dict[str, Any]:
     """Both stages of every strategy (outside of LAYOUTS: of the default one), all on one loaded base."""
     assistant, store = worker.assistant(), Store(str(worker.folder / worker.layout.name))
     for name in STRATEGIES if worker.layout in LAYOUTS else ("curvature",):
-        for number, stage in enumerate(planned({**STREAM, "strategy": STRATEGIES[name]}, store).plan.trains):
+        training = {**TRAINING, "bf16": worker.layout.precision == "bfloat16"}
+        config = {**STREAM, "training": training, "strategy": STRATEGIES[name]}
+        for number, stage in enumerate(planned(config, store).plan.trains):
             keep = partial(_set_aside, store, worker.folder / "aside" / name)
             aside = keep if worker.layout == SAVING and number == 1 else silent
             fit_stage(stage, assistant, store, worker.options(), worker.accelerator, aside)
@@ -242,8 +244,7 @@ def work(rank: int, layout: Layout, folder: Path, job: str) -> None:
         os.environ |= {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         meeting = f"file://{folder}/meeting-{job}-{layout.name}"
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=layout.workers)
-    precision = "bf16" if layout.precision == "bfloat16" else "no"
-    worker = Worker(layout, folder, Accelerator(cpu=True, mixed_precision=precision))
+    worker = Worker(layout, folder, Accelerator(cpu=True))
     assert worker.accelerator.num_processes == layout.workers
     figures = JOBS[job][0](worker)
     if worker.is_main:

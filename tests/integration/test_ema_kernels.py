@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,9 @@ Results = dict[str, dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Results:
-    """By "rule type habit of the loop"; a process of its own, because the interpreter must be chosen before imports."""
+def report(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, Any]:
+    """Made in a process of its own, because the interpreter must be chosen before imports. Results have names like
+    "rule type habit of the loop"."""
     file = tmp_path_factory.mktemp("kernels") / "results.json"
     import torch
 
@@ -29,7 +31,13 @@ def results(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Results:
         command, cwd=root, env={**os.environ, **interpreter}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: Results = json.loads(file.read_text())["results"]
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+@pytest.fixture
+def results(report: dict[str, Any]) -> Results:
+    found: Results = report["results"]
     return found
 
 
@@ -80,6 +88,11 @@ def test_every_habit_of_a_loop_was_compared(results: Results) -> None:
     for habit in ("dropped", "missing", "scaled", "copy", "bfloat16"):
         _of(results, habit)
     assert "paper fp32 in place" in results
+
+
+def test_a_gradient_that_is_not_finite_is_told_by_the_kernels_as_by_torch(report: dict[str, Any]) -> None:
+    expected = "gradients of 1 parameters were not finite (layers.1.3)"
+    assert {name for name, said in report["complaints"].items() if said != [expected] * 2} == set()
 
 
 def _ptx(name: str, arguments: dict[str, str], **fixed: object) -> str:

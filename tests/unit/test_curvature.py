@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lcia.methods import CurvatureConfig
+from lcia.methods import CurvatureConfig, EwcConfig
 from lcia.protocols import Strategy
 from lcia.strategies import build, sums
 from lcia.strategies.ema import Curvature, DynamicEma
@@ -210,3 +210,32 @@ def test_a_configuration_chooses_whose_moment_it_is_and_the_default_leaves_no_tr
     assert chosen.first().moment == "adam"  # type: ignore[union-attr]
     strategy = build(chosen, 10)
     assert strategy.rule.moment == "adam"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["curvature", "ewc"])
+def test_the_pull_is_reported_beside_the_tasks_own_gradient(kind: str) -> None:
+    old, rate, pull = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64), 0.1, 0.7
+    config = CurvatureConfig(pull=pull) if kind == "curvature" else EwcConfig(kind="ewc", pull=pull)
+    parameter = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    strategy, optimizer = build(config, 3), torch.optim.SGD([parameter], lr=rate)
+    strategy.start({"w": parameter}, optimizer, {"fisher.w": old})
+    theta, squares, gradients = [1.0] * 3, [0.0] * 3, ([3.0, -1.0, 2.0], [1.0, 4.0, 0.0], [2.0, 2.0, 1.0])
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+        theta = [t - rate * (g + pull * f * (t - 1)) for t, g, f in zip(theta, gradient, old.tolist(), strict=True)]
+        squares = [s + g * g for s, g in zip(squares, gradient, strict=True)]
+    found = strategy.statistics()
+    norm = sum((pull * f * (t - 1)) ** 2 for t, f in zip(theta, old.tolist(), strict=True)) ** 0.5
+    assert found["pull_norm"] == pytest.approx(norm, rel=1e-12)
+    assert found["pull_ratio"] == pytest.approx(norm / (sum(squares) / 3) ** 0.5, rel=1e-12)
+
+
+def test_where_nothing_pulls_its_size_is_nought_before_and_after_a_step() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    strategy, optimizer = build(CurvatureConfig().first(), 3), torch.optim.SGD([parameter], lr=0.1)
+    strategy.start({"w": parameter}, optimizer, {})
+    for _ in range(2):
+        assert (strategy.statistics()["pull_norm"], strategy.statistics()["pull_ratio"]) == (0, 0)
+        parameter.grad = torch.ones(3)
+        optimizer.step()

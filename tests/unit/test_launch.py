@@ -67,13 +67,18 @@ def test_workers_hold_the_whole_model_unless_the_launch_shards_it() -> None:
 
 def test_all_mistakes_of_a_launch_are_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        _launch(num_worker=2, eval_actors=0, bf16="maybe", cluster={"namespace": "lcia"})
+        _launch(num_worker=2, eval_actors=0, parallelism="maybe", cluster={"namespace": "lcia"})
     text = str(caught.value)
     assert "4 mistake(s)" in text
     assert "num_worker: unknown key; did you mean 'num_workers'?" in text
     assert "eval_actors: Input should be greater than or equal to 1 (given: 0)" in text
-    assert "bf16: " in text
+    assert "parallelism: " in text
     assert "cluster.image: Field required" in text
+
+
+def test_a_launch_with_bf16_says_where_that_key_is_now() -> None:
+    with pytest.raises(InputError, match=r"bf16 .* put training\.bf16 .* into the run's configuration"):
+        _launch(bf16="auto")
 
 
 def test_no_field_of_a_launch_is_one_of_a_run() -> None:

@@ -144,3 +144,16 @@ def test_bounds_scope_and_start_reach_the_average() -> None:
     options = strategy.options
     found = (options.beta_min, options.beta_max, options.scope, options.start, options.missing_gradient)
     assert found == (0.2, 0.8, "layer", "first_step", "skip")
+
+
+@pytest.mark.parametrize(("value", "fallback"), [(0.0, True), (0.5, False), (1.0, True)])
+def test_a_rule_falls_back_at_the_very_ends_of_the_unit_interval(value: float, fallback: bool) -> None:
+    """beta = (1/1 + 0) step / (1 * 1) = step, and alpha = 1 * (1 + 0) / (1 * change) = 1 / change."""
+    one = torch.ones(1, dtype=torch.float64)
+    paper = rules.Norms(drift=one, gradient=0 * one, change=one, step=value * one)
+    official = rules.Norms(drift=one, gradient=0 * one, change=one / value, step=one)
+    for rule, norms in ((rules.Paper(1, 0.99, "sum"), paper), (rules.Official(1, 0.01, "sum"), official)):
+        sums = rules.UnitSums(torch.stack(norms, dim=1), one, torch.ones(1, dtype=torch.bool), torch.zeros(1, 2))
+        weighed = rule.weigh(sums)
+        assert weighed.fallback.tolist() == [fallback]
+        assert weighed.beta.item() == (0.99 if fallback else 0.5)

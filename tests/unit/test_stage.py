@@ -25,7 +25,7 @@ SHARD = ShardStage(
     max_image_pixels=9,
 )
 FILES = ShardStage.model_validate({**SHARD.record, "source": FileSource("rows.json", "llava")})
-EMBED = EmbedStage(shards="s", embedder=TextConfig(kind="text", model="encoder"))
+EMBED = EmbedStage(shards="s", embedder=TextConfig(kind="text", model="encoder"), identity="e")
 TRAIN = TrainStage(
     tasks=("GQA",),
     shards=("s",),
