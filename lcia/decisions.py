@@ -66,7 +66,7 @@ def shown(prepared: Prepared) -> tuple[Decision, ...]:
     config = prepared.config.grouping
     if not config.enabled:
         return ()
-    trained = [placed(placement, config, samples) for placement, samples in placements(prepared)]
+    trained = [placed(placement, samples) for placement, samples in placements(prepared)]
     kinds: dict[tuple[str, str, str], list[Decision]] = {}
     for route, samples in routes(prepared, len(prepared.plan.order) - 1):
         decision = routed(route, config, samples)

@@ -52,11 +52,11 @@ class Decision:
     instruction: str = ""
 
 
-def placed(placement: Placement, config: GroupingConfig, samples: int | None = None) -> Decision:
+def placed(placement: Placement, samples: int | None = None) -> Decision:
     """A training decision as the page shows it."""
     action = "new group" if placement.is_new else "joins"
     similarities = {f"g{group}": value for group, value in enumerate(placement.similarities)}
-    return Decision(placement.task, "train", f"g{placement.group}", action, similarities, config.threshold, samples)
+    return Decision(placement.task, "train", f"g{placement.group}", action, similarities, placement.threshold, samples)
 
 
 def routed(route: Route, config: GroupingConfig, samples: int | None = None) -> Decision:
@@ -65,7 +65,7 @@ def routed(route: Route, config: GroupingConfig, samples: int | None = None) -> 
     similarities = {f"g{number}": value for number, value in enumerate(route.similarities)}
     text = route.instruction or ""
     group = group_name(route.group)
-    return Decision(route.task, route.split, group, action, similarities, config.threshold, samples, text)
+    return Decision(route.task, route.split, group, action, similarities, route.threshold, samples, text)
 
 
 @dataclass(frozen=True, slots=True)

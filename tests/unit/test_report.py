@@ -208,8 +208,8 @@ def test_write_leaves_the_page_and_every_figure_as_png(tmp_path):
 
 
 def test_decisions_of_the_codebook_are_put_into_words():
-    config = GroupingConfig(threshold=0.5)
-    joined = report.placed(Placement("b", 0, False, (0.75, 0.25)), config, 9)
+    config = GroupingConfig(fallback="newest")
+    joined = report.placed(Placement("b", 0, False, (0.75, 0.25), 1.0, 0.5), 9)
     assert joined == Decision("b", "train", "g0", "joins", {"g0": 0.75, "g1": 0.25}, 0.5, 9)
-    lost = report.routed(Route("b", "test", "why", None, (0.125,), True), config)
+    lost = report.routed(Route("b", "test", "why", None, (0.125,), True, 0.5), config)
     assert lost == Decision("b", "test", "base", "fallback: newest", {"g0": 0.125}, 0.5, None, "why")
