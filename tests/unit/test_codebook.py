@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lcia.benchmarks import instructions
 from lcia.codebook import (
     Codebook,
     Grouping,
@@ -24,7 +25,6 @@ from lcia.codebook import (
     route_from,
     to_record,
 )
-from lcia.benchmarks import instructions
 from lcia.config import COIN_ORDER, GroupingConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.protocols import Features
