@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import combinations
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from lcia.config import GroupingConfig
 from lcia.protocols import Features
+from lcia.thresholds import Threshold, given, widest_gap
 from lcia.types import Split
 
 Similarity: TypeAlias = Callable[[Features, Features], NDArray[np.float64]]
@@ -35,12 +37,20 @@ Books: TypeAlias = tuple[Codebook, ...]
 
 @dataclass(frozen=True)
 class Placement:
-    """The group that a task is trained in. `similarities` [groups before the task]."""
+    """The group that a task is trained in. `similarities` [groups before the task].
+
+    `own`: mean similarity of the task's instructions to each other; 1 where it has only one. `threshold` is the one
+    that decided, `gap` the two similarities that it is the middle of where it was chosen from the data. All three are
+    None where grouping is off.
+    """
 
     task: str
     group: int
     is_new: bool
     similarities: tuple[float, ...]
+    own: float | None = None
+    threshold: float | None = None
+    gap: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,19 +75,24 @@ class Route:
     group: int | None
     similarities: tuple[float, ...]
     fell_back: bool
+    threshold: float | None = None
 
 
 def place(
-    codebooks: Sequence[Codebook], task: str, features: Features, similarity: Similarity, config: GroupingConfig
+    codebooks: Sequence[Codebook], task: str, features: Features, similarity: Similarity, threshold: Threshold
 ) -> Placement:
     """The most similar group, if it reaches the threshold; else a new one. The older group wins a tie."""
-    if not config.enabled:
-        return Placement(task, 0, not codebooks, ())
-    found = tuple(float(np.mean(similarity(features, book.features))) for book in codebooks)
+    found = tuple(mean(similarity, features, book.features) for book in codebooks)
     best = _best(found)
-    if best is not None and found[best] >= config.threshold:
-        return Placement(task, best, False, found)
-    return Placement(task, len(codebooks), True, found)
+    own = mean(similarity, features, features)
+    joins = best is not None and found[best] >= threshold.value
+    group = best if joins and best is not None else len(codebooks)
+    return Placement(task, group, not joins, found, own, threshold.value, threshold.gap)
+
+
+def mean(similarity: Similarity, a: Features, b: Features) -> float:
+    """Mean similarity over all pairs of distinct instructions."""
+    return float(np.mean(similarity(a, b)))
 
 
 def grow(codebooks: Sequence[Codebook], placement: Placement, features: Features) -> tuple[Codebook, ...]:
@@ -90,15 +105,14 @@ def grow(codebooks: Sequence[Codebook], placement: Placement, features: Features
 
 
 def route(
-    codebooks: Sequence[Codebook], query: Query, similarity: Similarity, config: GroupingConfig
+    codebooks: Sequence[Codebook], query: Query, similarity: Similarity, config: GroupingConfig, threshold: float
 ) -> tuple[Route, ...]:
     """One decision for the file, or one per distinct instruction (`config.route`), in the order of the features."""
-    if not config.enabled:
-        return (Route(query.task, query.split, None, 0, (), False),)
     table = np.stack([similarity(query.features, book.features) for book in codebooks], axis=1)
     if config.route == "file":
-        return (_route(query, None, table.mean(axis=0), config),)
-    return tuple(_route(query, text, row, config) for text, row in zip(query.features.texts, table, strict=True))
+        return (_route(query, None, table.mean(axis=0), config, threshold),)
+    texts = zip(query.features.texts, table, strict=True)
+    return tuple(_route(query, text, row, config, threshold) for text, row in texts)
 
 
 class Grouping:
@@ -114,28 +128,43 @@ class Grouping:
         self._features: dict[object, Features] = {}
         self._placements: dict[tuple[object, ...], Placement] = {}
         self._routes: dict[tuple[object, ...], tuple[Route, ...]] = {}
+        self._thresholds: dict[tuple[Features, ...], Threshold] = {}
 
     def follow(self, order: Sequence[str], features: Mapping[str, Features]) -> list[tuple[Placement, Books]]:
         """For each task of the order where it goes, knowing only the tasks before it, and the codebooks afterwards."""
         books: Books = ()
         steps = []
-        for task in order:
-            placement = self._place(books, task, features[task])
+        for number, task in enumerate(order, start=1):
+            # Sorted: the threshold depends on which tasks are known, not on their order.
+            threshold = self._threshold(tuple(features[known] for known in sorted(order[:number])))
+            placement = self._place(books, task, features[task], threshold)
             books = self._grow(books, placement, features[task])
             steps.append((placement, books))
         return steps
 
-    def _place(self, books: Books, task: str, features: Features) -> Placement:
-        at = (task, features, *(book.features for book in books))
+    def _threshold(self, known: tuple[Features, ...]) -> Threshold:
+        """The given one, or the one chosen from the tasks that the stream has reached."""
+        if known not in self._thresholds:
+            self._thresholds[known] = given(self._config) or self._chosen(known)
+        return self._thresholds[known]
+
+    def _chosen(self, tasks: tuple[Features, ...]) -> Threshold:
+        limits = self._config.embedder.auto_range
+        assert limits is not None, "the configuration refuses auto for this embedder"
+        between = [mean(self._similarity, a, b) for a, b in combinations(tasks, 2)]
+        return widest_gap(between, [mean(self._similarity, a, a) for a in tasks], limits)
+
+    def _place(self, books: Books, task: str, features: Features, threshold: Threshold) -> Placement:
+        at = (task, features, threshold, *(book.features for book in books))
         if at not in self._placements:
-            self._placements[at] = place(books, task, features, self._similarity, self._config)
+            self._placements[at] = place(books, task, features, self._similarity, threshold)
         return self._placements[at]
 
-    def route(self, books: Books, query: Query) -> tuple[Route, ...]:
+    def route(self, books: Books, query: Query, threshold: float) -> tuple[Route, ...]:
         """As the function of that name."""
-        at = (query, *(book.features for book in books))
+        at = (query, threshold, *(book.features for book in books))
         if at not in self._routes:
-            self._routes[at] = route(books, query, self._similarity, self._config)
+            self._routes[at] = route(books, query, self._similarity, self._config, threshold)
         return self._routes[at]
 
     def _grown(self, books: Books, placement: Placement, features: Features) -> Books:
@@ -166,12 +195,14 @@ def _content(features: Features) -> object:
     return features.texts if features.vectors is None else id(features)
 
 
-def _route(query: Query, text: str | None, found: NDArray[np.float64], config: GroupingConfig) -> Route:
+def _route(
+    query: Query, text: str | None, found: NDArray[np.float64], config: GroupingConfig, threshold: float
+) -> Route:
     similarities = tuple(float(value) for value in found)
     best = int(np.argmax(found))
-    fell_back = similarities[best] < config.threshold
+    fell_back = similarities[best] < threshold
     group = _fallback(best, len(similarities), config) if fell_back else best
-    return Route(query.task, query.split, text, group, similarities, fell_back)
+    return Route(query.task, query.split, text, group, similarities, fell_back, threshold)
 
 
 def _fallback(best: int, groups: int, config: GroupingConfig) -> int | None:
@@ -216,12 +247,14 @@ def group_name(group: int | None) -> str:
 
 def to_record(decision: Placement | Route) -> dict[str, Any]:
     """What the report and the run folder keep of a decision, as JSON."""
-    return asdict(decision) | {"similarities": list(decision.similarities)}
+    plain = asdict(decision)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
 def placement_from(record: Mapping[str, Any]) -> Placement:
     """The inverse of to_record."""
-    return Placement(**{**record, "similarities": tuple(record["similarities"])})
+    gap = tuple(record["gap"]) if record["gap"] else None
+    return Placement(**{**record, "similarities": tuple(record["similarities"]), "gap": gap})
 
 
 def route_from(record: Mapping[str, Any]) -> Route:

@@ -6,9 +6,10 @@ are errors. The names are those of transformers and peft wherever those have one
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lcia.methods import CurvatureConfig, StrategyConfig
 from lcia.sections import Count, Fraction, Name, Positive, Section
@@ -155,10 +156,14 @@ class TrainingConfig(Section):
 
 
 # --- grouping -------------------------------------------------------------------------------------------------------
+# `auto_range` of an embedder: the similarity that unrelated instructions reach, and the one that paraphrases of one
+# task reach; a threshold that is chosen from the data lies between them. None: nobody measured it (docs/grouping.md).
 
 
 class TfidfConfig(Section):
     """`pairwise`: the authors' rule, in closed form; `corpus`: one vocabulary fitted on all instructions."""
+
+    auto_range: ClassVar[tuple[float, float] | None] = (0.0, 0.65)
 
     kind: Literal["tfidf"] = "tfidf"
     fit: Literal["pairwise", "corpus"] = "pairwise"
@@ -166,6 +171,8 @@ class TfidfConfig(Section):
 
 class TextConfig(Section):
     """Mean-pooled sentence embeddings of any transformers encoder, by path or hub id."""
+
+    auto_range: ClassVar[tuple[float, float] | None] = (0.5, 0.65)
 
     kind: Literal["text"]
     model: Name
@@ -182,6 +189,8 @@ class ClipConfig(Section):
     A model named `hf-hub:...` or `local-dir:...` brings its weights along and needs no `pretrained`.
     """
 
+    auto_range: ClassVar[tuple[float, float] | None] = None
+
     kind: Literal["clip"]
     model: str = "ViT-B-32"
     pretrained: str = ""
@@ -191,15 +200,48 @@ class ClipConfig(Section):
 EmbedderConfig = Annotated[TfidfConfig | TextConfig | ClipConfig, Field(discriminator="kind")]
 
 
+THRESHOLDS: Mapping[str, float] = {"origin": 0.9, "diverse": 0.3}
+"""The paper's thresholds by name, for pairwise TF-IDF."""
+
+
 class GroupingConfig(Section):
     """Instruction grouping (METHOD 3). Off: one adapter for the whole stream."""
 
     enabled: bool = True
     embedder: EmbedderConfig = TfidfConfig()
-    threshold: float = 0.9
+    threshold: Literal["auto", "origin", "diverse"] | Fraction = "auto"
+    """Mean similarity that a group needs to take a task or to answer a sample. `auto`: chosen from the similarities of
+    the tasks seen so far; `origin`: 0.9, the paper's for one template per kind of answer; `diverse`: 0.3, the paper's
+    for a template per task and for paraphrases; or a number from 0 to 1."""
     expand_from: Literal["fresh", "newest"] = "fresh"
-    fallback: Literal["newest", "best", "base"] = "newest"
+    """Where a new group's adapter starts: from fresh LoRA weights, or from the adapter that was trained last."""
+    fallback: Literal["best", "newest", "base"] = "best"
+    """Who answers a sample that no group reaches the threshold for: the most similar group, the newest group (as the
+    authors' scripts do), or the model without an adapter."""
     route: Literal["file", "sample"] = "sample"
+    """One decision for all samples of a task's file, or one for each distinct instruction."""
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _threshold_is_a_name_or_a_similarity(cls, value: object) -> object:
+        if isinstance(value, str) and (value == "auto" or value in THRESHOLDS):
+            return value
+        try:
+            known = not isinstance(value, bool) and 0 <= float(str(value)) <= 1
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(f"give auto, origin, diverse or a number from 0 to 1, not {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _auto_knows_the_embedder(self) -> GroupingConfig:
+        if self.enabled and self.threshold == "auto" and self.embedder.auto_range is None:
+            raise ValueError(
+                f"threshold: auto was never measured for {self.embedder.kind} features; give a number from 0 to 1 "
+                "(`lcia group CONFIG grouping.threshold=0.8` prints all similarities and trains nothing)"
+            )
+        return self
 
 
 # --- evaluation and the whole ---------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lcia.matrix import AccuracyMatrix
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -27,6 +28,11 @@ P = ParamSpec("P")
 # Paul Tol's "bright" scheme: told apart by colour-blind readers, visible on white and on near-black.
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 MARKERS = "osD^vP"
+LINES = ("-", "--", ":", "-.")
+"""With COLOURS and MARKERS they tell MOST_LINES lines apart."""
+MOST_LINES = len(COLOURS) * len(LINES)
+MOST_POINTS = 400
+"""Steps of one stage that are drawn; more would not be seen, only make the page heavier."""
 INK = "#1a1b1c"
 """Lines and letters; `svg` turns it into the page's own colour."""
 
@@ -66,7 +72,16 @@ class StageSteps:
 
     @property
     def has_beta(self) -> bool:
-        return bool(np.isfinite(self.column(QUANTILES[1])).any())
+        return self.has(QUANTILES[1])
+
+    def has(self, key: str) -> bool:
+        """Whether any row holds a figure by that name."""
+        return bool(np.isfinite(self.column(key)).any())
+
+    def thinned(self) -> StageSteps:
+        """At most MOST_POINTS rows, evenly spread, the last one among them."""
+        places = np.unique(np.linspace(0, len(self.rows) - 1, min(len(self.rows), MOST_POINTS)).round().astype(int))
+        return StageSteps(self.label, tuple(self.rows[place] for place in places), self.bounds)
 
 
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -106,34 +121,78 @@ def _write_cells(axes: Axes, values: NDArray[np.float64]) -> None:
 
 
 @_styled
-def accuracy_curves(matrices: Mapping[str, AccuracyMatrix]) -> Figure:
-    """One panel per task, one line per run: the score on the task after every task trained since."""
+def accuracy_curves(runs: Mapping[str, Sequence[AccuracyMatrix]]) -> Figure:
+    """One panel per task: the score on the task after every task trained since, a line per name.
+
+    Of several matrices by one name the line is their mean, the band one standard deviation on either side. At most
+    MOST_LINES names are drawn.
+    """
     from matplotlib.figure import Figure
 
-    tasks = list(dict.fromkeys(task for matrix in matrices.values() for task in matrix.tasks))
+    drawn = dict(list(runs.items())[:MOST_LINES])
+    tasks = list(dict.fromkeys(task for found in drawn.values() for matrix in found for task in matrix.tasks))
     columns = min(4, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(2.4 * columns + 0.4, 1.9 * rows + 0.5))
+    figure = Figure(figsize=(2.4 * columns + 0.4, 1.9 * rows + 0.5 + 0.16 * (len(drawn) // 3)))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for panel, task in zip(panels, tasks, strict=False):
-        _draw_curves(panel, task, matrices)
+        _draw_curves(panel, task, drawn)
     for spare in panels[len(tasks) :]:
         spare.set_axis_off()
     figure.supxlabel("tasks trained", fontsize=9)
     figure.supylabel("score in percent", fontsize=9)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    handles, labels = _once(*panels[: len(tasks)])
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 
-def _draw_curves(panel: Axes, task: str, matrices: Mapping[str, AccuracyMatrix]) -> None:
+def _draw_curves(panel: Axes, task: str, runs: Mapping[str, Sequence[AccuracyMatrix]]) -> None:
     panel.set(title=task, ylim=(-3, 103))
-    for number, (name, matrix) in enumerate(matrices.items()):
-        if task in matrix.tasks:
-            scores = matrix.scores[:, matrix.tasks.index(task)]
-            seen = np.flatnonzero(np.isfinite(scores))
-            line = f"{MARKERS[number % 6]}-"
-            panel.plot(seen + 1, scores[seen], line, color=COLOURS[number % 6], label=name, markersize=4)
-    panel.set_xticks(range(1, max(len(matrix.tasks) for matrix in matrices.values()) + 1))
+    for number, (name, matrices) in enumerate(runs.items()):
+        columns = [matrix.scores[:, matrix.tasks.index(task)] for matrix in matrices if task in matrix.tasks]
+        if not columns:
+            continue
+        steps, mean, spread = _mean_curve(columns)
+        colour = COLOURS[number % len(COLOURS)]
+        style = MARKERS[number % len(MARKERS)] + LINES[number // len(COLOURS)]
+        panel.plot(steps, mean, style, color=colour, label=name, markersize=4)
+        if len(columns) > 1:
+            panel.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    panel.set_xticks(range(1, max(len(m.tasks) for found in runs.values() for m in found) + 1))
+
+
+def _mean_curve(columns: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.int64], ...]:
+    """(tasks trained, mean, standard deviation) where any of the columns has a score; one of a single score is 0."""
+    table = np.full((len(columns), max(len(column) for column in columns)), np.nan)
+    for row, column in enumerate(columns):
+        table[row, : len(column)] = column
+    seen = np.flatnonzero(np.isfinite(table).any(axis=0))
+    found = [table[np.isfinite(table[:, step]), step] for step in seen]
+    spread = [np.std(scores, ddof=1) if len(scores) > 1 else 0.0 for scores in found]
+    return seen + 1, np.array([scores.mean() for scores in found]), np.array(spread)
+
+
+@_styled
+def loss_curves(stages: Sequence[StageSteps]) -> Figure:
+    """The training loss over the stream's optimizer steps, stage after stage."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.2))
+    axes = figure.subplots()
+    start = 0.0
+    for stage in (whole.thinned() for whole in stages):
+        steps = start + stage.column("step")
+        axes.plot(steps, stage.column("loss"), color=COLOURS[0], linewidth=1)
+        _mark_start(axes, stage.label, start)
+        start = float(steps.max(initial=start))
+    axes.set(xlabel="optimizer steps over the stream", ylabel="loss")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def _mark_start(axes: Axes, label: str, start: float) -> None:
+    axes.axvline(start, color=INK, alpha=0.3, linewidth=0.8)
+    axes.annotate(label, (start, 1), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)
 
 
 @_styled
@@ -145,7 +204,7 @@ def beta_trajectories(stages: Sequence[StageSteps]) -> Figure:
     beta, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     start = 0.0
     for stage in stages:
-        start = _draw_stage(beta, shares, stage, start)
+        start = _draw_stage(beta, shares, stage.thinned(), start)
     beta.set(ylabel="beta", ylim=(-0.03, 1.03))
     shares.set(xlabel="optimizer steps over the stream", ylabel="share", ylim=(-0.05, 1.05))
     for axes in (beta, shares):
@@ -163,18 +222,20 @@ def _draw_stage(beta: Axes, shares: Axes, stage: StageSteps, start: float) -> fl
     for bound in stage.bounds or ():
         beta.hlines(bound, start, end, color=COLOURS[1], linestyle="--", label="bounds")
     for number, (key, name) in enumerate(SHARES.items(), start=2):
-        if np.isfinite(share := stage.column(key)).any():
-            shares.plot(steps, share, color=COLOURS[number], label=name)
-    beta.annotate(stage.label, (start, 1), (3, 8), xycoords=("data", "axes fraction"), textcoords="offset points")
-    for axes in (beta, shares):
-        axes.axvline(start, color=INK, alpha=0.3, linewidth=0.8)
+        # A rule without bounds cannot be at one: its beta of 0 or 1 is what it computed.
+        if stage.has(key) and (stage.bounds or key == "fallback"):
+            shares.plot(steps, stage.column(key), color=COLOURS[number], label=name)
+    _mark_start(beta, stage.label, start)
+    shares.axvline(start, color=INK, alpha=0.3, linewidth=0.8)
     return end
 
 
-def _once(axes: Axes) -> tuple[list[object], list[str]]:
-    """Legend entries without repetition."""
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+def _once(*axes: Axes) -> tuple[list[Artist], list[str]]:
+    """Legend entries of all axes without repetition."""
+    unique: dict[str, Artist] = {}
+    for one in axes:
+        handles, labels = one.get_legend_handles_labels()
+        unique = {**dict(zip(labels, handles, strict=True)), **unique}
     return list(unique.values()), list(unique)
 
 

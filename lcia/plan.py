@@ -104,7 +104,7 @@ def plan(planner: Planner, catalog: Catalog) -> Plan:
     placements, books = _placements(planner, catalog)
     trains = _trains(planner, catalog, placements)
     groups = _newest(placements, trains)
-    routes = tuple(_routes(planner, catalog, books))
+    routes = tuple(_routes(planner, catalog, placements, books))
     cells = tuple(_cells(planner, catalog, routes, groups))
     return Plan(catalog.order, trains, cells, placements, routes, groups)
 
@@ -147,16 +147,19 @@ def _wanted(planner: Planner, tasks: int) -> Iterator[tuple[int, int]]:
         yield from ((row, column) for column in range(tasks) if column <= row or upper)
 
 
-def _routes(planner: Planner, catalog: Catalog, books: Sequence[Books]) -> Iterator[tuple[int, Route]]:
+def _routes(
+    planner: Planner, catalog: Catalog, placements: Sequence[Placement], books: Sequence[Books]
+) -> Iterator[tuple[int, Route]]:
     """(row, decision) for every wanted entry of the matrix."""
     split = planner.config.evaluation.split
     for row, column in _wanted(planner, len(catalog.order)):
         task = catalog.order[column]
-        if planner.grouping is None:
+        threshold = placements[row].threshold
+        if planner.grouping is None or threshold is None:
             yield row, Route(task, split, None, 0, (), False)
             continue
         query = Query(task, split, catalog.features[task, split])
-        yield from ((row, route) for route in planner.grouping.route(books[row], query))
+        yield from ((row, route) for route in planner.grouping.route(books[row], query, threshold))
 
 
 def _cells(

@@ -5,23 +5,20 @@ Whatever comes from data, a model or a machine is escaped; the page holds no scr
 
 from __future__ import annotations
 
-import base64
-import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import yaml
-
-from lcia import figures
+from lcia import figures, wording
 from lcia.codebook import Placement, Route, group_name
 from lcia.config import GroupingConfig
 from lcia.figures import StageSteps
-from lcia.matrix import AccuracyMatrix, Metric, metrics
+from lcia.learnt import TaskAnswers
+from lcia.matrix import AccuracyMatrix, metrics
+from lcia.studytables import StudyTables
 from lcia.types import IMAGE_TOKEN
 
 if TYPE_CHECKING:
@@ -33,9 +30,8 @@ HEADLINE = {
     "forgetting": ("forgetting", "mean drop from a task's best score to its last; lower is better"),
     "new_acc": ("new-task accuracy", "mean score on each task right after training it; higher is better"),
 }
-SMALLER_IS_BETTER = frozenset({"forgetting", "forgetting_diag"})
-THUMBNAIL = 320
-"""Longest side of an example's image in pixels."""
+MOST_LISTED = 500
+"""Runs of a study whose metrics the page lists; the others are in summary.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +48,11 @@ class Decision:
     instruction: str = ""
 
 
-def placed(placement: Placement, config: GroupingConfig, samples: int | None = None) -> Decision:
+def placed(placement: Placement, samples: int | None = None) -> Decision:
     """A training decision as the page shows it."""
     action = "new group" if placement.is_new else "joins"
     similarities = {f"g{group}": value for group, value in enumerate(placement.similarities)}
-    return Decision(placement.task, "train", f"g{placement.group}", action, similarities, config.threshold, samples)
+    return Decision(placement.task, "train", f"g{placement.group}", action, similarities, placement.threshold, samples)
 
 
 def routed(route: Route, config: GroupingConfig, samples: int | None = None) -> Decision:
@@ -65,7 +61,7 @@ def routed(route: Route, config: GroupingConfig, samples: int | None = None) -> 
     similarities = {f"g{number}": value for number, value in enumerate(route.similarities)}
     text = route.instruction or ""
     group = group_name(route.group)
-    return Decision(route.task, route.split, group, action, similarities, config.threshold, samples, text)
+    return Decision(route.task, route.split, group, action, similarities, route.threshold, samples, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +95,7 @@ class RunReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     served: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    answers: tuple[TaskAnswers, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -107,13 +104,20 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class ReportInput:
-    """What the page shows. `counts`: one row per task and split, any columns; `environment`: name -> value."""
+    """What the page shows. `counts`: one row per task and split, any columns; `environment`: name -> value.
+
+    `study`: the tables over labels, where the runs are those of a study; `runs` may then be a choice of them, and
+    `matrices` holds every run's by name.
+    """
 
     title: str
     runs: tuple[RunReport, ...]
     counts: tuple[Mapping[str, str | int | float], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     subtitle: str = ""
+    warnings: tuple[str, ...] = ()
+    study: StudyTables | None = None
+    matrices: Mapping[str, AccuracyMatrix] = field(default_factory=dict)
 
 
 def write(report: ReportInput, folder: Path) -> Path:
@@ -138,10 +142,16 @@ def render(report: ReportInput) -> str:
             headline=HEADLINE,
             image_token=IMAGE_TOKEN,
             metrics=[metrics(run.matrix) for run in report.runs],
-            best=_best(report.runs),
+            best=wording.best([metrics(run.matrix) for run in report.runs]),
+            best_mean=wording.best(list(report.study.methods.values())) if report.study else {},
+            every_run={name: metrics(matrix) for name, matrix in list(report.matrices.items())[:MOST_LISTED]},
+            undrawn=max(0, len(_curves(report)) - figures.MOST_LINES),
+            names_and_metrics=[(run.name, metrics(run.matrix)) for run in report.runs],
+            reasons=_reasons(report.runs),
+            notes=_notes(report.runs),
             examples=examples(report.runs),
-            differences=differences([run.config for run in report.runs]),
-            count_columns=_columns(report.counts),
+            differences=wording.differences([run.config for run in report.runs]),
+            count_columns=wording.columns(report.counts),
         )
     )
 
@@ -154,8 +164,11 @@ def _environment() -> Environment:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, loader=loader, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, clock=clock, yaml=_yaml, picture=picture)
-    environment.tests.update(known=_known)
+    environment.filters.update(
+        number=wording.number, plain=wording.plain, spread=wording.with_spread, first_of=wording.first,
+        count_of=wording.count, clock=wording.clock, yaml=wording.yaml, picture=wording.picture,
+    )  # fmt: skip
+    environment.tests.update(known=wording.known)
     return environment
 
 
@@ -167,31 +180,49 @@ def _slugs(runs: Sequence[RunReport]) -> list[str]:
 
 def _figures(report: ReportInput, heat_maps: bool = True) -> dict[str, Figure]:
     """Every figure of the page by name; the page itself shows matrices as tables instead of `heat_maps`."""
-    named = dict(zip(_slugs(report.runs), report.runs, strict=True))
-    labels = [run.name if slug == run.slug else slug for slug, run in named.items()]
-    drawn = {"curves": figures.accuracy_curves(dict(zip(labels, [run.matrix for run in report.runs], strict=True)))}
-    for slug, run in named.items():
+    drawn = {"curves": figures.accuracy_curves(_curves(report))}
+    for slug, run in zip(_slugs(report.runs), report.runs, strict=True):
         if heat_maps:
             drawn[f"matrix-{slug}"] = figures.heat_map(run.matrix)
+        if any(stage.has("loss") for stage in run.steps):
+            drawn[f"loss-{slug}"] = figures.loss_curves(run.steps)
         if any(stage.has_beta for stage in run.steps):
             drawn[f"beta-{slug}"] = figures.beta_trajectories(run.steps)
     return drawn
 
 
-# Values for the template
+def _curves(report: ReportInput) -> dict[str, list[AccuracyMatrix]]:
+    """The matrices behind each line of the curves: all of a label's in a study, else each run's own."""
+    if report.study is None:
+        slugs = _slugs(report.runs)
+        names = [run.name if slug == run.slug else slug for slug, run in zip(slugs, report.runs, strict=True)]
+        return {name: [run.matrix] for name, run in zip(names, report.runs, strict=True)}
+    found: dict[str, list[AccuracyMatrix]] = {}
+    for name, matrix in report.matrices.items():
+        found.setdefault(report.study.labels[name], []).append(matrix)
+    return found
 
 
-def _best(runs: Sequence[RunReport]) -> dict[str, float]:
-    """The best value of each metric where there is a choice."""
-    named = [metrics(run.matrix) for run in runs]
-    known = (
-        {name: [value for row in named if (value := row[name].value) is not None] for name in named[0]} if named else {}
-    )
-    return {
-        name: min(values) if name in SMALLER_IS_BETTER else max(values)
-        for name, values in known.items()
-        if len(set(values)) > 1
-    }
+def _reasons(runs: Sequence[RunReport]) -> list[str]:
+    """Why metrics are undefined, each reason once, with the runs it is about unless it is all of them."""
+    holders: dict[str, list[str]] = {}
+    for run in runs:
+        for name, metric in metrics(run.matrix).items():
+            if metric.reason:
+                holders.setdefault(f"{name} {metric.reason}", []).append(run.name)
+    return [
+        reason if len(names) == len(runs) else f"{reason} ({', '.join(names)})" for reason, names in holders.items()
+    ]
+
+
+def _notes(runs: Sequence[RunReport]) -> list[Mapping[str, str]]:
+    """The notes of each run's stages; a stage that several runs share has its note with the first of them."""
+    told: set[str] = set()
+    found: list[Mapping[str, str]] = []
+    for run in runs:
+        found.append({stage: note for stage, note in run.notes.items() if stage not in told})
+        told |= run.notes.keys()
+    return found
 
 
 def examples(runs: Sequence[RunReport]) -> dict[str, dict[str, list[tuple[str, Prediction]]]]:
@@ -201,72 +232,3 @@ def examples(runs: Sequence[RunReport]) -> dict[str, dict[str, list[tuple[str, P
         for prediction in run.predictions:
             found.setdefault(prediction.task, {}).setdefault(prediction.id, []).append((run.name, prediction))
     return found
-
-
-def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Dotted name -> its value in each configuration ("" where absent), for the names that differ."""
-    flat = [dict(_flatten(config)) for config in configs]
-    names = dict.fromkeys(name for config in flat for name in config)
-    rows = {name: [config.get(name, "") for config in flat] for name in names}
-    return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flatten(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
-
-
-def _columns(rows: Iterable[Mapping[str, object]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _known(score: float) -> bool:
-    return bool(np.isfinite(score))
-
-
-def number(value: float | Metric | None, digits: int = 1) -> str:
-    """A figure as the tables show it; a dash where there is none."""
-    plain = value.value if isinstance(value, Metric) else value
-    # Adding zero turns a rounded -0.0 into 0.0.
-    return "\u2013" if plain is None or np.isnan(plain) else f"{round(plain, digits) + 0.0:.{digits}f}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 12.3 s, 4 min 05 s or 2 h 03 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _yaml(value: object) -> str:
-    return yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=100)
-
-
-def _plain(value: object) -> object:
-    """The same value out of the types that YAML's safe dumper knows."""
-    match value:
-        case Mapping():
-            return {str(key): _plain(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_plain(inner) for inner in value]
-        case str() | int() | float() | bool() | None:
-            return value
-        case _:
-            return str(value)
-
-
-def picture(image: bytes) -> str:
-    """A data URI of the image, drawn anew so that no foreign byte travels, at most THUMBNAIL pixels wide and high."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as opened:
-        drawn = opened.convert("RGB")
-    drawn.thumbnail((THUMBNAIL, THUMBNAIL))
-    kind = "PNG" if max(drawn.size) < 128 else "JPEG"
-    stream = io.BytesIO()
-    drawn.save(stream, kind, optimize=True)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"

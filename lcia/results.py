@@ -18,52 +18,93 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from lcia import decisions, report
+from lcia import answered, decisions, report, studytables
 from lcia import matrix as matrices
 from lcia.answers import SCHEMA, read_result
 from lcia.figures import StageSteps
+from lcia.learnt import TaskAnswers, to_record
 from lcia.matrix import AccuracyMatrix
+from lcia.plan import ZERO_SHOT, Cell
 from lcia.report import Prediction, ReportInput, RunReport
 from lcia.run import Outcome, Prepared, scored, steps_of
 from lcia.shards import Rows
 from lcia.stage import EvalStage, TrainStage
 from lcia.store import Store, history
+from lcia.study import Point
+from lcia.studytables import StudyTables, tabulate
+from lcia.wording import clock
 
 EXAMPLES_PER_TASK = 3
+MOST_SHOWN = 12
+"""Runs that the page shows one by one; of a larger study the first of each label."""
+MOST_KEPT = 100
+"""Runs of a session up to which the answers of all stages are written; of more, only those after the last task."""
 SUMMARY = "summary.json"
 PACKAGES = ("lcia-ray", "torch", "transformers", "peft", "accelerate", "ray", "mlflow", "open_clip_torch", "pillow")
 
 
 @dataclass(frozen=True)
 class Session:
-    """What is known of a finished session beside its outcomes."""
+    """What is known of a finished session beside its outcomes. `points`: of a study, one per outcome."""
 
     title: str
     wall_seconds: float
     facts: Mapping[str, Any]
+    points: tuple[Point, ...] = ()
 
 
 def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> Path:
     """Writes everything below `folder`; returns the path of report.html."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs = {outcome.config.name: summarize(outcome, store) for outcome in outcomes}
-    summary: dict[str, Any] = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts}
-    summary |= {"environment": environment(), "runs": runs}
+    answers = [answered.tell(outcome, store) for outcome in outcomes]
+    tables = tabulate(session.points, [outcome.matrix for outcome in outcomes]) if session.points else None
+    summary = _summary(outcomes, answers, session, store)
+    if tables:
+        summary = {**summary, **studytables.to_record(tables)}
+    # Last, because it is the longest.
+    summary["runs"] = summary.pop("runs")
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False))
     for outcome in outcomes:
-        _write_run(outcome, store, folder / outcome.config.name if len(outcomes) > 1 else folder)
+        place = folder / outcome.config.name if len(outcomes) > 1 else folder
+        _write_run(outcome, store, place, len(outcomes) <= MOST_KEPT)
     page = ReportInput(
         title=session.title,
-        runs=tuple(_page(outcome, store) for outcome in outcomes),
+        runs=tuple(_page(outcomes[at], answers[at], store) for at in _shown(outcomes, tables)),
         counts=tuple(_counts(outcomes)),
         environment=summary["environment"],
-        subtitle=f"{len(outcomes)} run(s), {report.clock(session.wall_seconds)}",
+        subtitle=f"{_runs(len(outcomes))}, {clock(session.wall_seconds)}",
+        warnings=tuple(summary["warnings"]),
+        study=tables,
+        matrices={outcome.config.name: outcome.matrix for outcome in outcomes},
     )
     return report.write(page, folder)
 
 
-def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
-    """One run as JSON: metrics under both scorings, matrix, seconds, decisions, configuration."""
+def _summary(
+    outcomes: Sequence[Outcome], answers: Sequence[tuple[TaskAnswers, ...]], session: Session, store: Store
+) -> dict[str, Any]:
+    runs = {o.config.name: summarize(o, told, store) for o, told in zip(outcomes, answers, strict=True)}
+    warnings = decisions.gather({name: run["warnings"] for name, run in runs.items()})
+    known = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts}
+    return {**known, "environment": environment(), "warnings": warnings, "runs": runs}
+
+
+def _shown(outcomes: Sequence[Outcome], tables: StudyTables | None) -> Sequence[int]:
+    """Places of the runs that the page shows one by one."""
+    if len(outcomes) <= MOST_SHOWN or tables is None:
+        return range(min(len(outcomes), MOST_SHOWN))
+    first: dict[str, int] = {}
+    for at, outcome in enumerate(outcomes):
+        first.setdefault(tables.labels[outcome.config.name], at)
+    return list(first.values())[:MOST_SHOWN]
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def summarize(outcome: Outcome, answers: Sequence[TaskAnswers], store: Store) -> dict[str, Any]:
+    """One run as JSON: warnings, metrics under both scorings, matrix, seconds, answers, decisions, configuration."""
     config, plan = outcome.config, outcome.prepared.plan
     trains = [_train_facts(stage, store) for stage in plan.trains]
     evals = [_eval_facts(stage, store) for stage in plan.evals]
@@ -71,6 +112,7 @@ def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
         "name": config.name,
         "order": list(plan.order),
         "scoring": config.evaluation.scoring,
+        "warnings": [*decisions.warnings(outcome.prepared), *(told.warning for told in answers if told.warning)],
         "metrics": _metrics(outcome.matrix),
         "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
         "matrix": matrices.to_json(outcome.matrix),
@@ -78,6 +120,7 @@ def summarize(outcome: Outcome, store: Store) -> dict[str, Any]:
         "train_seconds": sum(stage["seconds"] for stage in trains),
         "evaluations": evals,
         "eval_seconds": sum(stage["seconds"] or 0.0 for stage in evals),
+        "answers": [to_record(told) for told in answers],
         **_decisions(outcome.prepared),
         "served": decisions.served(outcome.prepared),
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
@@ -105,7 +148,8 @@ def _decisions(prepared: Prepared) -> dict[str, Any]:
     return {"groups": decisions.records(decisions.placements(prepared)), "routes": decisions.records(routes)}
 
 
-def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
+def _write_run(outcome: Outcome, store: Store, folder: Path, whole: bool) -> None:
+    """`whole`: with the answers of all stages, not only those after the last task."""
     folder.mkdir(parents=True, exist_ok=True)
     config, plan = outcome.config, outcome.prepared.plan
     text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
@@ -115,8 +159,9 @@ def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
         (folder / f"matrix.{scoring}.json").write_text(matrices.dumps(scores))
     text = json.dumps(_decisions(outcome.prepared), indent=1, ensure_ascii=False)
     (folder / "decisions.json").write_text(text)
-    for stage in _final(outcome):
-        _write_predictions(outcome, stage, store, folder / "predictions")
+    for cell in plan.cells:
+        if whole or cell.row == len(plan.order) - 1:
+            _write_predictions(outcome, cell, store, folder / "predictions")
     for group, key in (plan.groups[-1] if plan.groups else {}).items():
         _export(store.fetch(key), folder / "adapters" / f"g{group}")
 
@@ -127,19 +172,22 @@ def _final(outcome: Outcome) -> list[EvalStage]:
     return [cell.stage for cell in outcome.prepared.plan.cells if cell.row == last]
 
 
-def _write_predictions(outcome: Outcome, stage: EvalStage, store: Store, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    groups = _group_names(outcome)
+def _write_predictions(outcome: Outcome, cell: Cell, store: Store, folder: Path) -> None:
+    """predictions/<place>-<task trained last>/<task asked about>.parquet; 0-untuned: the base before any training."""
+    place = "0-untuned" if cell.row == ZERO_SHOT else f"{cell.row + 1}-{outcome.prepared.plan.order[cell.row]}"
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    groups, stage = _group_names(outcome, cell.row), cell.stage
     records = [{**r, "group": groups.get(r["adapter"], "base")} for r in scored(outcome.prepared, stage, store)]
     columns = [pa.field("group", pa.string()), pa.field("strict", pa.float64()), pa.field("legacy", pa.float64())]
-    pq.write_table(
-        pa.Table.from_pylist(records, schema=pa.schema([*SCHEMA, *columns])), folder / f"{stage.task}.parquet"
-    )
+    table = pa.Table.from_pylist(records, schema=pa.schema([*SCHEMA, *columns]))
+    pq.write_table(table, folder / place / f"{stage.task}.parquet")
 
 
-def _group_names(outcome: Outcome) -> dict[str | None, str]:
-    newest = outcome.prepared.plan.groups[-1] if outcome.prepared.plan.groups else {}
-    return {key: f"g{group}" for group, key in newest.items()}
+def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
+    """Key of an adapter -> the group it stood for in that row of the matrix; joint training has one row of groups."""
+    groups = outcome.prepared.plan.groups
+    known = groups[min(row, len(groups) - 1)] if groups and row != ZERO_SHOT else {}
+    return {key: f"g{group}" for group, key in known.items()}
 
 
 def _export(stage: Path, folder: Path) -> None:
@@ -153,7 +201,7 @@ def _export(stage: Path, folder: Path) -> None:
 # The page -------------------------------------------------------------------------------------------------------
 
 
-def _page(outcome: Outcome, store: Store) -> RunReport:
+def _page(outcome: Outcome, answers: tuple[TaskAnswers, ...], store: Store) -> RunReport:
     plan, config = outcome.prepared.plan, outcome.config
     return RunReport(
         name=config.name,
@@ -165,6 +213,7 @@ def _page(outcome: Outcome, store: Store) -> RunReport:
         predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
         seconds=dict(_seconds(outcome, store)),
         notes={_named(stage): history(steps_of(stage, store)[1]) for stage in plan.trains},
+        answers=answers,
     )
 
 
@@ -191,7 +240,7 @@ def _steps(stage: TrainStage, store: Store) -> StageSteps:
 def _examples(outcome: Outcome, stage: EvalStage, store: Store) -> list[Prediction]:
     """The first answers of a task, with their first image."""
     records = scored(outcome.prepared, stage, store)
-    scoring, groups = outcome.config.evaluation.scoring, _group_names(outcome)
+    scoring, groups = outcome.config.evaluation.scoring, _group_names(outcome, len(outcome.prepared.plan.order) - 1)
     chosen = records[:EXAMPLES_PER_TASK]
     samples = Rows([store.fetch(stage.shards)]).take([record["row"] for record in chosen])
     return [

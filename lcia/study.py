@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
@@ -20,6 +21,8 @@ from lcia.types import InputError
 Order: TypeAlias = str | tuple[str, ...] | None
 """As in RunConfig: a name, a list of tasks, or what the base has."""
 
+NAME_LENGTH = 63
+"""Of a run's name."""
 MAX_RUNS = 50_000
 """All orders of eight tasks are 40,320; more than this is a mistake."""
 
@@ -67,13 +70,24 @@ def expand(study: StudyConfig) -> list[Point]:
     """
     if (runs := study.count()) > MAX_RUNS:
         raise InputError(f"study {study.name} asks for {runs} runs, more than {MAX_RUNS}: name fewer orders or values")
-    return [_point(study, number, *where) for number, where in enumerate(_points(study))]
+    return [_point(study, number, where) for number, where in enumerate(_points(study))]
 
 
-def _points(study: StudyConfig) -> Iterator[tuple[str, dict[str, Any], Order, int]]:
+class _Where(NamedTuple):
+    """Where a run lies in its study. `order_name`: the order's own, or its place among the study's orders."""
+
+    method: str
+    varied: dict[str, Any]
+    order: Order
+    order_name: str
+    seed: int
+
+
+def _points(study: StudyConfig) -> Iterator[_Where]:
     values = [[(name, value) for value in values] for name, values in study.vary.items()]
-    for method, varied, order, seed in product(study.methods, product(*values), _orders(study), study.seeds):
-        yield method, dict(varied), order, seed
+    orders = [(order, order if isinstance(order, str) else f"order{n}") for n, order in enumerate(_orders(study), 1)]
+    for method, varied, (order, name), seed in product(study.methods, product(*values), orders, study.seeds):
+        yield _Where(method, dict(varied), order, "" if order is None else name, seed)
 
 
 def _orders(study: StudyConfig) -> Sequence[Order]:
@@ -85,13 +99,25 @@ def _orders(study: StudyConfig) -> Sequence[Order]:
     return study.orders
 
 
-def _point(study: StudyConfig, number: int, method: str, varied: dict[str, Any], order: Order, seed: int) -> Point:
+def _point(study: StudyConfig, number: int, where: _Where) -> Point:
     values: Any = dict(study.base)
-    for name, value in (*study.methods[method].items(), *varied.items()):
+    for name, value in (*study.methods[where.method].items(), *where.varied.items()):
         values = put(values, name.split("."), value)
-    values |= {"seed": seed, "name": f"{number:04d}-{method}"[:63]} | ({"order": order} if order else {})
-    config = parse(RunConfig, values, f"study {study.name}, run {number} ({method})")
-    return Point(method=method, varied=varied, order=order, seed=seed, config=config)
+    values |= {"seed": where.seed, "name": _name(number, where)} | ({"order": where.order} if where.order else {})
+    config = parse(RunConfig, values, f"study {study.name}, run {number} ({where.method})")
+    return Point(method=where.method, varied=where.varied, order=where.order, seed=where.seed, config=config)
+
+
+def _name(number: int, where: _Where) -> str:
+    """Number, method, varied values, order and seed; order and seed are there even if the rest has to be cut."""
+    end = _plain("".join(f"-{part}" for part in (where.order_name, f"seed{where.seed}") if part))
+    values = "".join(f"-{name.split('.')[-1]}_{value}" for name, value in where.varied.items())
+    return _plain(f"{number:04d}-{where.method}{values}")[: NAME_LENGTH - len(end)] + end
+
+
+def _plain(text: str) -> str:
+    """With a dash for whatever a run's name may not hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
 
 def compare(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from lcia.config import RunConfig
 from lcia.load import load, override, parse
 from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
-from lcia.stats import Spread
-from lcia.study import Point, StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
+from lcia.study import StudyConfig, expand
+from lcia.studytables import KEYS as STUDY_KEYS
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.tables import (
-    comparison_table,
     console,
+    matrix_table,
     metrics_table,
     placements_table,
     plan_rows,
     plan_table,
     routes_table,
-    study_table,
-    tasks_table,
+    study_tables,
 )
+
+SUMMARY = "summary.json"
+GIVE = "give the folder that `lcia run`, `lcia study` or `lcia quickstart` wrote, for example runs/quickstart"
+WRITE_AGAIN = "run the same command again: what is done is kept, and the summary is written again"
 
 QUICKSTART = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "Grounding", "OCR-VQA"], "test_size": 100},
@@ -73,30 +74,36 @@ def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[
     with Progress() as progress, tracked(launch, name) as tracker, session(launch, progress, tracker.watch) as executor:
         prepared = prepare(configs, executor)
         tracker.begin(prepared, executor.store)
+        _warn_of_groups(prepared)
         outcomes = complete(prepared, executor)
         done = Session(name, time.perf_counter() - started, {"stages": executor.counts()})
         page = tracker.finish(outcomes, done, executor.store)
-    _show(outcomes, page, time.perf_counter() - started)
+        # Read here: with storage behind a URL the folder is gone after this block.
+        warnings = _read_summary(page.parent / SUMMARY)["warnings"]
+    _show(outcomes, time.perf_counter() - started)
+    _warn(warnings)
+    print(f"report: {page}")
     return outcomes
 
 
-def _show(outcomes: Sequence[Outcome], page: Path, seconds: float) -> None:
+def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
     out = console()
     for outcome in outcomes:
-        out.print(matrix_table(outcome))
+        out.print(matrix_table(outcome.config.name, outcome.matrix))
     out.print(metrics_table({o.config.name: o.matrix for o in outcomes}))
     out.print(f"wall time {seconds:.0f} s", highlight=False)
-    print(f"report: {page}")
 
 
-def matrix_table(outcome: Outcome) -> Table:
-    """Accuracy on each task (columns) after training each task (rows)."""
-    table = Table(
-        "after training", *outcome.matrix.tasks, title=f"{outcome.config.name}: accuracy (%)", title_justify="left"
-    )
-    for label, values in outcome.matrix.rows():
-        table.add_row(label, *("" if value != value else f"{value:.1f}" for value in values))
-    return table
+def _warn_of_groups(prepared: Sequence[Prepared]) -> None:
+    """Before anything is trained, when it costs nothing to stop."""
+    from lcia import decisions
+
+    _warn(decisions.gather({one.config.name: decisions.warnings(one) for one in prepared}))
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 # Planning ---------------------------------------------------------------------------------------------------------
@@ -105,6 +112,7 @@ def matrix_table(outcome: Outcome) -> Table:
 def plan(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
     prepared, store = _prepared(config, overrides, launch, settings)
     rows = plan_rows(prepared.plan, store)
+    _warn_of_groups([prepared])
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -135,8 +143,10 @@ def group(config: Path, overrides: Sequence[str], launch: Path | None, settings:
         raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
     placed = list(decisions.placements(prepared))
     routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
+    _warn_of_groups([prepared])
     if as_json:
-        found = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
+        found: dict[str, Any] = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
+        found["warnings"] = decisions.warnings(prepared)
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     console().print(placements_table(placed), routes_table(routed))
@@ -162,65 +172,83 @@ def study(config: Path, overrides: Sequence[str], launch: Path | None, settings:
     with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
         prepared = prepare([point.config for point in points], ex)
         tracker.begin(prepared, ex.store)
+        _warn_of_groups(prepared)
         tune_runs(points, ex, chosen.name, chosen.max_concurrent_trials)
         outcomes = [Outcome(p, matrices(p, ex.store)) for p in prepared]
-        counts = ex.counts()
-        tracker.finish(outcomes, Session(chosen.name, time.perf_counter() - started, {"stages": counts}), ex.store)
-    _show_study(points, outcomes, counts, as_json)
-
-
-def _show_study(points: Sequence[Point], outcomes: Sequence[Outcome], counts: dict[str, int], as_json: bool) -> None:
-    found = [outcome.matrix for outcome in outcomes]
-    compared, ordered, paired = compare(points, found), compare_orders(points, found), against_first(points, found)
-    tasks = compare_tasks(points, found)
+        done = Session(chosen.name, time.perf_counter() - started, {"stages": ex.counts()}, tuple(points))
+        page = tracker.finish(outcomes, done, ex.store)
+        summary = _read_summary(page.parent / SUMMARY)
+    short = {name: value for name, value in summary.items() if name in ("stages", "warnings", *STUDY_KEYS)}
     if as_json:
-        rows, by_order = _spreads(compared), _spreads(ordered)
-        tests = {name: asdict(comparison) for name, comparison in paired.items()}
-        by_task = {name: _spreads({task: t._asdict() for task, t in row.items()}) for name, row in tasks.items()}
-        shown = {"stages": counts, "methods": rows, "tasks": by_task, "orders": by_order, "against_first": tests}
-        print(json.dumps(shown, indent=1))
-        return
+        print(json.dumps(short, indent=1, ensure_ascii=False))
+    else:
+        _show_summary(summary, page)
+    _warn(summary["warnings"])
+
+
+def _show_summary(summary: Mapping[str, Any], page: Path) -> None:
+    """What a session left: of a study its tables, of runs their metrics."""
+    from lcia import matrix, studytables
+
     out = console()
-    out.print(study_table(compared))
-    out.print(tasks_table(tasks))
-    if ordered:
-        out.print(study_table(ordered))
-    if paired:
-        out.print(comparison_table(points[0].label, paired))
-    print(
-        f"runs {len(points)}; trainings asked {counts['asked']}, "
-        f"distinct {counts['distinct']}, trained {counts['trained']}"
-    )
-
-
-def _spreads(table: Mapping[str, Mapping[str, Spread | None]]) -> dict[str, dict[str, Any]]:
-    return {name: {metric: s and asdict(s) for metric, s in values.items()} for name, values in table.items()}
+    if summary.keys() >= STUDY_KEYS:
+        out.print(*study_tables(studytables.from_record(summary)))
+        counts = summary["stages"]
+        print(f"runs {len(summary['runs'])}; trainings asked {counts['asked']}, "
+              f"distinct {counts['distinct']}, trained {counts['trained']}")  # fmt: skip
+    else:
+        out.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
+    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {page}")
 
 
 # Everything else --------------------------------------------------------------------------------------------------
 
 
 def report(folder: Path, as_json: bool) -> None:
-    from lcia import matrix
-
     summary, page = _summary(folder)
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
-        return
-    out = console()
-    out.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
-    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {page}")
+    else:
+        _show_summary(summary, page)
+    _warn(summary.get("warnings", []))
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any], Path]:
     """What a session left, and its page; of one among several runs, whose folder lies in the session's, its part."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; {GIVE}")
+    if not folder.exists():
+        raise InputError(f"there is no folder {folder}; {GIVE}")
     for place, chosen in ((folder, None), (folder.absolute().parent, folder.absolute().name)):
-        path = place / "summary.json"
-        summary = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+        summary = _read_summary(place / SUMMARY)
         runs = summary["runs"] if chosen is None else {n: run for n, run in summary["runs"].items() if n == chosen}
         if runs:
-            return {**summary, "runs": runs}, place / "report.html"
-    raise InputError(f"{folder} holds no finished run (no summary.json); give the folder that `lcia run` printed")
+            return summary if chosen is None else _part(summary, chosen), place / "report.html"
+    raise InputError(f"there is no finished run in {folder}: it has no {SUMMARY}; {GIVE}")
+
+
+def _part(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a session's summary says of one of its runs."""
+    run = summary["runs"][name]
+    kept = {key: value for key, value in summary.items() if key not in STUDY_KEYS}
+    return {**kept, "warnings": run.get("warnings", []), "runs": {name: run}}
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    """The summary, one without runs where there is none.
+
+    Raises:
+        InputError: the file is not what a run writes.
+    """
+    if not path.is_file():
+        return {"runs": {}}
+    try:
+        summary = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {WRITE_AGAIN}") from None
+    if not isinstance(summary, dict) or not isinstance(summary.get("runs"), dict) or "wall_seconds" not in summary:
+        raise InputError(f"{path} is not the summary of a run; {WRITE_AGAIN}")
+    return summary
 
 
 def launch(config: Path, overrides: Sequence[str], launch: Path, target: str, address: str) -> None:

@@ -31,7 +31,7 @@ strategy:
 grouping:
   enabled: true
   embedder: {kind: tfidf}   # tfidf | text | clip
-  threshold: 0.9
+  threshold: auto           # auto | origin (0.9) | diverse (0.3) | a number from 0 to 1
 evaluation: {split: test, scoring: strict}
 seed: 0
 """

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
 SHOWN_DONE = 6
@@ -73,10 +74,10 @@ def table(snapshot: dict[str, dict[str, Any]]) -> Table:
     done = [stage for stage in snapshot.values() if stage["done"]]
     view = Table(*COLUMNS, title=f"{len(done)} stages done", title_justify="left", expand=False)
     for stage in done[-SHOWN_DONE:]:
-        view.add_row(*row(stage), style="dim")
+        view.add_row(*map(Text, row(stage)), style="dim")
     for stage in snapshot.values():
         if not stage["done"]:
-            view.add_row(*row(stage))
+            view.add_row(*map(Text, row(stage)))
     return view
 
 

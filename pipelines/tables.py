@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from lcia.codebook import Placement, Route, group_name
 from lcia.matrix import AccuracyMatrix, metrics
@@ -16,6 +17,7 @@ from lcia.plan import ZERO_SHOT, Plan
 from lcia.stats import Comparison, Spread
 from lcia.store import Store
 from lcia.study import TaskSpread
+from lcia.studytables import StudyTables
 
 WIDTH = 160
 METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
@@ -24,47 +26,76 @@ METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
 def console() -> Console:
     """As wide as the terminal or COLUMNS; where neither is known, wide enough for the columns of a study."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if known else WIDTH)
+    return Console(width=None if known else WIDTH, markup=False, emoji=False)
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """An empty table; names of tasks, runs and methods are data, so nothing in them is read as markup."""
+    table = Table(*(Column(Text(column)) for column in columns), title_justify="left")
+    table.title = Text(title, style="table.title")
+    return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row whose cells are printed as they are."""
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def matrix_table(name: str, scores: AccuracyMatrix) -> Table:
+    """Accuracy on each task (columns) after training each task (rows)."""
+    table = new_table(f"{name}: accuracy (%)", "after training", *scores.tasks)
+    for label, values in scores.rows():
+        add_row(table, label, *("" if value != value else f"{value:.1f}" for value in values))
+    return table
 
 
 def metrics_table(runs: Mapping[str, AccuracyMatrix]) -> Table:
     """The metrics of METHOD 5, a row per run, in percent; a dash where one is undefined."""
-    table = Table("run", *METRICS, title="metrics (%); a positive forgetting is bad", title_justify="left")
+    table = new_table("metrics (%); a positive forgetting is bad", "run", *METRICS)
     for name, scores in runs.items():
         values = metrics(scores)
-        table.add_row(name, *("-" if values[m].value is None else f"{values[m].value:.1f}" for m in METRICS))
+        add_row(table, name, *("-" if values[m].value is None else f"{values[m].value:.1f}" for m in METRICS))
     return table
 
 
-def study_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
+def study_tables(tables: StudyTables) -> list[Table]:
+    """Every table of a study."""
+    found = [_spreads_table(tables.methods), tasks_table(tables.tasks)]
+    if tables.orders:
+        found.append(_spreads_table(tables.orders))
+    if tables.against_first:
+        found.append(_comparison_table(tables.first, tables.against_first))
+    return found
+
+
+def _spreads_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
     """Mean ± standard deviation over orders and seeds, a row per method."""
-    table = Table("method", "runs", *METRICS, title="mean ± standard deviation (%)", title_justify="left")
+    table = new_table("mean ± standard deviation (%)", "method", "runs", *METRICS)
     for label, values in compared.items():
         found = next((value for value in values.values() if value is not None), None)
-        table.add_row(label, str(found.n if found else 0), *(str(values[m] or "-") for m in METRICS))
+        add_row(table, label, str(found.n if found else 0), *(str(values[m] or "-") for m in METRICS))
     return table
 
 
 def tasks_table(compared: Mapping[str, Mapping[str, TaskSpread]]) -> Table:
     """Two rows per method, as each task was learnt and as it ended, a column per task."""
     names = list(dict.fromkeys(task for tasks in compared.values() for task in tasks))
-    table = Table("method", "scored", *names, title="score of each task (%)", title_justify="left")
+    table = new_table("score of each task (%)", "method", "scored", *names)
     for label, tasks in compared.items():
         found = [tasks.get(name, TaskSpread(None, None)) for name in names]
-        table.add_row(label, "just learnt", *(str(task.learnt or "-") for task in found))
-        table.add_row("", "at the end", *(str(task.final or "-") for task in found))
+        add_row(table, label, "just learnt", *(str(task.learnt or "-") for task in found))
+        add_row(table, "", "at the end", *(str(task.final or "-") for task in found))
     return table
 
 
-def comparison_table(first: str, compared: Mapping[str, Comparison]) -> Table:
+def _comparison_table(first: str, compared: Mapping[str, Comparison]) -> Table:
     """Paired differences from the first method; a dash where two pairs or more are needed."""
     title = f"avg_acc minus that of {first}, paired by order and seed"
-    table = Table("method", "pairs", "difference", "95 % interval", "t test p", "Wilcoxon p", title=title)
-    table.title_justify = "left"
+    table = new_table(title, "method", "pairs", "difference", "95 % interval", "t test p", "Wilcoxon p")
     for label, c in compared.items():
         interval = "-" if c.low is None or c.high is None else f"{c.low:+.1f} to {c.high:+.1f}"
         tests = ("-" if p is None else f"{p:.3f}" for p in (c.t_p, c.wilcoxon_p))
-        table.add_row(label, str(c.n), f"{c.difference:+.1f}", interval, *tests)
+        add_row(table, label, str(c.n), f"{c.difference:+.1f}", interval, *tests)
     return table
 
 
@@ -88,38 +119,48 @@ def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("stage", "what", "group", "state", "key", "from", title="plan", title_justify="left")
+    """A row per stage."""
+    table = new_table("plan", "stage", "what", "group", "state", "key", "from")
     for row in rows:
-        table.add_row(row["kind"], row["label"], row["group"], row["state"], row["key"][:8], row["parent"][:8])
+        add_row(table, row["kind"], row["label"], row["group"], row["state"], row["key"][:8], row["parent"][:8])
     return table
 
 
 def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows and defects per task and split."""
-    table = Table("data", "rows", "bad", "reasons", title="data", title_justify="left")
+    table = new_table("data", "data", "rows", "bad", "reasons")
     for row in rows:
         reasons = ", ".join(f"{name}: {count}" for name, count in row["reasons"].items())
-        table.add_row(row["data"], str(row["rows"]), str(row["bad"]), reasons)
+        add_row(table, row["data"], str(row["rows"]), str(row["bad"]), reasons)
     return table
 
 
 def placements_table(placed: Iterable[tuple[Placement, int]]) -> Table:
-    """Which group each task is trained in."""
-    table = Table("task", "samples", "group", "decision", "similarity to earlier groups", title="training")
-    table.title_justify = "left"
+    """Which group each task is trained in, and why: `itself` is how alike the task's own instructions are."""
+    columns = ("task", "samples", "group", "decision", "itself", "threshold", "similarity to earlier groups")
+    table = new_table("training", *columns)
     for p, samples in placed:
         decision = "new" if p.is_new else "joins"
-        table.add_row(p.task, str(samples), group_name(p.group), decision, _numbers(p.similarities))
+        own = "" if p.own is None else f"{p.own:.3f}"
+        group = group_name(p.group)
+        add_row(table, p.task, str(samples), group, decision, own, threshold_text(p), _numbers(p.similarities))
     return table
+
+
+def threshold_text(placement: Placement) -> str:
+    """The threshold, and the gap that it was chosen from."""
+    if placement.threshold is None:
+        return ""
+    chosen = f" (gap {placement.gap[0]:.3f} to {placement.gap[1]:.3f})" if placement.gap else ""
+    return f"{placement.threshold:.3f}{chosen}"
 
 
 def routes_table(routed: Iterable[tuple[Route, int]]) -> Table:
     """Which group answers each instruction."""
-    table = Table("task", "instruction", "samples", "group", "fallback", "similarities", title="routing at the end")
-    table.title_justify = "left"
+    table = new_table("routing at the end", "task", "instruction", "samples", "group", "fallback", "similarities")
     for r, samples in routed:
-        text, fallback = r.instruction or "(whole file)", "yes" if r.fell_back else ""
-        table.add_row(r.task, text, str(samples), group_name(r.group), fallback, _numbers(r.similarities))
+        text, fallback = r.instruction or "all of the file", "yes" if r.fell_back else ""
+        add_row(table, r.task, text, str(samples), group_name(r.group), fallback, _numbers(r.similarities))
     return table
 
 

@@ -87,7 +87,7 @@ def test_the_summary_holds_the_matrix_and_every_metric_of_it(finished: Finished,
 def test_the_matrix_is_the_mean_of_the_stored_predictions(finished: Finished, method: str) -> None:
     last = finished.summary["runs"][method]["matrix"]["scores"][-1]
     for task, score in zip(TASKS, last, strict=True):
-        answers = pq.read_table(finished.folder / method / "predictions" / f"{task}.parquet")
+        answers = pq.read_table(finished.folder / method / "predictions" / "3-OCR-VQA" / f"{task}.parquet")
         assert 100 * np.mean(answers.column("strict").to_numpy()) == pytest.approx(score)
 
 
@@ -115,14 +115,14 @@ def test_decisions_come_with_the_samples_that_they_served(finished: Finished) ->
 
 def test_those_who_answered_are_those_who_were_chosen(finished: Finished) -> None:
     for task, groups in finished.summary["runs"]["lcia"]["served"][TASKS[-1]].items():
-        answers = pq.read_table(finished.folder / "lcia" / "predictions" / f"{task}.parquet")
+        answers = pq.read_table(finished.folder / "lcia" / "predictions" / "3-OCR-VQA" / f"{task}.parquet")
         assert {group: answers.column("group").to_pylist().count(group) for group in groups} == groups
 
 
 def test_the_page_shows_samples_and_seconds(finished: Finished) -> None:
     page = " ".join(re.sub(r"<[^>]+>", " ", (finished.folder / "report.html").read_text()).split())
     assert "Who answers whom" in page
-    assert "Grounding train new group g1 160 g0 0.000 0.90" in page
+    assert "Grounding train new group g1 160 g0 0.000 0.33" in page
     assert "answers to OCR-VQA (" in page
 
 
@@ -141,13 +141,42 @@ def test_report_of_one_run_among_several_prints_its_part(
 ) -> None:
     monkeypatch.chdir(finished.folder)
     assert call("report", "lcia", "--json") == 0
-    expected = {**finished.summary, "runs": {"lcia": finished.summary["runs"]["lcia"]}}
+    mine = finished.summary["runs"]["lcia"]
+    expected = {**finished.summary, "warnings": mine["warnings"], "runs": {"lcia": mine}}
     assert json.loads(capsys.readouterr().out) == expected
 
 
-def test_report_of_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("report", tmp_path) == 2
-    assert "holds no finished run" in capsys.readouterr().err
+@pytest.mark.parametrize("method", METHODS)
+def test_the_answers_of_every_stage_are_kept_and_give_the_whole_matrix(finished: Finished, method: str) -> None:
+    matrix = finished.summary["runs"][method]["matrix"]
+    places = {"0-untuned": matrix["zero_shot"]}
+    places |= {f"{n}-{task}": row for n, (task, row) in enumerate(zip(TASKS, matrix["scores"], strict=True), 1)}
+    folder = finished.folder / method / "predictions"
+    assert {path.name for path in folder.iterdir()} == set(places)
+    for place, row in places.items():
+        for task, score in zip(TASKS, row, strict=True):
+            answers = pq.read_table(folder / place / f"{task}.parquet")
+            assert 100 * np.mean(answers.column("strict").to_numpy()) == pytest.approx(score)
+
+
+def test_answers_are_told_beside_a_constant_one(finished: Finished) -> None:
+    found = finished.summary["runs"]["lcia"]
+    for column, told in enumerate(found["answers"]):
+        assert told["task"] == TASKS[column]
+        assert told["learnt"] == pytest.approx(found["matrix"]["scores"][column][column])
+        assert told["final"] == pytest.approx(found["matrix"]["scores"][-1][column])
+        answers = pq.read_table(finished.folder / "lcia" / "predictions" / "3-OCR-VQA" / f"{TASKS[column]}.parquet")
+        said = answers.column("prediction").to_pylist()
+        assert told["final_counts"][0][1] == max(said.count(word) for word in said)
+        assert told["not_learnt"] == any(line.startswith(f"{told['task']} was not") for line in found["warnings"])
+
+
+def test_the_page_shows_loss_answers_and_warnings(finished: Finished) -> None:
+    text = (finished.folder / "report.html").read_text()
+    assert 'id="warnings"' in text
+    assert text.count("Training loss over the optimizer steps") == len(METHODS)
+    assert text.count("<h3>Answers</h3>") == len(METHODS)
+    assert len(text) < 3_000_000
 
 
 def test_what_was_stored_before_seconds_were_measured_is_still_reported(finished: Finished, tmp_path: Path) -> None:

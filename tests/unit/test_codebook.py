@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lcia.benchmarks import instructions
 from lcia.codebook import (
     Codebook,
     Grouping,
@@ -27,6 +28,7 @@ from lcia.codebook import (
 from lcia.config import COIN_ORDER, GroupingConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.protocols import Features
+from lcia.thresholds import Threshold
 
 LETTER = "Answer with the option's letter from the given choices directly."
 WORD = "Answer the question using a single word or phrase."
@@ -58,32 +60,37 @@ def grouping(**settings: object) -> GroupingConfig:
     return GroupingConfig.model_validate(settings)
 
 
+def placed(books: tuple[Codebook, ...], threshold: float, *texts: str) -> Placement:
+    """A task "C" with these instructions among the books."""
+    return place(books, "C", features(*texts), letters_shared, Threshold(threshold))
+
+
 BOOKS = (Codebook(("A",), features("aaaa", "aabb")), Codebook(("B",), features("cccc")))
 
 
 def test_a_task_with_known_instructions_joins_their_group() -> None:
-    placement = place(BOOKS, "C", features("aaab"), letters_shared, grouping(threshold=0.7))
-    assert placement == Placement("C", 0, False, (0.75, 0.0))
+    assert placed(BOOKS, 0.7, "aaab") == Placement("C", 0, False, (0.75, 0.0), 1.0, 0.7)
 
 
 def test_a_task_below_the_threshold_opens_a_group() -> None:
-    assert place(BOOKS, "C", features("aaab"), letters_shared, grouping(threshold=0.76)) == Placement(
-        "C", 2, True, (0.75, 0.0)
-    )
+    assert placed(BOOKS, 0.76, "aaab") == Placement("C", 2, True, (0.75, 0.0), 1.0, 0.76)
 
 
 def test_a_similarity_equal_to_the_threshold_is_enough() -> None:
-    assert not place(BOOKS, "C", features("aaab"), letters_shared, grouping(threshold=0.75)).is_new
+    assert not placed(BOOKS, 0.75, "aaab").is_new
 
 
 def test_the_similarity_to_a_group_is_the_mean_over_all_pairs() -> None:
-    placement = place(BOOKS, "C", features("aaab", "cccb"), letters_shared, grouping())
-    assert placement.similarities == pytest.approx(((0.75 + 0.75 + 0 + 0.25) / 4, (0 + 0.75) / 2))
+    similarities = placed(BOOKS, 0.9, "aaab", "cccb").similarities
+    assert similarities == pytest.approx(((0.75 + 0.75 + 0 + 0.25) / 4, (0 + 0.75) / 2))
+
+
+def test_a_placement_says_how_alike_the_tasks_own_instructions_are() -> None:
+    assert placed(BOOKS, 0.9, "aaab", "cccb").own == pytest.approx((1 + 0.25 + 0.25 + 1) / 4)
 
 
 def test_the_older_group_wins_a_tie() -> None:
-    twins = (BOOKS[1], BOOKS[1])
-    assert place(twins, "C", features("cccc"), letters_shared, grouping()).group == 0
+    assert placed((BOOKS[1], BOOKS[1]), 0.9, "cccc").group == 0
 
 
 def test_a_group_grows_by_the_new_instructions_only() -> None:
@@ -95,29 +102,63 @@ def test_a_group_grows_by_the_new_instructions_only() -> None:
     assert books[1] is BOOKS[1]
 
 
-@pytest.mark.parametrize("order", [COIN_ORDER, COIN_ORDER[::-1], ALPHABET])
-def test_coin_in_any_published_order_makes_the_published_four_groups(order: tuple[str, ...]) -> None:
-    published = Grouping(TfidfEmbedder(TfidfConfig()).mean_similarity, GroupingConfig())
-    lines = {task: features(line) for task, line in ORIGIN.items()}
-    placements = [placement for placement, _ in published.follow(order, lines)]
-    groups = {frozenset(p.task for p in placements if p.group == group) for group in range(8)} - {frozenset()}
-    assert groups == {
-        frozenset({"ScienceQA"}),
-        frozenset({"TextVQA", "GQA", "VizWiz", "VQAv2", "OCR-VQA"}),
-        frozenset({"ImageNet"}),
-        frozenset({"Grounding"}),
-    }
+ORDERS = pytest.mark.parametrize("order", [COIN_ORDER, COIN_ORDER[::-1], ALPHABET])
+PUBLISHED = {
+    frozenset({"ScienceQA"}),
+    frozenset({"TextVQA", "GQA", "VizWiz", "VQAv2", "OCR-VQA"}),
+    frozenset({"ImageNet"}),
+    frozenset({"Grounding"}),
+}
+
+
+def groups_of(order: tuple[str, ...], lines: Mapping[str, tuple[str, ...]], **settings: object) -> list[Placement]:
+    config = grouping(**settings)
+    assert isinstance(config.embedder, TfidfConfig)
+    decide = Grouping(TfidfEmbedder(config.embedder).mean_similarity, config)
+    texts = {task: features(*lines[task]) for task in order}
+    return [placement for placement, _ in decide.follow(order, texts)]
+
+
+def members(placements: list[Placement]) -> set[frozenset[str]]:
+    numbers = {p.group for p in placements}
+    return {frozenset(p.task for p in placements if p.group == number) for number in numbers}
+
+
+@ORDERS
+@pytest.mark.parametrize("threshold", ["origin", 0.9])
+def test_coin_in_any_published_order_makes_the_published_four_groups(order: tuple[str, ...], threshold: object) -> None:
+    placements = groups_of(order, {task: (line,) for task, line in ORIGIN.items()}, threshold=threshold)
+    assert members(placements) == PUBLISHED
     assert [p.group for p in placements if p.is_new] == [0, 1, 2, 3]
 
 
-def test_grouping_switched_off_puts_every_task_into_one_group() -> None:
-    texts = {"A": features("aaaa"), "B": features("bbbb")}
-    steps = Grouping(letters_shared, grouping(enabled=False)).follow(("A", "B"), texts)
-    assert [placement for placement, _ in steps] == [Placement("A", 0, True, ()), Placement("B", 0, False, ())]
-    books = steps[-1][1]
-    assert route(books, Query("A", "test", texts["A"]), letters_shared, grouping(enabled=False)) == (
-        Route("A", "test", None, 0, (), False),
-    )
+@ORDERS
+@pytest.mark.parametrize("fit", ["pairwise", "corpus"])
+@pytest.mark.parametrize("lines", [instructions.ORIGIN, instructions.DIVERSE, instructions.TEN])
+def test_a_threshold_chosen_from_the_data_makes_the_groups_a_person_would(
+    order: tuple[str, ...], fit: str, lines: Mapping[str, tuple[str, ...]]
+) -> None:
+    assert members(groups_of(order, lines, embedder={"kind": "tfidf", "fit": fit})) == PUBLISHED
+
+
+@ORDERS
+def test_the_papers_threshold_for_paraphrases_makes_the_same_groups_by_name(order: tuple[str, ...]) -> None:
+    for lines in (instructions.DIVERSE, instructions.TEN):
+        assert members(groups_of(order, lines, threshold="diverse")) == PUBLISHED
+
+
+def test_a_chosen_threshold_looks_at_no_task_that_is_still_to_come() -> None:
+    whole = groups_of(COIN_ORDER, instructions.TEN)
+    for length in range(1, len(COIN_ORDER)):
+        assert groups_of(COIN_ORDER[:length], instructions.TEN) == whole[:length]
+
+
+def test_a_decision_names_the_gap_that_its_threshold_was_chosen_from() -> None:
+    last = groups_of(COIN_ORDER, instructions.TEN)[-1]
+    assert last.gap == pytest.approx((0.157, 0.407), abs=5e-4)
+    assert last.threshold == pytest.approx(sum(last.gap) / 2)
+    given = groups_of(COIN_ORDER, instructions.TEN, threshold=0.4)[-1]
+    assert (given.threshold, given.gap) == (0.4, None)
 
 
 def test_each_task_leaves_the_codebooks_that_the_next_one_finds() -> None:
@@ -143,7 +184,7 @@ def test_what_is_asked_again_is_answered_alike_and_not_computed_again() -> None:
         fresh = Grouping(letters_shared, grouping(threshold=0.7))
         again, alone = memory.follow(order, texts), fresh.follow(order, texts)
         assert [placement for placement, _ in again] == [placement for placement, _ in alone]
-        assert memory.route(again[-1][1], query) == fresh.route(alone[-1][1], query)
+        assert memory.route(again[-1][1], query, 0.7) == fresh.route(alone[-1][1], query, 0.7)
     assert len(asked) == len(set(asked))
 
 
@@ -159,22 +200,25 @@ def test_vectors_are_told_apart_even_where_their_texts_are_equal() -> None:
 
 
 def test_a_sample_is_routed_by_its_own_instruction() -> None:
-    routes = route(BOOKS, Query("C", "test", features("cccc", "aaab")), letters_shared, grouping(threshold=0.7))
+    routes = route(BOOKS, Query("C", "test", features("cccc", "aaab")), letters_shared, grouping(), 0.7)
     assert [(r.instruction, r.group, r.fell_back) for r in routes] == [("cccc", 1, False), ("aaab", 0, False)]
     assert routes[1].similarities == (0.75, 0.0)
 
 
 def test_a_file_is_routed_once_by_the_mean_over_its_instructions() -> None:
     query = Query("C", "test", features("cccc", "aaab"))
-    (only,) = route(BOOKS, query, letters_shared, grouping(threshold=0.4, route="file"))
+    (only,) = route(BOOKS, query, letters_shared, grouping(route="file"), 0.4)
     assert (only.instruction, only.group, only.similarities) == (None, 1, (0.375, 0.5))
 
 
-@pytest.mark.parametrize(("fallback", "group"), [("newest", 1), ("best", 0), ("base", None)])
-def test_below_the_threshold_the_configured_fallback_answers(fallback: str, group: int | None) -> None:
+@pytest.mark.parametrize(
+    ("settings", "group"),
+    [({"fallback": "newest"}, 1), ({"fallback": "best"}, 0), ({"fallback": "base"}, None), ({}, 0)],
+)
+def test_below_the_threshold_the_configured_fallback_answers(settings: dict[str, str], group: int | None) -> None:
     query = Query("C", "test", features("aaab"))
-    (only,) = route(BOOKS, query, letters_shared, grouping(threshold=0.9, fallback=fallback))
-    assert (only.group, only.fell_back) == (group, True)
+    (only,) = route(BOOKS, query, letters_shared, grouping(**settings), 0.9)
+    assert (only.group, only.fell_back, only.threshold) == (group, True, 0.9)
 
 
 def test_joined_vectors_are_weighted_by_multiplicity_and_of_unit_length() -> None:
@@ -188,7 +232,8 @@ def test_joined_vectors_are_weighted_by_multiplicity_and_of_unit_length() -> Non
 
 
 def test_decisions_survive_json() -> None:
-    placement = Placement("A", 2, True, (0.25, 1 / 3))
-    assert placement_from(json.loads(json.dumps(to_record(placement)))) == placement
+    for gap in (None, (0.1, 0.9)):
+        placement = Placement("A", 2, True, (0.25, 1 / 3), 0.75, 0.5, gap)
+        assert placement_from(json.loads(json.dumps(to_record(placement)))) == placement
     base = Route("A", "test", "Hör zu", None, (0.1,), True)
     assert route_from(json.loads(json.dumps(to_record(base)))) == base

@@ -29,14 +29,14 @@ def test_the_heat_map_writes_every_score_that_exists():
 
 
 def test_each_task_has_a_panel_with_a_line_per_run_from_where_it_was_trained():
-    first, second = figures.accuracy_curves({"one": A, "two": B}).axes
+    first, second = figures.accuracy_curves({"one": [A], "two": [B]}).axes
     assert [line.get_xydata().tolist() for line in first.lines] == [[[1, 80], [2, 60]], [[1, 75], [2, 74]]]
     assert [line.get_xydata().tolist() for line in second.lines] == [[[2, 70]], [[2, 71]]]
 
 
 def test_runs_in_different_orders_share_the_panels_of_their_tasks():
     backwards = AccuracyMatrix(("<b>&", "a $x"), np.array([[50.0, NAN], [40.0, 90.0]]))
-    first, second = figures.accuracy_curves({"one": A, "back": backwards}).axes
+    first, second = figures.accuracy_curves({"one": [A], "back": [backwards]}).axes
     assert [line.get_xydata().tolist() for line in first.lines] == [[[1, 80], [2, 60]], [[2, 90]]]
     assert second.get_title() == "<b>&"
 
@@ -62,7 +62,7 @@ def test_a_png_is_a_real_picture(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_svg_is_well_formed_takes_the_pages_colour_and_names_are_no_formulas():
-    text = figures.svg(figures.accuracy_curves({"one": A, "two": B}), "curves")
+    text = figures.svg(figures.accuracy_curves({"one": [A], "two": [B]}), "curves")
     root = ElementTree.parse(io.StringIO(text)).getroot()
     words = {"".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"a $x", "<b>&", "one", "two"} <= words

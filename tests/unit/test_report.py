@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcia import report
+from lcia import report, wording
 from lcia.codebook import Placement, Route
 from lcia.config import GroupingConfig
 from lcia.figures import StageSteps
@@ -157,7 +157,7 @@ def test_questions_are_shown_without_the_mark_of_their_image():
 def test_only_what_differs_between_configurations_is_compared():
     a = {"seed": 0, "strategy": {"kind": "sequential"}, "lora": {"r": 8}}
     b = {"seed": 0, "strategy": {"kind": "curvature", "lambda": 0.3}, "lora": {"r": 8}}
-    assert report.differences([a, b]) == {"strategy.kind": ["sequential", "curvature"], "strategy.lambda": ["", 0.3]}
+    assert wording.differences([a, b]) == {"strategy.kind": ["sequential", "curvature"], "strategy.lambda": ["", 0.3]}
 
 
 def test_configuration_environment_counts_and_times_are_shown():
@@ -182,19 +182,19 @@ def test_how_a_stage_came_through_interruptions_stands_with_its_time():
     [(2.25, "2.2 s"), (59.99, "60.0 s"), (75, "1 min 15 s"), (3600, "1 h 00 min"), (7383, "2 h 03 min")],
 )
 def test_times_read_like_a_clock(seconds, text):
-    assert report.clock(seconds) == text
+    assert wording.clock(seconds) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.04, "0.0"), (NAN, "\u2013"), (None, "\u2013"), (12.36, "12.4")])
 def test_numbers_have_one_digit_and_no_negative_zero(value, text):
-    assert report.number(value) == text
+    assert wording.number(value) == text
 
 
 @pytest.mark.parametrize(("size", "mode", "kind"), [((40, 30), "RGBA", "png"), ((2000, 1000), "L", "jpeg")])
 def test_pictures_travel_as_small_data_uris(size, mode, kind):
     import base64
 
-    head, data = report.picture(png(size, mode)).split(",")
+    head, data = wording.picture(png(size, mode)).split(",")
     assert head == f"data:image/{kind};base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         assert image.size == (min(size[0], 320), min(size[1], 320 if size[0] == size[1] else 160))
@@ -208,8 +208,8 @@ def test_write_leaves_the_page_and_every_figure_as_png(tmp_path):
 
 
 def test_decisions_of_the_codebook_are_put_into_words():
-    config = GroupingConfig(threshold=0.5)
-    joined = report.placed(Placement("b", 0, False, (0.75, 0.25)), config, 9)
+    config = GroupingConfig(fallback="newest")
+    joined = report.placed(Placement("b", 0, False, (0.75, 0.25), 1.0, 0.5), 9)
     assert joined == Decision("b", "train", "g0", "joins", {"g0": 0.75, "g1": 0.25}, 0.5, 9)
-    lost = report.routed(Route("b", "test", "why", None, (0.125,), True), config)
+    lost = report.routed(Route("b", "test", "why", None, (0.125,), True, 0.5), config)
     assert lost == Decision("b", "test", "base", "fallback: newest", {"g0": 0.125}, 0.5, None, "why")

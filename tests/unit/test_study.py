@@ -40,10 +40,26 @@ def test_every_combination_is_one_run_with_a_name_of_its_own() -> None:
     assert len({p.config.name for p in points}) == len(points) == 12
 
 
-def test_names_say_the_number_and_the_method_and_fit_their_limit() -> None:
-    [first, second] = expand(_study(methods={"m" * 90: {}}, seeds=[0, 1]))
-    assert first.config.name == "0000-" + "m" * 58
-    assert second.config.name == "0001-" + "m" * 58
+def test_names_say_number_method_values_order_and_seed() -> None:
+    orders = ["origin", list(TASKS[::-1])]
+    points = expand(_study(methods={"my way": {}}, vary={"training.max_steps": [1, 2]}, orders=orders, seeds=[0, 7]))
+    assert [p.config.name for p in points] == [
+        "0000-my-way-max_steps_1-origin-seed0",
+        "0001-my-way-max_steps_1-origin-seed7",
+        "0002-my-way-max_steps_1-order2-seed0",
+        "0003-my-way-max_steps_1-order2-seed7",
+        "0004-my-way-max_steps_2-origin-seed0",
+        "0005-my-way-max_steps_2-origin-seed7",
+        "0006-my-way-max_steps_2-order2-seed0",
+        "0007-my-way-max_steps_2-order2-seed7",
+    ]
+
+
+def test_a_long_name_is_cut_before_its_order_and_seed() -> None:
+    [first, second] = expand(_study(methods={"m" * 90: {}}, orders=["reverse"], seeds=[0, 12]))
+    assert first.config.name == "0000-" + "m" * 44 + "-reverse-seed0"
+    assert second.config.name == "0001-" + "m" * 43 + "-reverse-seed12"
+    assert len(first.config.name) == len(second.config.name) == 63
 
 
 def test_a_method_changes_the_base_and_leaves_the_rest() -> None:

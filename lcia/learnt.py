@@ -1,0 +1,53 @@
+"""What a task's answers look like beside one constant answer: whether the task was learnt, and what is said most."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswers:
+    """One task of a run; scores in percent under the run's scoring, None where nobody evaluated.
+
+    `majority` is the most frequent reference of the evaluated samples, `majority_score` what always giving it scores.
+    `learnt_counts` and `final_counts` are the most frequent predictions, right after the task was trained and at the
+    end.
+    """
+
+    task: str
+    samples: int
+    majority: str
+    majority_score: float
+    learnt: float | None
+    final: float | None
+    learnt_counts: tuple[tuple[str, int], ...]
+    final_counts: tuple[tuple[str, int], ...]
+
+    @property
+    def bar(self) -> float:
+        """The score in percent from which the task counts as learnt.
+
+        Two standard errors above the constant answer. One sample more on either side (Laplace) keeps the error of a
+        share of 0 or 1 above zero.
+        """
+        share = (self.majority_score / 100 * self.samples + 1) / (self.samples + 2)
+        return self.majority_score + 200 * math.sqrt(share * (1 - share) / self.samples)
+
+    @property
+    def warning(self) -> str:
+        """Empty where the task was learnt, or was not trained."""
+        # Where no score could be clearly better than the constant answer, it is enough not to be worse.
+        if self.learnt is None or self.learnt >= (self.bar if self.bar <= 100 else self.majority_score):
+            return ""
+        most = f"; {self.learnt_counts[0][1]} of {self.samples} answers are {self.learnt_counts[0][0]!r}"
+        return (
+            f"{self.task} was not learnt: its score right after training is {self.learnt:.1f} %, and always answering "
+            f"{self.majority!r} scores {self.majority_score:.1f} %{most if self.learnt_counts else ''}"
+        )
+
+
+def to_record(answers: TaskAnswers) -> dict[str, Any]:
+    """As JSON, with the verdict."""
+    return asdict(answers) | {"not_learnt": bool(answers.warning)}
