@@ -72,6 +72,8 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
     loop = _prepare(stage, assistant, accelerator, module, total_steps(stage.training, len(rows)))
     loop.strategy.start(loop.parameters, loop.optimizer, kept)
     log = resume(loop, store.checkpoints(stage.key))
+    if aside := store.set_aside(stage.key):
+        log.notes["set_aside"] = aside
     if accelerator.is_main_process and log.notes:
         observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
     _train(loop, rows, options, store.checkpoints(stage.key), log, observe)

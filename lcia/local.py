@@ -36,23 +36,23 @@ class LocalExecutor:
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
         for stage in stages:
-            if not self.store.has(stage.key):
+            if not self.store.usable(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
                     write_source(stage.source, stage.instruction, stage.max_samples, stage.data, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         for stage in stages:
-            if not self.store.has(stage.key):
+            if not self.store.usable(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
                     embed_shards(self.store.fetch(stage.shards), stage.embedder, folder)
 
     def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         for stage in trains:
-            if not self.store.has(stage.key):
+            if not self.store.usable(stage.key):
                 assistant, _ = self._load(stage.base, stage.assistant, stage.lora)
                 fit_stage(stage, assistant, self.store, self._options, self._device(), self._observe)
         for wanted in evals:
-            if not self.store.has(wanted.key):
+            if not self.store.usable(wanted.key):
                 _, predictor = self._load(wanted.base, wanted.assistant, None)
                 evaluate_stage(wanted, predictor, self.store, self._shower(wanted))
 
