@@ -78,6 +78,8 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
     loop = _prepare(stage, assistant, accelerator, module, total_steps(stage.training, len(rows)))
     loop.strategy.start(loop.parameters, loop.optimizer, kept)
     log = resume(loop, store.checkpoints(stage.key))
+    if aside := store.set_aside(stage.key):
+        log.notes["set_aside"] = aside
     if accelerator.is_main_process and log.notes:
         observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
     with _told(loop):

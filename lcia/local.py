@@ -36,13 +36,13 @@ class LocalExecutor:
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
         for stage in stages:
-            if not self.store.has(stage.key):
+            if not self.store.usable(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
                     write_source(stage.source, stage.instruction, stage.max_samples, stage.data, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         for stage in stages:
-            if not self.store.has(stage.key):
+            if not self.store.usable(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
                     embed_shards(self.store.fetch(stage.shards), stage.embedder, folder)
 
@@ -54,12 +54,12 @@ class LocalExecutor:
         """
         failed: dict[str, FloatingPointError] = {}
         for stage in trains:
-            if not self.store.has(stage.key) and stage.parent not in failed:
+            if not self.store.usable(stage.key) and stage.parent not in failed:
                 failed |= self._train(stage)
             elif stage.parent in failed:
                 failed[stage.key] = failed[stage.parent]
         for wanted in evals:
-            if not self.store.has(wanted.key) and failed.keys().isdisjoint(wanted.adapters):
+            if not self.store.usable(wanted.key) and failed.keys().isdisjoint(wanted.adapters):
                 evaluate_stage(wanted, self._load(wanted)[1], self.store, self._shower(wanted))
         for error in failed.values():
             raise error

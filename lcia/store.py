@@ -1,95 +1,58 @@
 """Content-addressed folders on any pyarrow file system: what is done is found by its key.
 
 Files come first, a marker with sizes and checksums last; a folder without a marker that fits is absent. Finished
-results are never deleted; only the partial checkpoints of a stage go when newer ones or its result are there.
+results are never deleted, and damaged ones are set aside and made again; only the partial checkpoints of a stage go
+when newer ones or its result are there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
+import logging
 import os
-import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
+from lcia.seals import MARKER, Entries, defects, entries_of, files_of, seal
+from lcia.secrets import redacted
 from lcia.staging import staging
+from lcia.transfer import BROKEN, delete, download, move, move_files, names_in, open_storage, read, upload
+from lcia.trouble import named_when_full, patiently
 
-MARKER = "complete.json"
+LOG = logging.getLogger(__name__)
+
 RECORD = "stage.json"
 KEPT_CHECKPOINTS = 2
-MOVES = 10
-"""How often a move is tried anew because others moved the same folder meanwhile."""
-
-Entries = dict[str, dict[str, Any]]
-"""Size and checksum of each file of a sealed folder."""
+DOWNLOADS = 2
+"""How often a result is downloaded before the stored one, not the way here, counts as damaged."""
 
 
 class StoreError(RuntimeError):
-    """A stored folder is not what its marker says."""
+    """A result is absent, or a stored folder is not what its marker says."""
 
 
-def checksum(path: Path) -> str:
-    """32 hex digits of blake2b over a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _files(folder: Path) -> list[str]:
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in found if name != MARKER)
-
-
-def seal(folder: Path) -> None:
-    """Writes the marker: from here on the folder counts as complete."""
-    entries = {n: {"size": (folder / n).stat().st_size, "blake2b": checksum(folder / n)} for n in _files(folder)}
-    text = json.dumps({"files": entries}, indent=1, sort_keys=True)
-    with (folder / MARKER).open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def defects(folder: Path) -> list[str]:
-    """What keeps a sealed local folder from being complete; empty: nothing."""
-    try:
-        entries = _entries((folder / MARKER).read_bytes())
-    except OSError:
-        entries = None
-    if entries is None:
-        return [f"{MARKER} is missing or unreadable"]
-    return [name for name, entry in entries.items() if not _fits(folder / name, entry)]
-
-
-def _entries(marker: bytes) -> Entries | None:
-    """What a marker lists; None where it is none, whatever a disk has made of it."""
-    try:
-        entries: Entries = json.loads(marker)["files"]
-        sound = all({"size", "blake2b"} <= entry.keys() for entry in entries.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return entries if sound else None
-
-
-def _fits(path: Path, entry: Mapping[str, object]) -> bool:
-    return path.is_file() and path.stat().st_size == entry["size"] and checksum(path) == entry["blake2b"]
+class DamagedError(StoreError):
+    """A stored result was damaged; it has been set aside, so that the next run makes it again."""
 
 
 def history(notes: Mapping[str, Any]) -> str:
-    """What a stage's notes say of how it came through interruptions, for people; empty: there were none."""
+    """What a stage's notes say of damage and interruptions, for people; empty: there were none."""
     damaged, resumed = notes.get("damaged_checkpoints", []), notes.get("resumed_at", [])
-    told = [f"damaged checkpoints passed over: {', '.join(damaged)}"] if damaged else []
+    aside = notes.get("set_aside", [])
+    told = [f"an earlier result was damaged and set aside: {', '.join(aside)}"] if aside else []
+    if damaged:
+        told.append(f"damaged checkpoints passed over: {', '.join(damaged)}")
     if resumed:
         told.append(f"continued after step {', '.join(map(str, resumed))}")
     elif damaged:
-        told.append("no whole one was left, so the stage began anew")
+        told.append("no whole one was left, so the stage began again")
     return "; ".join(told)
 
 
@@ -99,11 +62,13 @@ class Store:
     def __init__(self, root: str, cache: Path | None = None) -> None:
         absolute = root if "://" in root else str(Path(root).absolute())
         self.root = absolute
-        self.fs, self.base = pafs.FileSystem.from_uri(absolute)
+        self.fs, self.base = patiently(absolute, open_storage, absolute)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)
         self._cache = (
             cache or Path(tempfile.gettempdir()) / "lcia-cache" / hashlib.blake2b(absolute.encode()).hexdigest()[:16]
         )
+        self.damaged: dict[str, str] = {}
+        """What `usable` has found damaged and set aside, by key, and what it said of it."""
         self._verified: set[str] = set()
         self._swept = False
 
@@ -113,17 +78,38 @@ class Store:
     def has(self, key: str) -> bool:
         """Whether a complete result is there (marker present, every file of the stated size)."""
         entries = self._marker(self.path(key))
-        if entries is None:
+        return entries is not None and not self._missized(self.path(key), entries)
+
+    def usable(self, key: str) -> bool:
+        """Whether a result is there and its checksums fit; a damaged one is set aside, said in the log, and absent.
+
+        All bytes are read, once in the life of this object.
+        """
+        folder = self.path(key)
+        entries = self._marker(folder)
+        if entries is None and not (self.local and Path(folder).exists()):
             return False
-        infos = self.fs.get_file_info([f"{self.path(key)}/{name}" for name in entries])
-        return all(info.size == entry["size"] for info, entry in zip(infos, entries.values(), strict=True))
+        try:
+            if broken := [MARKER] if entries is None else self._missized(folder, entries):
+                raise self._damaged(key, broken)
+            self.fetch(key)
+        except DamagedError as error:
+            self.damaged[key] = str(error)
+            LOG.warning("%s", error)
+            return False
+        except StoreError:  # another process has just set it aside
+            return False
+        return True
 
     def _marker(self, folder: str) -> Entries | None:
-        try:
-            with self.fs.open_input_stream(f"{folder}/{MARKER}") as stream:
-                return _entries(stream.read())
-        except FileNotFoundError:
-            return None
+        marker = patiently(self.root, read, self.fs, f"{folder}/{MARKER}")
+        return None if marker is None else entries_of(marker)
+
+    def _missized(self, folder: str, entries: Entries) -> list[str]:
+        """The files of a marker that are missing or of another size."""
+        infos = patiently(self.root, self.fs.get_file_info, [f"{folder}/{name}" for name in entries])
+        pairs = zip(entries.items(), infos, strict=True)
+        return [name for (name, entry), info in pairs if info.size != entry["size"]]
 
     @contextlib.contextmanager
     def publish(self, key: str, record: Mapping[str, object]) -> Iterator[Path]:
@@ -131,67 +117,119 @@ class Store:
         with self._staging() as folder:
             yield folder
             (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False))
-            self._put(folder, self.path(key))
+            # Equal key, equal content: what is whole is not written over while others may be reading it.
+            if self.local or not self.has(key):
+                self._put(folder, self.path(key))
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
         if not self._swept:
             self._swept = True
             self._clear_finished()
-        with staging(Path(self.base) / ".tmp" if self.local else Path(tempfile.gettempdir())) as folder:
+        place = self.root if self.local else f"{tempfile.gettempdir()} or {self.root}"
+        with (
+            named_when_full(place),
+            staging(Path(self.base) / ".tmp" if self.local else Path(tempfile.gettempdir())) as folder,
+        ):
             yield folder
 
     def _clear_finished(self) -> None:
-        """Removes checkpoints of published stages: whoever was to do it has been killed."""
-        for info in self.fs.get_file_info(pafs.FileSelector(f"{self.base}/partial", allow_not_found=True)):
-            if self.has(info.base_name):
-                self.checkpoints(info.base_name).clear()
+        """Removes the checkpoints of published stages whose own process was killed before it could."""
+        for key in self._names(f"{self.base}/partial"):
+            if self.has(key):
+                self.checkpoints(key).clear()
+
+    def _names(self, folder: str) -> list[str]:
+        return patiently(self.root, names_in, self.fs, folder)
 
     def _put(self, folder: Path, target: str) -> None:
         """Makes `folder` the content of `target`: one rename on a local disk, the marker last elsewhere."""
         seal(folder)
         if self.local:
-            _move(folder, Path(target))
+            patiently(self.root, move, folder, Path(target))
             return
-        for name in [*_files(folder), MARKER]:
-            _upload(self.fs, folder / name, f"{target}/{name}")
+        for name in [*files_of(folder), MARKER]:
+            patiently(self.root, upload, self.fs, folder / name, f"{target}/{name}")
 
     def _drop(self, folder: str) -> None:
-        """Deletes `folder` so that no half of it is ever seen; others may delete it at the same time."""
+        """Deletes `folder` so that no half of it is ever seen; others may write or delete it at the same time."""
         if self.local:
             with self._staging() as grave, contextlib.suppress(FileNotFoundError):
                 os.rename(folder, grave / "dropped")
             return
         with contextlib.suppress(FileNotFoundError):
-            self.fs.delete_file(f"{folder}/{MARKER}")
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.delete_dir(folder)
+            patiently(self.root, self.fs.delete_file, f"{folder}/{MARKER}")
+        patiently(self.root, delete, self.fs, folder)
 
     def fetch(self, key: str) -> Path:
         """A local folder with the verified result of `key`.
 
         Raises:
-            StoreError: nothing complete is there, or a file differs from its checksum.
+            DamagedError: a file differs from its checksum; the result has been set aside.
+            StoreError: nothing complete is there.
         """
-        folder = Path(self.path(key)) if self.local else self._cached(key)
-        if key not in self._verified:
-            if broken := defects(folder):
-                raise StoreError(f"{folder} is damaged ({', '.join(broken[:3])}): move it away and run again")
+        folder = Path(self.path(key)) if self.local else self._cache / key
+        if key not in self._verified or not folder.exists():
+            if self.local:
+                self._verify(key, folder)
+            else:
+                self._bring(key, folder)
             self._verified.add(key)
         return folder
 
-    def _cached(self, key: str) -> Path:
-        folder = self._cache / key
-        if not (folder.exists() and not defects(folder)):
-            entries = self._marker(self.path(key))
-            if entries is None:
-                raise StoreError(f"{self.path(key)} holds no complete result")
+    def _verify(self, key: str, folder: Path) -> None:
+        if not folder.exists():
+            raise self._absent(key)
+        if broken := patiently(self.root, defects, folder):
+            raise self._damaged(key, broken)
+
+    def _bring(self, key: str, folder: Path) -> None:
+        """Sees to it that `folder`, in this machine's cache, is a whole copy."""
+        broken = [MARKER]
+        if folder.exists() and not defects(folder):
+            return
+        for _ in range(DOWNLOADS):
             # Others on this machine may fetch the same: a file in the cache never changes under a reader.
-            with staging(self._cache) as scratch:
-                for name in [*entries, MARKER]:
-                    _download(self.fs, f"{self.path(key)}/{name}", scratch / name)
-                _move(scratch, folder)
-        return folder
+            with named_when_full(str(self._cache)), staging(self._cache) as scratch:
+                broken = self._download(key, scratch)
+                if not broken:
+                    move(scratch, folder)
+                    return
+        raise self._damaged(key, broken)
+
+    def _download(self, key: str, into: Path) -> list[str]:
+        """Copies the result of `key`; returns the names of files that are missing or differ from their checksum."""
+        entries = self._marker(self.path(key))
+        if entries is None:
+            raise self._absent(key)
+        for name in [*entries, MARKER]:
+            with contextlib.suppress(FileNotFoundError):
+                patiently(self.root, download, self.fs, f"{self.path(key)}/{name}", into / name)
+        return defects(into)
+
+    def _absent(self, key: str) -> StoreError:
+        aside = self.set_aside(key)
+        hint = f"; {aside[-1]} was damaged and set aside: run the same command again to make it again" if aside else ""
+        return StoreError(f"{redacted(self.path(key))} holds no complete result{hint}")
+
+    def _damaged(self, key: str, broken: Sequence[str]) -> DamagedError:
+        """Sets the result of `key` aside; others may do so at the same time."""
+        folder = self.path(key)
+        aside = f"{folder}{BROKEN}{uuid.uuid4().hex[:8]}"
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                os.rename(folder, aside)
+            else:
+                patiently(self.root, move_files, self.fs, folder, aside)
+        self._verified.discard(key)
+        names = ", ".join(broken[:3])
+        return DamagedError(
+            f"{redacted(folder)} is damaged ({names}): set aside as {Path(aside).name}, the same command makes it again"
+        )
+
+    def set_aside(self, key: str) -> list[str]:
+        """Names of folders with damaged results of `key`."""
+        return [name for name in self._names(f"{self.base}/{key[:2]}") if name.startswith(f"{key}{BROKEN}")]
 
     def checkpoints(self, key: str) -> Checkpoints:
         return Checkpoints(self, f"{self.base}/partial/{key}")
@@ -215,8 +253,7 @@ class Checkpoints:
             self._store._drop(f"{self._folder}/{old}")
 
     def _names(self) -> list[str]:
-        infos = self._store.fs.get_file_info(pafs.FileSelector(self._folder, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.base_name.isdigit())
+        return [name for name in self._store._names(self._folder) if name.isdigit()]
 
     def load(self, into: Path, newest: int | None = None) -> tuple[Path | None, list[str]]:
         """The newest checkpoint (up to step `newest`) that is whole, copied below `into`, and the names of damaged
@@ -236,54 +273,11 @@ class Checkpoints:
     def _copy(self, name: str, into: Path) -> Path:
         into.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            pafs.copy_files(
-                f"{self._folder}/{name}",
-                str(into),
-                source_filesystem=self._store.fs,
-                destination_filesystem=pafs.LocalFileSystem(),
-            )
+            patiently(self._store.root, download, self._store.fs, f"{self._folder}/{name}", into)
         return into
 
     def clear(self) -> None:
         """Removes them all: the stage's result is published."""
-        if self._store.fs.get_file_info(self._folder).type != pafs.FileType.NotFound:
+        info = patiently(self._store.root, self._store.fs.get_file_info, self._folder)
+        if info.type != pafs.FileType.NotFound:
             self._store._drop(self._folder)
-
-
-def _move(folder: Path, target: Path) -> None:
-    """Renames `folder` to `target`, which stays if it is whole: equal key, equal content; if damaged, it is put aside.
-
-    Others may publish, put aside or clear the same folder between any two lines.
-    """
-    for _ in range(MOVES):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(folder, target)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                raise StoreError(f"cannot publish {target}: {error.strerror}") from error
-        if not defects(target):
-            return
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(target, f"{target}.broken-{uuid.uuid4().hex[:8]}")
-    raise StoreError(f"cannot publish {target}: other processes keep changing it")
-
-
-def _download(fs: pafs.FileSystem, source: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pafs.copy_files(source, str(target), source_filesystem=fs, destination_filesystem=pafs.LocalFileSystem())
-
-
-def _upload(fs: pafs.FileSystem, source: Path, target: str) -> None:
-    with source.open("rb") as reader, _sink(fs, target) as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
-
-
-def _sink(fs: pafs.FileSystem, target: str) -> Any:
-    """A stream to write `target`; where folders are real ones, another process may clear this one meanwhile."""
-    for _ in range(MOVES):
-        with contextlib.suppress(FileNotFoundError):
-            fs.create_dir(target.rsplit("/", 1)[0], recursive=True)
-            return fs.open_output_stream(target)
-    raise StoreError(f"cannot write {target}: other processes keep deleting its folder")

@@ -135,7 +135,11 @@ class RayExecutor:
                 watcher(snapshot)
 
     def _missing(self, stages: Sequence[Any]) -> list[Any]:
-        found = [stage.key for stage in stages if self.store.has(stage.key)]
+        found = [stage.key for stage in stages if self.store.usable(stage.key)]
+        if lost := {stage.key: self.store.damaged[stage.key] for stage in stages if stage.key in self.store.damaged}:
+            # Where there are watchers the log has told it; what a trial logs is not seen.
+            ray.get(self._broker.lose.remote(dict.fromkeys(lost, "") if self._watchers else lost))
+            self.store.damaged.clear()
         trains = [stage.key for stage in stages if stage.kind == "train" and stage.key in found]
         ray.get(self._broker.add_found.remote(found, trains))
         return [stage for stage in stages if stage.key not in set(found)]

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lcia.secrets import redacted
+
 Event: TypeAlias = dict[str, Any]
 
 _SECRET_NAME = re.compile(r"TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
@@ -78,7 +80,7 @@ def _redacted(value: Any) -> Any:
 
 def redact(text: str) -> str:
     """`text` without users and queries in URLs and without values of environment variables named like a secret."""
-    text = _QUERY_OF_URL.sub(r"\1", _USER_IN_URL.sub("***@", text))
+    text = _QUERY_OF_URL.sub(r"\1", _USER_IN_URL.sub("***@", redacted(text)))
     for name, value in os.environ.items():
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, "***")

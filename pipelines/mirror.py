@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.journal import Event, Journal, Position
+from pipelines.journal import Event, Journal, Position, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,7 +82,7 @@ class Mirror:
         except MlflowException as error:
             if error.error_code not in REFUSALS:
                 raise
-            LOG.warning("MLflow refuses a %s of %s: %s", events[0]["event"], events[0].get("run"), error)
+            LOG.warning("MLflow refuses a %s of %s: %s", events[0]["event"], events[0].get("run"), redact(str(error)))
 
     def _handle(self, kind: str, events: Sequence[Event]) -> None:
         event = events[0]

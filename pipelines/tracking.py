@@ -1,4 +1,4 @@
-"""MLflow as a mirror of the run folder, written by the driver only; a run never waits for it and never fails by it.
+"""MLflow as a mirror of the run folder, written by the driver only; no run waits for it or fails because of it.
 
 Every call appends to a journal. A thread sends the journal on, remembers how far it came, and goes on from there when
 the server was away or the run is started again. Sending an event twice changes nothing: run ids are found by the run's
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
-from pipelines.journal import Event, Journal, Position
+from pipelines.journal import Event, Journal, Position, redact
 from pipelines.mirror import Mirror
 
 LOG = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ class Tracker:
             self._known.add(known)
             self._record("metric", **event)
 
+    def next_step(self, run_key: str, name: str) -> int:
+        """The step after the newest one of a curve; 0: there is no point yet."""
+        return 1 + max((step for run, metric, step in self._known if (run, metric) == (run_key, name)), default=-1)
+
     def artifact(self, run_key: str, path: Path, folder: str = "") -> None:
         """A file, or all files of a folder, to be stored under `folder`."""
         self._record("artifact", run=run_key, path=str(path.resolve()), folder=folder)
@@ -84,12 +88,11 @@ class Tracker:
         return self._journal.size - self._position.offset
 
     def close(self, timeout: float = 30.0) -> None:
-        """Waits at most `timeout` seconds for MLflow; what is left then is sent by the next start or by replay()."""
+        """Waits at most `timeout` seconds for MLflow; what is left then is sent when the same run starts again."""
         self._stop.set()
         self._thread.join(timeout)
         if self.behind > 0:
-            LOG.warning("MLflow has not taken all of %s; the same run started again, or replay(), sends the rest",
-                        self._journal.path)  # fmt: skip
+            LOG.warning("MLflow has not taken all of %s: the same command sends the rest", self._journal.path)
 
     def __enter__(self) -> Tracker:
         return self
@@ -103,7 +106,7 @@ class Tracker:
         try:
             self._journal.append({"event": kind, "time": round(time.time() * 1000), **fields})
         except OSError as error:
-            LOG.warning("cannot record %s in %s: %s", kind, self._journal.path, error)
+            LOG.warning("cannot record %s in %s: %s", kind, self._journal.path, redact(str(error)))
 
     def _work(self) -> None:
         mirror, wait = Mirror(self._journal, self._position), POLL_SECONDS
@@ -120,7 +123,7 @@ class Tracker:
             mirror.sync()
         except _unreachable() as error:
             if not self._failing:
-                LOG.warning("MLflow cannot be reached; the run goes on and is mirrored later: %s", error)
+                LOG.warning("MLflow cannot be reached; the run goes on and is mirrored later: %s", redact(str(error)))
             self._failing = True
             return False
         self._failing = False

@@ -53,10 +53,11 @@ def test_mlflow_holds_the_run_with_a_child_per_task(finished: Path) -> None:
     experiment = client.get_experiment_by_name("lcia")
     runs = client.search_runs([experiment.experiment_id])
     names = {run.info.run_name: run for run in runs}
-    assert set(names) == {"stream", "1. VQAv2", "2. OCR-VQA"}
+    assert set(names) == {"stream", "stream: 1. VQAv2", "stream: 2. OCR-VQA"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
     history = client.get_metric_history(names["stream"].info.run_id, "acc/VQAv2")
     assert [point.step for point in history] == [1, 2]
-    steps = [point.step for point in client.get_metric_history(names["2. OCR-VQA"].info.run_id, "beta_q50")]
+    steps = [point.step for point in client.get_metric_history(names["stream: 2. OCR-VQA"].info.run_id, "beta_q50")]
     assert steps == list(range(5, STREAM["training"]["max_steps"] + 1, 5))
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from lcia.fit import KEPT, RESULT, STEPS
 from lcia.local import LocalExecutor
-from lcia.store import Store, defects
+from lcia.seals import defects
+from lcia.store import Store
 from tests.integration import killed
 from tests.integration.killed import STRATEGIES, Fate
 
@@ -176,7 +177,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert _differing(home, whole["curvature"], "curvature") == []
 
 
-def test_with_all_checkpoints_damaged_a_stage_begins_anew_and_says_so(
+def test_with_all_checkpoints_damaged_a_stage_begins_again_and_says_so(
     whole: dict[str, Path], halfway: dict[str, Path], tmp_path: Path
 ) -> None:
     home = _copy(halfway["paper"], tmp_path / "home")
@@ -187,7 +188,7 @@ def test_with_all_checkpoints_damaged_a_stage_begins_anew_and_says_so(
     assert result["damaged_checkpoints"] == ["000000002", "000000001"]
     assert "resumed_at" not in result
     told = home.with_suffix(".told").read_text()
-    assert told.endswith("000000002, 000000001; no whole one was left, so the stage began anew")
+    assert told.endswith("000000002, 000000001; no whole one was left, so the stage began again")
     assert _differing(home, whole["paper"], "paper") == []
 
 

@@ -227,7 +227,7 @@ def test_a_server_killed_in_mid_run_has_everything_once_after_replay(server, tmp
     tracker.finish("p")
     tracker.close(5)
     assert tracker.behind > 0
-    assert "sends the rest" in caplog.text
+    assert "the same command sends the rest" in caplog.text
     server.start()
     for _ in range(2):
         replay(journal, server.uri)
@@ -255,7 +255,7 @@ def test_a_run_goes_on_while_its_server_is_dead_and_mlflow_has_all_of_it_after_r
         first, second = prepared[0].plan.trains
         executor.tune([first], [])
         tracker.watch({first.key: {"kind": "train", "done": True}})
-        until(lambda: has_finished(server.uri, launch.tracking.experiment, "1. VQAv2"))
+        until(lambda: has_finished(server.uri, launch.tracking.experiment, "stream: 1. VQAv2"))
         server.kill()
         outcomes = complete(prepared, executor)
         tracker.watch({second.key: {"kind": "train", "done": True}})
@@ -265,11 +265,11 @@ def test_a_run_goes_on_while_its_server_is_dead_and_mlflow_has_all_of_it_after_r
     for _ in range(2):
         replay(tmp_path / "stream" / JOURNAL, server.uri)
     runs = runs_of(server.uri, launch.tracking.experiment)
-    assert set(runs) == {"stream", "1. VQAv2", "2. OCR-VQA"}
+    assert set(runs) == {"stream", "stream: 1. VQAv2", "stream: 2. OCR-VQA"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    for child in ("1. VQAv2", "2. OCR-VQA"):
+    for child in ("stream: 1. VQAv2", "stream: 2. OCR-VQA"):
         assert steps_of(server.uri, runs[child], "loss") == [2, 4, 6, 8, 10, 12]
-    assert steps_of(server.uri, runs["2. OCR-VQA"], "beta_q50") == [2, 4, 6, 8, 10, 12]
+    assert steps_of(server.uri, runs["stream: 2. OCR-VQA"], "beta_q50") == [2, 4, 6, 8, 10, 12]
     assert steps_of(server.uri, runs["stream"], "acc/VQAv2") == [1, 2]
     assert steps_of(server.uri, runs["stream"], "acc/OCR-VQA") == [2]
     stored = {item.path for item in client_of(server.uri).list_artifacts(runs["stream"].info.run_id)}
@@ -278,7 +278,7 @@ def test_a_run_goes_on_while_its_server_is_dead_and_mlflow_has_all_of_it_after_r
 
 def test_without_any_server_a_run_is_neither_stopped_nor_held(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
-    uri = f"http://127.0.0.1:{free_port()}"
+    uri = f"http://me:hunter2@127.0.0.1:{free_port()}"
     with Tracker(tmp_path / "events.jsonl", uri, "nobody") as tracker:
         tracker.begin("r", "r", {}, {})
         tracker.metric("r", "loss", 1.0, 1)
@@ -286,3 +286,4 @@ def test_without_any_server_a_run_is_neither_stopped_nor_held(tmp_path, caplog):
         tracker.close(5)
         assert tracker.behind > 0
     assert [event["event"] for event, _ in Journal(tmp_path / "events.jsonl").read()] == ["open", "begin", "metric"]
+    assert "hunter2" not in caplog.text

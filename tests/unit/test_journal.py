@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.journal import Journal, Position, redact
 from pipelines.mirror import MAX_METRICS, batches
+from pipelines.tracking import Tracker
 
 
 def events(journal, offset=0):
@@ -79,3 +80,15 @@ def test_metrics_travel_in_batches_and_anything_else_alone_and_in_order():
     sent = list(batches(({"event": kind}, number) for number, kind in enumerate(kinds, start=1)))
     assert [len(batch) for batch, _ in sent] == [1, MAX_METRICS, 1, 1, 1]
     assert [offset for _, offset in sent] == [1, MAX_METRICS + 1, MAX_METRICS + 2, MAX_METRICS + 3, MAX_METRICS + 4]
+
+
+def test_no_password_of_an_unreachable_server_is_told(tmp_path, caplog):
+    class Away:
+        def sync(self):
+            raise ConnectionError("http://me:hun/ter2@host:5000 does not answer")
+
+    tracker = Tracker.__new__(Tracker)
+    tracker._failing = False
+    assert not tracker._send(Away())
+    assert "does not answer" in caplog.text
+    assert "ter2" not in caplog.text

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from lcia.store import Checkpoints, Store, StoreError, history
+from lcia.store import Checkpoints, DamagedError, Store, StoreError, history
+from lcia.transfer import delete
 
 KEY = "ab" + "0" * 30
 JSON_SPACE = b" \t\r\n"
@@ -121,7 +124,7 @@ def test_a_file_that_went_missing_makes_the_result_absent(store: Store) -> None:
     assert not store.has(KEY)
 
 
-def test_a_damaged_result_is_put_aside_not_deleted(store: Store) -> None:
+def test_a_damaged_result_is_set_aside_not_deleted(store: Store) -> None:
     _publish(store)
     (Path(store.path(KEY)) / "adapter").write_text("weightz")
     _publish(store)
@@ -232,7 +235,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(store: Store
         ({"resumed_at": [4]}, "continued after step 4"),
         ({"resumed_at": [2, 4]}, "continued after step 2, 4"),
         ({"damaged_checkpoints": ["000000005"]},
-         "damaged checkpoints passed over: 000000005; no whole one was left, so the stage began anew"),
+         "damaged checkpoints passed over: 000000005; no whole one was left, so the stage began again"),
         ({"damaged_checkpoints": ["000000009", "000000006"], "resumed_at": [3]},
          "damaged checkpoints passed over: 000000009, 000000006; continued after step 3"),
     ],
@@ -250,3 +253,135 @@ def test_a_file_in_the_cache_never_changes_under_its_reader(tmp_path: Path) -> N
         assert (Store(url, cache).fetch(KEY) / "adapter").read_text() == "weights"
         (cache / KEY / "adapter").write_text("another")
         assert reader.read() == "weights"
+
+
+@pytest.fixture(params=["", "fsspec+file://"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A local folder, and a URL whose folders are real ones."""
+    return f"{request.param}{tmp_path / 'store'}"
+
+
+def _damage(store: Store, damage: str) -> str:
+    """Damages what is published; returns the name of the file."""
+    adapter, marker = (Path(store.path(KEY)) / name for name in ("adapter", "complete.json"))
+    damages: dict[str, Callable[[], object]] = {
+        "flip": lambda: adapter.write_text("weightz"),
+        "truncate": lambda: adapter.write_text("wei"),
+        "delete": adapter.unlink,
+        "marker": lambda: marker.write_text('{"files": {}}'),
+    }
+    damages[damage]()
+    return "complete.json" if damage == "marker" else "adapter"
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_result_is_set_aside_said_and_made_again(
+    place: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _publish(Store(place))
+    file = _damage(Store(place), damage)
+    store = Store(place, tmp_path / "cache")
+    assert not store.usable(KEY)
+    [aside] = store.set_aside(KEY)
+    [record] = caplog.records
+    assert record.message == (
+        f"{store.path(KEY)} is damaged ({file}): set aside as {aside}, the same command makes it again"
+    )
+    assert not store.has(KEY)
+    _publish(store)
+    assert store.usable(KEY)
+    assert (store.fetch(KEY) / "adapter").read_text() == "weights"
+    assert store.set_aside(KEY) == [aside]
+
+
+@pytest.mark.parametrize("damage", ["marker", "flip"])
+def test_a_local_result_whose_marker_lists_nothing_is_damaged_too(store: Store, damage: str) -> None:
+    _publish(store)
+    _damage(store, damage)
+    assert not store.usable(KEY)
+    assert len(store.set_aside(KEY)) == 1
+
+
+def test_a_marker_that_lists_no_files_does_not_count(place: str, tmp_path: Path) -> None:
+    store = Store(place, tmp_path / "cache")
+    _publish(store)
+    _damage(store, "marker")
+    assert not store.has(KEY)
+    with pytest.raises(StoreError):
+        store.fetch(KEY)
+
+
+def test_a_reader_that_finds_damage_sets_it_aside_so_that_the_next_run_makes_it_again(
+    place: str, tmp_path: Path
+) -> None:
+    store = Store(place, tmp_path / "cache")
+    _publish(store)
+    _damage(store, "flip")
+    with pytest.raises(DamagedError, match="the same command makes it again"):
+        store.fetch(KEY)
+    assert not Store(place).has(KEY)
+    with pytest.raises(StoreError, match="was damaged and set aside: run the same command again"):
+        store.fetch(KEY)
+
+
+def test_a_copy_in_the_cache_does_not_hide_a_stored_result_that_was_cut_short(tmp_path: Path) -> None:
+    store = Store(f"fsspec+file://{tmp_path / 'store'}", tmp_path / "cache")
+    _publish(store)
+    store.fetch(KEY)
+    _damage(store, "truncate")
+    assert not store.usable(KEY)
+    assert not store.has(KEY)
+
+
+def test_a_result_that_is_whole_is_left_where_it_is(place: str, tmp_path: Path) -> None:
+    store = Store(place, tmp_path / "cache")
+    _publish(store)
+    assert store.usable(KEY)
+    assert (store.has(KEY), store.set_aside(KEY), store.damaged) == (True, [], {})
+
+
+def _save_and_clear(place: str, steps: range, failures: list[Exception]) -> None:
+    try:
+        store = Store(place)
+        for step in steps:
+            with store.checkpoints(KEY).save(step) as folder:
+                (folder / "state").write_text(f"step {step}")
+                (folder / "facts").write_text("x" * 1000)
+            if step % 5 == 0:
+                store.checkpoints(KEY).clear()
+    except Exception as error:  # noqa: BLE001 - it crosses a thread: the test shows it
+        failures.append(error)
+
+
+def test_processes_may_save_and_clear_the_same_checkpoints_at_once(place: str, tmp_path: Path) -> None:
+    """Where folders are real ones, files appear in a folder while another process deletes it (OSError 39)."""
+    failures: list[Exception] = []
+    crowd = [Thread(target=_save_and_clear, args=(place, range(1, 40), failures)) for _ in range(4)]
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join()
+    assert failures == []
+    with Store(place).checkpoints(KEY).save(100) as folder:
+        (folder / "state").write_text("step 100")
+    found, _ = Store(place).checkpoints(KEY).load(tmp_path / "scratch")
+    assert found is not None
+    assert (found / "state").read_text() == "step 100"
+
+
+class _Obstinate:
+    """A file system in whose folder another process has just written, as often as `times` says."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def delete_dir(self, folder: str) -> None:
+        self.times -= 1
+        if self.times >= 0:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", folder)
+
+
+def test_a_folder_that_fills_while_it_is_deleted_is_deleted_again() -> None:
+    fs = _Obstinate(3)
+    delete(fs, "partial/x")
+    assert fs.times == -1
