@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lcia.types import InputError
+from pipelines import ending
 from pipelines.ending import leave
 
 app = typer.Typer(
@@ -28,8 +30,9 @@ Overrides = Annotated[
 ]
 Launch = Annotated[Path | None, typer.Option(help="Where to run (YAML); without it: this machine, one worker.")]
 LaunchSet = Annotated[list[str] | None, typer.Option("--set", help="Overrides of the launch: key=value.")]
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and SIGTERM, as shells have them."""
+TO_GO_ON = "what is finished is kept. To continue, run the same command again."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -191,8 +194,16 @@ def data_make(
 
 
 def main() -> None:
-    """Entry point: InputError becomes exit code 2, a run's error 1, Ctrl-C 130 with a word on how to go on."""
+    """Entry point: InputError becomes exit code 2, a run's error 1; Ctrl-C 130 and SIGTERM 143, with how to go on."""
+    ending.will_leave()
+    signal.signal(signal.SIGTERM, _end)
     leave(guarded(lambda: app(standalone_mode=False)))
+
+
+def _end(number: int, frame: object) -> None:
+    """Answers SIGTERM as Ctrl-C is answered, with a code of its own."""
+    ending.SIGNALS.append(number)
+    raise KeyboardInterrupt
 
 
 def guarded(command: Callable[[], Any]) -> int:
@@ -206,6 +217,9 @@ def guarded(command: Callable[[], Any]) -> int:
         return stop.exit_code
     except KeyboardInterrupt:
         return _interrupted()
+    except ending.StageFailedError as error:
+        print(f"lcia: {error}\n{TO_GO_ON}", file=sys.stderr)
+        return 1
     except Exception as error:  # noqa: BLE001 - the last stop: told to the user, with the way to the traceback
         return _failed(error)
     # typer turns Ctrl-C into a result of its own.
@@ -213,8 +227,8 @@ def guarded(command: Callable[[], Any]) -> int:
 
 
 def _interrupted() -> int:
-    print("\nlcia: stopped; what is finished is kept. To continue, run the same command again.", file=sys.stderr)
-    return INTERRUPTED
+    print(f"\nlcia: stopped; {TO_GO_ON}", file=sys.stderr)
+    return TERMINATED if ending.SIGNALS else INTERRUPTED
 
 
 def _failed(error: Exception) -> int:

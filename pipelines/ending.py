@@ -4,15 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
+from lcia.types import InputError
+
 SERVER = "lcia-server"
-"""How the names of threads begin that serve a session, and may be inside a call of Ray for as long as a stage takes."""
+"""Prefix of the names of server threads; one may block inside Ray for a whole stage."""
+TO_REMOVE: set[Path] = set()
+"""Folders of a local Ray that go with it."""
+
+
+SIGNALS: list[int] = []
+"""Signals other than Ctrl-C's that this process was asked to end with."""
+_LEAVING = threading.Event()
+
+
+class StageFailedError(RuntimeError):
+    """Stages could not be executed; what was finished before is in the store."""
+
+
+def described(error: BaseException) -> str:
+    """An error for people: its type says something only where the message was not written for them."""
+    told = isinstance(error, InputError | StageFailedError)
+    return str(error) if told else f"{type(error).__name__}: {error}"
+
+
+def leaving() -> bool:
+    """Whether this process ends by leave(), so that a local Ray need not end in order before."""
+    return _LEAVING.is_set()
+
+
+def will_leave() -> None:
+    """Says that this process ends by leave()."""
+    _LEAVING.set()
 
 
 def leave(code: int) -> NoReturn:
@@ -27,6 +58,7 @@ def leave(code: int) -> NoReturn:
     serving = any(thread.name.startswith(SERVER) for thread in threading.enumerate())
     if serving or ("ray" in sys.modules and _children()):
         _end_with_ray(code)
+    _remove()
     sys.exit(code)
 
 
@@ -44,9 +76,18 @@ def _end_with_ray(code: int) -> NoReturn:
     """
     children = _children()
     _each(children, psutil.Process.suspend)
-    _each([below for child in children for below in child.children(recursive=True)], psutil.Process.kill)
+    below = [below for child in children for below in child.children(recursive=True)]
+    _each(below, psutil.Process.kill)
     _each(children, psutil.Process.kill)
+    # What still writes into the folder would keep it.
+    psutil.wait_procs([*below, *children], timeout=5)
+    _remove()
     os._exit(code)
+
+
+def _remove() -> None:
+    for folder in TO_REMOVE:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _each(processes: Sequence[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
