@@ -32,7 +32,6 @@ Launch = Annotated[Path | None, typer.Option(help="Where to run (YAML); without 
 LaunchSet = Annotated[list[str] | None, typer.Option("--set", help="Overrides of the launch: key=value.")]
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and SIGTERM, as shells have them."""
-TO_GO_ON = "what is finished is kept. To continue, run the same command again."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -218,16 +217,18 @@ def guarded(command: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except ending.StageFailedError as error:
-        print(f"lcia: {error}\n{TO_GO_ON}", file=sys.stderr)
+        ending.wait_if_ending()
+        print(f"lcia: {error}\n{ending.TO_GO_ON}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001 - the last stop: told to the user, with the way to the traceback
+        ending.wait_if_ending()
         return _failed(error)
     # typer turns Ctrl-C into a result of its own.
     return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
-    print(f"\nlcia: stopped; {TO_GO_ON}", file=sys.stderr)
+    print(f"\nlcia: stopped; {ending.TO_GO_ON}", file=sys.stderr)
     return TERMINATED if ending.SIGNALS else INTERRUPTED
 
 

@@ -23,7 +23,8 @@ TO_REMOVE: set[Path] = set()
 
 SIGNALS: list[int] = []
 """Signals other than Ctrl-C's that this process was asked to end with."""
-_LEAVING = threading.Event()
+TO_GO_ON = "what is finished is kept. To continue, run the same command again."
+_LEAVING, _ENDING = threading.Event(), threading.Event()
 
 
 class StageFailedError(RuntimeError):
@@ -62,6 +63,33 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def watch(child: psutil.Process) -> None:
+    """Says what has happened when this process of a local Ray ends early.
+
+    Ray's library would end this process a moment later, without a word that a user could understand.
+    """
+    threading.Thread(target=_watch, args=(child.pid, child.name()), name="lcia-watch", daemon=True).start()
+
+
+def _watch(pid: int, name: str) -> None:
+    with contextlib.suppress(ChildProcessError):  # Ray has heard of its end before
+        # Ray still has to hear of it, so it is not reaped here.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if leaving() and not (_ENDING.is_set() or SIGNALS):
+        print(f"\nlcia: Ray's process {name} ended: it was killed, for lack of memory perhaps; {TO_GO_ON}",
+              file=sys.stderr)  # fmt: skip
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h")  # the table of stages hides the cursor
+        sys.stderr.flush()
+        _end_with_ray(1)
+
+
+def wait_if_ending() -> None:
+    """Stands still where another thread is ending this process: what fails now fails because of that."""
+    if _ENDING.is_set():
+        threading.Event().wait()
+
+
 def _children() -> list[psutil.Process]:
     """The raylet and the GCS of a local Ray: nothing else is started here and left running."""
     children: list[psutil.Process] = psutil.Process().children()
@@ -74,6 +102,7 @@ def _end_with_ray(code: int) -> NoReturn:
     Ray's library ends this process with code 1 as soon as it sees the raylet go, and the raylet goes when an agent
     of its node does: the children stand still until everything below them is gone.
     """
+    _ENDING.set()
     children = _children()
     _each(children, psutil.Process.suspend)
     below = [below for child in children for below in child.children(recursive=True)]

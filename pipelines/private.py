@@ -91,6 +91,8 @@ def _start(folder: Path, cpus: int, object_store_memory: int | None) -> None:
         signal.signal(signal.SIGTERM, asked_to_end)
     if (address := ray.util.get_node_ip_address()) != LOOPBACK:
         raise RuntimeError(f"the local Ray would listen on {address}, not only on {LOOPBACK}; its version is not known")
+    for child in psutil.Process().children():
+        ending.watch(child)
 
 
 def _put(values: dict[str, str | None]) -> None:

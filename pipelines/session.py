@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 JOIN_SECONDS = 90.0
 """Seconds to wait for the servers to finish; they may still be importing."""
 HURRY_SECONDS = 1.0
-"""The same where the process ends, and a local Ray with it."""
+"""The same after Ctrl-C."""
 
 
 @contextlib.contextmanager
@@ -37,11 +37,10 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
         yield RayExecutor(launch, backend.start, *watchers)
     except BaseException as error:
         # Nobody waits for the end of a stage now: its last checkpoint is in the store.
-        backend.close(hurry=ending.leaving() or isinstance(error, KeyboardInterrupt))
+        backend.close(hurry=isinstance(error, KeyboardInterrupt))
         raise
     else:
-        # A local Ray goes with the process. A cluster stays, so its workers have to end in order.
-        backend.close(hurry=ending.leaving() and backend.local is not None)
+        backend.close(hurry=False)
 
 
 class Backend:
@@ -82,11 +81,11 @@ class Backend:
         return threads
 
     def close(self, hurry: bool) -> None:
-        """Ends the session and the Ray that it has started.
+        """Ends the session and the Ray that it has started; where the process ends too, leave() does that at once.
 
-        A server thread that is still inside Ray would crash the process; its end (`ending.leave`) stops Ray then.
+        A server thread that is still inside Ray would crash the process: then leave() has to stop Ray.
         """
-        if self._broker is None:
+        if self._broker is None or (self.local and ending.leaving()):
             return
         import ray
 

@@ -134,17 +134,20 @@ def test_nobody_connects_over_the_address_of_the_machine(running: Running) -> No
     assert reached == []
 
 
-@pytest.mark.parametrize("token", [None, "0" * 64], ids=["no token", "a wrong token"])
-@pytest.mark.parametrize("way", ["init", "client"])
+@pytest.mark.parametrize(("way", "token"), [("init", None), ("client", None), ("client", "0" * 64)])
 def test_on_loopback_who_does_not_show_the_token_is_refused(
     running: Running, tmp_path: Path, way: str, token: str | None
 ) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    # Else Ray would look for the service at the outer address, where it is not.
+    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", STRANGER, running.head, way]
-    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
     assert "CONNECTED" not in result.stdout
-    assert "nauthenticated" in result.stderr or "InvalidAuthToken" in result.stderr, result.stderr[-3000:]
+    assert "AuthenticationError" in result.stderr, result.stderr[-3000:]
 
 
 def test_only_this_user_may_read_the_token_or_reach_the_sockets(running: Running) -> None:
