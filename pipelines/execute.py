@@ -50,10 +50,10 @@ class RayExecutor:
 
     def connect(self) -> ActorHandle:
         """The broker; it knows all trainings that the store held when they were asked for."""
-        import ray
-
         self._broker = self._broker or self._start()
         if self._cached:
+            import ray
+
             ray.get(self._broker.add_found.remote(self._cached))
             self._cached = []
         return self._broker
