@@ -242,7 +242,9 @@ def _failed(error: Exception) -> int:
         return int(getattr(error, "exit_code", 2))
     if os.environ.get("LCIA_DEBUG"):
         traceback.print_exc()
-    print(f"lcia: {type(error).__name__}: {error}\n(LCIA_DEBUG=1 shows where)", file=sys.stderr)
+    # What fails inside Ray fails in the middle of a run.
+    hint = f"{ending.TO_GO_ON} " if type(error).__module__.startswith("ray.") else ""
+    print(f"lcia: {type(error).__name__}: {error}\n{hint}(LCIA_DEBUG=1 shows where)", file=sys.stderr)
     return 1
 
 

@@ -68,7 +68,12 @@ def _trial(params: dict[str, Any], settings: dict[str, Any]) -> None:
     from pipelines.launch import LaunchConfig
 
     executor = RayExecutor(LaunchConfig.model_validate(settings["launch"]), lambda: settings["broker"])
-    outcome = run([RunConfig.model_validate(settings["configs"][params["number"]])], executor)[0]
-    executor.connect()
+    try:
+        outcome = run([RunConfig.model_validate(settings["configs"][params["number"]])], executor)[0]
+    except StageFailedError:
+        # The driver asks the broker what failed; Tune would print where it was raised.
+        return
+    finally:
+        executor.connect()
     figures = {name: metric.value for name, metric in metrics(outcome.matrix).items() if metric.value is not None}
     tune.report({"run": outcome.config.name, **figures})

@@ -94,6 +94,23 @@ def test_failed_stages_are_told_without_a_type_and_with_how_to_go_on() -> None:
     assert process.stderr == told
 
 
+def test_an_error_of_ray_itself_is_told_with_how_to_go_on() -> None:
+    process = _python("""
+        from pipelines import cli
+
+        class ActorDiedError(Exception):
+            __module__ = "ray.exceptions"
+
+        def app(standalone_mode):
+            raise ActorDiedError("the broker is gone")
+
+        cli.app = app
+        cli.main()
+    """)
+    assert process.returncode == 1
+    assert process.stderr.startswith("lcia: ActorDiedError: the broker is gone\nwhat is finished is kept.")
+
+
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
