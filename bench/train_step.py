@@ -52,8 +52,8 @@ def measure(steps: int, rounds: int) -> dict[str, Any]:
 
     from lcia.local import LocalExecutor
     from lcia.store import Store
-    from pipelines.execute import session
     from pipelines.launch import LaunchConfig
+    from pipelines.session import session
 
     torch.set_num_threads(1)  # as Ray gives a worker of one CPU
     found: dict[str, list[float]] = {"plain": [], "beside_ray": [], "on_ray": []}

@@ -58,9 +58,12 @@ class Collector:
         return replace(features, vectors=unit(self.sums)) if has_vectors else features
 
 
-def embed_shards(shards: Path | str, config: EmbedderConfig, folder: Path) -> None:
-    """Writes the features of a folder of Parquet shards into `folder`, in this process."""
-    embedder = build(config)
+def embed_shards(shards: Path | str, config: EmbedderConfig, folder: Path, embedder: Embedder | None = None) -> None:
+    """Writes the features of a folder of Parquet shards into `folder`, in this process.
+
+    `embedder` is the one of `config`; None: it is built here, which loads its model.
+    """
+    embedder = embedder or build(config)
     if reads_images(config):
         features = collect(_batches(shards, ["instruction", "images"]), embedder)
     else:

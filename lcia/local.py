@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
+from lcia import embedders
 from lcia.config import LoraConfig
 from lcia.features import embed_shards
 from lcia.fit import FitOptions, fit_stage
@@ -41,10 +43,12 @@ class LocalExecutor:
                     write_source(stage.source, stage.instruction, stage.max_samples, stage.data, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
+        # One of each kind: a text or image encoder takes seconds to load.
+        built = cache(embedders.build)
         for stage in stages:
             if not self.store.usable(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
-                    embed_shards(self.store.fetch(stage.shards), stage.embedder, folder)
+                    embed_shards(self.store.fetch(stage.shards), stage.embedder, folder, built(stage.embedder))
 
     def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         """Trains and evaluates one after the other; a stage that diverges ends neither those that do not need it.

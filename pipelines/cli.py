@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lcia.types import InputError
+from pipelines import ending
 from pipelines.ending import leave
 
 app = typer.Typer(
@@ -28,8 +30,8 @@ Overrides = Annotated[
 ]
 Launch = Annotated[Path | None, typer.Option(help="Where to run (YAML); without it: this machine, one worker.")]
 LaunchSet = Annotated[list[str] | None, typer.Option("--set", help="Overrides of the launch: key=value.")]
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and SIGTERM, as shells have them."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -191,8 +193,16 @@ def data_make(
 
 
 def main() -> None:
-    """Entry point: InputError becomes exit code 2, a run's error 1, Ctrl-C 130 with a word on how to go on."""
+    """Entry point: InputError becomes exit code 2, a run's error 1; Ctrl-C 130 and SIGTERM 143, with how to go on."""
+    ending.will_leave()
+    signal.signal(signal.SIGTERM, _end)
     leave(guarded(lambda: app(standalone_mode=False)))
+
+
+def _end(number: int, frame: object) -> None:
+    """Answers SIGTERM as Ctrl-C is answered, with a code of its own."""
+    ending.SIGNALS.append(number)
+    raise KeyboardInterrupt
 
 
 def guarded(command: Callable[[], Any]) -> int:
@@ -206,15 +216,20 @@ def guarded(command: Callable[[], Any]) -> int:
         return stop.exit_code
     except KeyboardInterrupt:
         return _interrupted()
+    except ending.StageFailedError as error:
+        ending.wait_if_ending()
+        print(f"lcia: {error}\n{ending.TO_GO_ON}", file=sys.stderr)
+        return 1
     except Exception as error:  # noqa: BLE001 - the last stop: told to the user, with the way to the traceback
+        ending.wait_if_ending()
         return _failed(error)
     # typer turns Ctrl-C into a result of its own.
     return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
-    print("\nlcia: stopped; what is finished is kept. To continue, run the same command again.", file=sys.stderr)
-    return INTERRUPTED
+    print(f"\nlcia: stopped; {ending.TO_GO_ON}", file=sys.stderr)
+    return TERMINATED if ending.SIGNALS else INTERRUPTED
 
 
 def _failed(error: Exception) -> int:
@@ -227,7 +242,9 @@ def _failed(error: Exception) -> int:
         return int(getattr(error, "exit_code", 2))
     if os.environ.get("LCIA_DEBUG"):
         traceback.print_exc()
-    print(f"lcia: {type(error).__name__}: {error}\n(LCIA_DEBUG=1 shows where)", file=sys.stderr)
+    # What fails inside Ray fails in the middle of a run.
+    hint = f"{ending.TO_GO_ON} " if type(error).__module__.startswith("ray.") else ""
+    print(f"lcia: {type(error).__name__}: {error}\n{hint}(LCIA_DEBUG=1 shows where)", file=sys.stderr)
     return 1
 
 

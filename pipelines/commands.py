@@ -63,8 +63,8 @@ def run(config: Path, overrides: Sequence[str], launch: Path | None, settings: S
 def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[Outcome]:
     """Runs, writes the run folder, prints tables and the report's path."""
     from lcia.results import Session
-    from pipelines.execute import session
     from pipelines.progress import Progress
+    from pipelines.session import session
     from pipelines.tracking_run import tracked
 
     for config in configs:
@@ -157,8 +157,8 @@ def group(config: Path, overrides: Sequence[str], launch: Path | None, settings:
 
 def study(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
     from lcia.results import Session
-    from pipelines.execute import session
     from pipelines.progress import Progress
+    from pipelines.session import session
     from pipelines.study import tune_runs
     from pipelines.tracking_run import tracked
 
@@ -173,7 +173,7 @@ def study(config: Path, overrides: Sequence[str], launch: Path | None, settings:
         prepared = prepare([point.config for point in points], ex)
         tracker.begin(prepared, ex.store)
         _warn_of_groups(prepared)
-        tune_runs(points, ex, chosen.name, chosen.max_concurrent_trials)
+        tune_runs(prepared, ex, chosen.name, chosen.max_concurrent_trials)
         outcomes = [Outcome(p, matrices(p, ex.store)) for p in prepared]
         done = Session(chosen.name, time.perf_counter() - started, {"stages": ex.counts()}, tuple(points))
         page = tracker.finish(outcomes, done, ex.store)

@@ -1,53 +1,40 @@
-"""Ray Data: one pool of actors answers the evaluation stages of a whole run or study.
+"""Ray actors that answer the evaluation stages of a whole run or study.
 
-The pipeline's source is a streaming task that pulls tickets (stage, row range) from the broker for as long as the
-session lasts, so the base is loaded once per actor, adapters are swapped, and evaluation overlaps with training.
+Each actor has a thread in the driver, which asks the broker for tickets (stage, row range) for as long as the session
+lasts. So the base is loaded once per actor, adapters are swapped, and evaluation overlaps with training.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import ray
 
+from lcia.answers import write_answers
 from lcia.stage import EvalStage
 from lcia.store import Store
 from pipelines import broker as brokers
+from pipelines.ending import described
 from pipelines.launch import LaunchConfig
 
 
-def tickets_of(stage: EvalStage, rows: int, size: int) -> list[dict[str, Any]]:
-    """The work of one stage, cut into row ranges that several actors can share."""
-    common = {
-        "key": stage.key,
-        "record": stage.record,
-        "needs": list(stage.adapters),
-        "label": stage.label,
-        "rows": rows,
-    }
-    return [{**common, "start": at, "stop": min(at + size, rows)} for at in range(0, rows, size)]
-
-
 class Answerer:
-    """A Ray Data actor: the base in __init__, a ticket per call."""
+    """A Ray actor: a ticket per call; the base stays loaded."""
 
     def __init__(self, launch: dict[str, Any]) -> None:
         self.launch = LaunchConfig.model_validate(launch)
         self.store = Store(self.launch.store_root)
         self.predictors: dict[str, Any] = {}
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        import json
-
-        ticket = json.loads(batch["ticket"][0])
+    def answer(self, ticket: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
+        """The records of the ticket's rows, and the seconds that they took once the model was there."""
         stage = EvalStage.model_validate(ticket["record"])
         predictor, started = self._predictor(stage), time.perf_counter()
         records = predictor(stage, ticket["start"], ticket["stop"])
-        spent = time.perf_counter() - started
-        return {"key": [stage.key], "rows": [ticket["rows"]], "seconds": [spent], "records": [json.dumps(records)]}
+        return records, time.perf_counter() - started
 
     def _predictor(self, stage: EvalStage) -> Any:
         from lcia import assistants
@@ -63,55 +50,52 @@ class Answerer:
         return self.predictors[stage.model_key]
 
 
-def serve(launch: LaunchConfig, name: str) -> None:
-    """Runs the pipeline until the broker closes; publishes each stage when its last row is answered. Blocks."""
-    import json
+class Collector:
+    """Gathers what the actors answer, and publishes a stage when its last row is there."""
 
-    from lcia.answers import write_answers
+    def __init__(self, launch: LaunchConfig, broker: str) -> None:
+        self._store, self._broker = Store(launch.store_root), brokers.connect(broker)
+        self._records: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
 
-    broker, store = brokers.connect(name), Store(launch.store_root)
-    collected: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    seconds: dict[str, float] = defaultdict(float)
-    for batch in _pipeline(launch, name).iter_batches(batch_size=1, prefetch_batches=0):
-        key, rows = str(batch["key"][0]), int(batch["rows"][0])
-        collected[key] += json.loads(str(batch["records"][0]))
-        seconds[key] += float(batch["seconds"][0])
-        done = len(collected[key])
-        ray.get(broker.report.remote(key, {"step": done}))
-        if done == rows:
-            with store.publish(key, ray.get(broker.record_of.remote(key))) as folder:
-                write_answers(collected.pop(key), seconds.pop(key), folder)
-            ray.get(broker.finish.remote(key))
-
-
-def _pipeline(launch: LaunchConfig, name: str) -> Any:
-    from ray.data import ActorPoolStrategy, DataContext
-
-    context = DataContext.get_current().copy()
-    # Every ticket is a block of its own: it must reach an actor now, not when a block is full.
-    context.target_max_block_size = 1
-    context.enable_progress_bars = False
-    before = DataContext.get_current()
-    DataContext._set_current(context)
-    try:
-        source = ray.data.range(1).map_batches(_pull, fn_kwargs={"name": name}, batch_size=None, num_cpus=0)
-        return source.map_batches(
-            Answerer,
-            fn_constructor_kwargs={"launch": launch.model_dump(mode="json")},
-            batch_size=1,
-            compute=ActorPoolStrategy(size=launch.eval_actors),
-            num_cpus=1,
-            num_gpus=launch.gpus_per_actor,
-        )
-    finally:
-        DataContext._set_current(before)
+    def add(self, ticket: dict[str, Any], records: list[dict[str, Any]], seconds: float) -> None:
+        key = ticket["key"]
+        with self._lock:
+            self._records[key] += records
+            self._seconds[key] += seconds
+            done = len(self._records[key])
+            ray.get(self._broker.report.remote(key, {"step": done}))
+            if done < ticket["rows"]:
+                return
+            found, spent = self._records.pop(key), self._seconds.pop(key)
+        with self._store.publish(key, ticket["record"]) as folder:
+            write_answers(found, spent, folder)
+        ray.get(self._broker.finish.remote(key))
 
 
-def _pull(batch: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """Yields tickets as the broker hands them out, until it closes."""
-    import json
+def serve(launch: LaunchConfig, name: str, collector: Collector) -> None:
+    """One actor's work until the broker closes. Blocks; a killed actor is started again `max_failures` times.
 
-    broker = brokers.connect(name)
+    Raises:
+        ray.exceptions.RayActorError: it was killed more often than that.
+    """
+    broker, lives = (
+        brokers.connect(name),
+        {"max_restarts": launch.max_failures, "max_task_retries": launch.max_failures},
+    )
+    actor = (
+        ray.remote(Answerer)
+        .options(num_cpus=1, num_gpus=launch.gpus_per_actor, **lives)
+        .remote(launch.model_dump(mode="json"))
+    )
     while (ticket := ray.get(broker.next_ticket.remote())) != {}:
-        if ticket is not None:
-            yield {"ticket": [json.dumps(ticket)]}
+        if ticket is None:
+            continue
+        try:
+            records, seconds = ray.get(actor.answer.remote(ticket))
+        except ray.exceptions.RayTaskError as error:
+            # The same rows and the same model would fail again; other stages need neither.
+            ray.get(broker.give_up.remote(ticket["key"], described(error.cause)))
+        else:
+            collector.add(ticket, records, seconds)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 POLL_SECONDS = 2.0
-
+ANSWER_LENGTH = 200
+"""Characters of a server's answer that are shown."""
 
 JOB_COMMAND = "lcia run run.yaml --launch launch.yaml"
 """What the job runs in the uploaded folder; `lcia` is the one that the head has installed."""
@@ -96,11 +97,21 @@ def submit(
     """Runs `entrypoint` (a shell command) on the head of the cluster at `address` (http://host:8265) to its end.
 
     `show` gets the log piece by piece, line ends included. The job outlives this process: an interrupt leaves it
-    running. Raises InputError if there is no dashboard at `address`.
+    running.
+
+    Raises:
+        InputError: there is no dashboard of Ray at `address`, or it does not let us in.
+        RuntimeError: the dashboard did not take the job.
     """
     runtime_env = surroundings.runtime_env()
     client = _connect(address)
-    job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+    try:
+        job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the Ray head at {address} did not take the job: {_brief(error)} The reason is in dashboard.log and "
+            "dashboard_agent.log of the head's session; once it is fixed, the same command sends the job again."
+        ) from error
     return follow(client, job, show)
 
 
@@ -126,14 +137,31 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], object])
 
 
 def _connect(address: str) -> JobSubmissionClient:
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     if not address.startswith(("http://", "https://")):
-        raise InputError(f"{address!r} is no address of a Ray dashboard: write http://HOST:8265")
+        raise InputError(f"{address!r} is not an address of a Ray dashboard: write http://HOST:8265")
     try:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise InputError(f"no Ray dashboard answers at {address}: is the head running, and the port open?") from error
+    except AuthenticationError as error:
+        raise InputError(
+            f"the Ray dashboard at {address} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
+            "file that holds the cluster's"
+        ) from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # HTTP errors are OSErrors, odd answers the rest
+        raise InputError(
+            f"what answers at {address} is not a working Ray dashboard: {_brief(error)} Look at the address and the "
+            "port (8265, unless the head says otherwise), and at logs/dashboard.log of the head."
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    """The first line of a server's answer, which may be a whole page."""
+    line = next(iter(str(error).splitlines()), "")
+    return f"{line if len(line) <= ANSWER_LENGTH else line[:ANSWER_LENGTH] + ' ...'}."
 
 
 async def _stream(client: JobSubmissionClient, job: str, show: Callable[[str], object]) -> None:

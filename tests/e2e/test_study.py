@@ -87,3 +87,19 @@ def test_ray_gives_the_matrix_that_one_process_gives(studied: Studied, tmp_path:
     config = parse(RunConfig, wanted["config"], name)
     outcome = run([config], LocalExecutor(Store(str(tmp_path))))[0]
     np.testing.assert_array_equal(outcome.matrix.scores, from_json(wanted["matrix"]).scores)
+
+
+def test_a_training_that_diverges_is_named_and_stops_no_other(tmp_path: Path) -> None:
+    study = {**STUDY, "orders": None, "vary": {"training.learning_rate": [1e-3, 1e30]}}
+    study["base"] = {**BASE, "strategy": {"kind": "curvature"}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    result = lcia("study", tmp_path / "study.yaml", "--launch", launch_file(tmp_path, num_workers=1))
+    assert result.returncode == 1
+    told = result.stderr[result.stderr.index("lcia: ") :].splitlines()
+    assert told[0] == "lcia: 5 of 10 stages failed"
+    assert told[1].startswith("  train VQAv2 · curvature: FloatingPointError: ")
+    assert told[2].startswith("  not done, because they build on what failed: train OCR-VQA · curvature, eval ")
+    assert told[3] == "what is finished is kept. To continue, run the same command again."
+    # Both trainings of the other run.
+    assert len(trainings(tmp_path)) == 2
+    assert "Traceback" not in result.stderr

@@ -17,8 +17,9 @@ from lcia.load import parse
 from lcia.local import LocalExecutor
 from lcia.run import Outcome, run
 from lcia.store import Store
-from pipelines.execute import RayExecutor, session
+from pipelines.execute import RayExecutor
 from pipelines.launch import LaunchConfig
+from pipelines.session import session
 
 Finished = tuple[Outcome, list[Path]]
 """What a run came to, and the folders of its training stages."""

@@ -9,9 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lcia import embedders
 from lcia.config import TfidfConfig
 from lcia.features import Collector, embed_shards, read, write
+from lcia.local import LocalExecutor
 from lcia.protocols import Features
+from lcia.stage import EmbedStage
+from lcia.store import Store
 from lcia.types import InputError
 
 
@@ -52,3 +56,16 @@ def test_vectors_survive_parquet(tmp_path: Path) -> None:
 def test_a_folder_without_shards_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no Parquet files"):
         embed_shards(tmp_path / "nowhere", TfidfConfig(), tmp_path / "out")
+
+
+def test_an_embedder_is_loaded_once_for_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = embedders.build
+    for module in ("lcia.embedders", "lcia.features"):
+        monkeypatch.setattr(f"{module}.build", lambda config: built.append(config) or build(config))  # type: ignore[func-returns-value]
+    executor = LocalExecutor(Store(str(tmp_path)))
+    for key in ("aa", "bb", "cc"):
+        with executor.store.publish(key, {}) as folder:
+            write_shards(folder / "rows", ["a text"])
+    executor.embed([EmbedStage(shards=key, embedder=TfidfConfig()) for key in ("aa", "bb", "cc")])
+    assert built == [TfidfConfig()]

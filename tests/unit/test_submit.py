@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from threading import Thread
+from typing import Any, ClassVar, cast
 
 import pytest
+import ray
 import yaml
 
 from lcia.config import RunConfig
@@ -105,6 +110,52 @@ def test_the_runtime_environment_holds_the_folder_and_the_variables(tmp_path: Pa
 def test_an_address_without_a_scheme_is_explained() -> None:
     with pytest.raises(InputError, match="write http://HOST:8265"):
         submit("head:8265", "true")
+
+
+class Broken(BaseHTTPRequestHandler):
+    """A server behind which something fails: a page of a thousand lines with status 500, but for what `works`."""
+
+    works: ClassVar[dict[str, object]] = {}
+
+    def do_GET(self) -> None:
+        answer = self.works.get(self.path)
+        self.send_response(500 if answer is None else 200)
+        self.end_headers()
+        self.wfile.write(b"<html>internal error\n" * 1000 if answer is None else json.dumps(answer).encode())
+
+    do_POST = do_GET  # noqa: N815 - the same
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the same
+        """Silent."""
+
+
+@contextmanager
+def served(works: dict[str, object]) -> Iterator[str]:
+    """The address of such a server."""
+    handler = type("Handler", (Broken,), {"works": works})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_server_that_answers_with_an_error_is_named_with_what_to_look_at() -> None:
+    with served({}) as address, pytest.raises(InputError) as told:
+        submit(address, "true")
+    assert str(told.value).startswith(f"what answers at {address} is not a working Ray dashboard: 500 Server Error")
+    assert "8265" in str(told.value)
+
+
+def test_a_head_that_does_not_take_the_job_is_told_in_a_few_lines() -> None:
+    version = {"version": "1", "ray_version": ray.__version__, "ray_commit": ray.__commit__, "session_name": "s"}
+    with served({"/api/version": version}) as address, pytest.raises(RuntimeError) as told:
+        submit(address, "true")
+    message = str(told.value)
+    assert message.startswith(f"the Ray head at {address} did not take the job: Request failed with status code 500")
+    assert "the same command sends the job again" in message
+    assert len(message) < 600
 
 
 CLUSTER = ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8))
