@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lcia import assistants
 from lcia.assistants.tiny import BASES, TINY_BASE
 from lcia.config import ClipConfig, EmbedderConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
 from lcia.identity import base_identity, embedder_identity, folder_digest, hub_commit, pinned_assistant, pinned_embedder
@@ -127,6 +128,25 @@ def test_a_branch_is_pinned_so_that_workers_load_the_commit_that_the_key_names(h
     assert pinned == llava("org/name", revision=ONE)
     assert base_identity(pinned) == f"org/name@{ONE}"
     assert pinned_embedder(TextConfig(kind="text", model="org/name")).revision == TWO  # type: ignore[union-attr]
+
+
+def test_the_pinned_commit_is_what_is_loaded_and_its_adapters_name_the_model(
+    hub: Callable[[str], None], tmp_path: Path
+) -> None:
+    hub(TWO)
+    (tmp_path / "hub" / "models--org--name" / "snapshots" / TWO / "config.json").write_text("{broken")
+    assistant = assistants.build(llava("org/name", revision=ONE, dtype="float32"))
+    assistant.add_adapter("a", seed=0)
+    assistant.save_adapter("a", tmp_path / "adapter")
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == "org/name"
+
+
+def test_the_adapter_of_a_folder_names_no_place_of_this_machine(model: Path, tmp_path: Path) -> None:
+    assistant = assistants.build(llava(model, dtype="float32"))
+    assistant.add_adapter("a", seed=0)
+    assistant.save_adapter("a", tmp_path / "adapter")
+    assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
 
 
 def test_a_commit_needs_neither_network_nor_cache() -> None:
