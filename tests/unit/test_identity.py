@@ -267,6 +267,21 @@ def test_a_model_folder_that_is_moved_makes_the_same_run(tmp_path: Path, model: 
     assert moved.plan.trains[0].assistant == llava(tmp_path / "elsewhere", dtype="float32")
 
 
+def test_data_that_is_moved_makes_the_same_run_and_a_file_of_another_name_does_not(tmp_path: Path, model: Path) -> None:
+    _rows(tmp_path)
+    before = _keys(_planned(tmp_path, model))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("t.json", "0.png"):
+        (tmp_path / name).rename(moved / name)
+    assert _keys(_planned(moved, model)) == before
+    # Rows without an id are called after their file.
+    (moved / "t.json").rename(moved / "u.json")
+    task = {"name": "A", "train": "u.json", "test": "u.json"}
+    renamed = {"kind": "custom", "root": str(moved), "tasks": [task]}
+    assert set(_keys(_planned(moved, model, benchmark=renamed))).isdisjoint(before)
+
+
 def test_a_branch_its_name_and_its_commit_make_the_same_run(tmp_path: Path, hub: Callable[[str], None]) -> None:
     _rows(tmp_path)
     hub(ONE)
