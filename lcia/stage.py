@@ -1,7 +1,7 @@
 """A stage is a value: a frozen record whose hash is its identity.
 
 A stage names what it builds on by key and carries only what it uses (no task order, no group number), so equal work has
-equal keys and is done once, whoever asks for it.
+equal keys and is done once, however many runs ask for it.
 """
 
 from __future__ import annotations

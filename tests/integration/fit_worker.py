@@ -33,7 +33,7 @@ from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)
 from lcia.fit import ADAPTER, FitOptions, fit_stage
 from lcia.load import parse
 from lcia.local import LocalExecutor, silent
-from lcia.parallel import collected, spread
+from lcia.parallel import gather_verified, spread
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store import Store
@@ -216,11 +216,11 @@ def _apart(found: dict[str, Any], expected: dict[str, Any]) -> float:
 def quarrel(worker: Worker) -> dict[str, str]:
     """What the end of a stage says when one worker's copy has one other bit."""
     copy = torch.arange(6.0).view(2, 3)
-    _, checksum = collected({"a": copy}, worker.accelerator)
+    _, checksum = gather_verified({"a": copy}, worker.accelerator)
     if worker.accelerator.process_index == 1:
         copy[1, 1] = copy[1, 1].nextafter(torch.tensor(9.0))
     try:
-        collected({"a": copy}, worker.accelerator)
+        gather_verified({"a": copy}, worker.accelerator)
     except RuntimeError as error:
         return {"checksum": checksum, "quarrel": str(error)}
     return {"checksum": checksum}
