@@ -1,4 +1,4 @@
-"""What the workers of a stage must decide alike, though another process may change the store between their looks."""
+"""Decisions on which all workers of a stage must agree, while another process may change the store."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOOKS = 5
-"""How often workers look for the checkpoint that they all continue from."""
+"""How often workers try to find the checkpoint that they all continue from."""
 
 
 def agreed(value: int, accelerator: Accelerator) -> int:
-    """The main worker's value for all: between two looks at a store another process may have changed it."""
+    """The main worker's value, on all workers: each may have seen the store at another moment."""
     from accelerate.utils import broadcast
 
     return int(broadcast(torch.tensor([value], device=accelerator.device)))
 
 
 def choose(accelerator: Accelerator, checkpoints: Checkpoints, scratch: Path) -> tuple[Path | None, list[str]]:
-    """The main worker's choice, which all make. While another process saves or clears, some may miss it: once more."""
+    """The main worker's choice of a checkpoint, on all workers. Where another process saves or clears meanwhile, some
+    may not find it, and all try again."""
     for look in range(LOOKS):
         folder, damaged = checkpoints.load(scratch / f"{look}")
         step = agreed(_step_of(folder), accelerator)

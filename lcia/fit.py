@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from lcia import strategies
 from lcia.agree import agreed
 from lcia.finite import cause, check_weights
-from lcia.parallel import collected, even, refuse_engines, spread, synchronised
+from lcia.parallel import check_even_split, gather_verified, refuse_engines, spread, synchronised
 from lcia.protocols import Assistant, Batch, Observer, Progress
 from lcia.resume import Log, Loop, resume, save
 from lcia.sampling import Sampler, seed_of, total_steps
@@ -68,7 +68,7 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
             published, and the assistant is ready for the next stage.
     """
     refuse_engines(accelerator)
-    even(stage.training.batch_size, options.parallelism, accelerator)
+    check_even_split(stage.training.batch_size, options.parallelism, accelerator)
     if agreed(int(store.has(stage.key)), accelerator):
         return
     started = time.perf_counter()
@@ -86,7 +86,7 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
         _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
         kept = loop.strategy.finish()
         check_weights(loop.parameters, accelerator)
-    theta, checksum = collected(loop.parameters, accelerator)
+    theta, checksum = gather_verified(loop.parameters, accelerator)
     if accelerator.is_main_process:
         result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
                   "workers": accelerator.num_processes, "parallelism": options.parallelism, "rows": len(rows),

@@ -120,7 +120,7 @@ def folder_digest(folder: Path) -> str:
 def _files(folder: Path) -> Iterator[str]:
     seen = set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
-        # A link that leads back up would be followed for ever.
+        # A link to a folder above would be followed without end.
         again, seen = os.path.realpath(place) in seen, seen | {os.path.realpath(place)}
         folders[:] = [] if again else [name for name in folders if not (name.startswith(".") or name == "__pycache__")]
         paths = [Path(place) / name for name in names if not (again or name.startswith("."))]

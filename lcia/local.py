@@ -51,30 +51,33 @@ class LocalExecutor:
                     embed_shards(self.store.fetch(stage.shards), stage.embedder, folder, built(stage.embedder))
 
     def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
-        """Trains and evaluates one after the other; a stage that diverges ends neither those that do not need it.
+        """Trains and evaluates one after the other; a stage that diverges does not stop those that do not need it.
 
         Raises:
             FloatingPointError: the first stage that diverged, after everything else is done.
         """
-        failed: dict[str, FloatingPointError] = {}
+        failed: dict[str, str] = {}
         for stage in trains:
-            if not self.store.usable(stage.key) and stage.parent not in failed:
-                failed |= self._train(stage)
-            elif stage.parent in failed:
+            if self.store.usable(stage.key):
+                continue
+            if stage.parent in failed:
                 failed[stage.key] = failed[stage.parent]
+            elif reason := self._train(stage):
+                failed[stage.key] = reason
         for wanted in evals:
             if not self.store.usable(wanted.key) and failed.keys().isdisjoint(wanted.adapters):
                 evaluate_stage(wanted, self._load(wanted)[1], self.store, self._shower(wanted))
-        for error in failed.values():
-            raise error
+        for reason in failed.values():
+            raise FloatingPointError(reason)
 
-    def _train(self, stage: TrainStage) -> dict[str, FloatingPointError]:
-        """By the stage's key why it diverged; nothing where it did not."""
+    def _train(self, stage: TrainStage) -> str:
+        """Why the stage diverged; empty where it did not."""
         try:
             fit_stage(stage, self._load(stage)[0], self.store, self._options, self._device(), self._observe)
         except FloatingPointError as error:
-            return {stage.key: error}
-        return {}
+            # The text alone: the error's frames would keep optimizer and gradients in memory.
+            return str(error)
+        return ""
 
     def _load(self, stage: TrainStage | EvalStage) -> tuple[Assistant, Predictor]:
         """The model that was used last where it fits; one that is trained answers too, whatever its form of LoRA."""

@@ -106,7 +106,7 @@ def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     return result
 
 
-def collected(parameters: Mapping[str, Tensor], accelerator: Accelerator) -> tuple[dict[str, Tensor], str]:
+def gather_verified(parameters: Mapping[str, Tensor], accelerator: Accelerator) -> tuple[dict[str, Tensor], str]:
     """theta* whole on the main worker (others: nothing) and its checksum, the same for any number of workers.
 
     Every worker sums the bits of each whole tensor as it sees it, and of its own part. All must see the same sum, and
@@ -136,8 +136,9 @@ def _bits(values: Tensor, places: Tensor) -> Tensor:
     return (values.float().contiguous().view(torch.int32).long() * places).sum()
 
 
-def even(batch_size: int, parallelism: Parallelism, accelerator: Accelerator) -> None:
-    """Raises InputError where sharding workers would run different numbers of micro-batches, and so wait for ever."""
+def check_even_split(batch_size: int, parallelism: Parallelism, accelerator: Accelerator) -> None:
+    """Raises InputError where sharding workers would run different numbers of micro-batches: some would wait for
+    ever."""
     if is_sharding(parallelism, accelerator) and batch_size % accelerator.num_processes:
         raise InputError(
             f"training.batch_size {batch_size} cannot be split over {accelerator.num_processes} workers: make it a "

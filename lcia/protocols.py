@@ -83,7 +83,7 @@ class Strategy:
         return {}
 
     def statistics(self) -> dict[str, float]:
-        """Figures of the last step (quantiles of beta, retain, shares of fallback and bounds, distance)."""
+        """Figures of the last step (quantiles of beta, retain, shares of fallback and bounds, distance, pull)."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

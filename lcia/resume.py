@@ -55,8 +55,8 @@ class Log:
 def save(loop: Loop, checkpoints: Checkpoints, log: Log) -> None:
     """Everything that a crash inside the stage would lose: whole tensors, so that any layout can take them over.
 
-    Every worker calls it, for shards have to be gathered; the main one writes. There is no state of a random generator
-    in it: all randomness of a step follows from (seed, step, rank).
+    Every worker calls it, because shards have to be gathered; the main one writes. It holds no state of a random
+    generator: all randomness of a step follows from (seed, step, rank).
     """
     state = loop.strategy.state_dict()
     tensors = {f"strategy.{k}": v for k, v in state.items() if isinstance(v, Tensor)}

@@ -1,13 +1,14 @@
 """A stage is a value: a frozen record whose hash is its identity.
 
 A stage names what it builds on by key and carries only what it uses (no task order, no group number), so equal work has
-equal keys and is done once, whoever asks for it.
+equal keys and is done once, however many runs ask for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -53,7 +54,11 @@ class _Stage(Section):
 
 
 class ShardStage(_Stage):
-    """Rows of one task and split, validated and written as indexed Parquet shards."""
+    """Rows of one task and split, validated and written as indexed Parquet shards.
+
+    Where files lie is not part of the key: `fingerprint` says what lies there. Their name is part of it, because rows
+    without an id are called after it.
+    """
 
     kind: Literal["shard"] = "shard"
     task: str
@@ -63,6 +68,13 @@ class ShardStage(_Stage):
     instruction: InstructionRule
     max_samples: int | None = None
     max_image_pixels: int
+
+    @property
+    def identifying(self) -> dict[str, object]:
+        if not isinstance(self.source, FileSource):
+            return self.record
+        name = self.source.path.rstrip("/").rpartition("/")[2]
+        return {**self.record, "source": {**asdict(self.source), "path": name, "image_root": ""}}
 
     @property
     def data(self) -> DataConfig:

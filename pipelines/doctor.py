@@ -48,7 +48,7 @@ def init(path: Path) -> None:
 
 def doctor(as_json: bool) -> None:
     """Facts of this machine that decide whether runs work, each with what to do where it does not fit."""
-    rows = [*_machine(), *_packages(), *_devices()]
+    rows = [*_machine(), *_packages(), *_devices(), *_bases()]
     if as_json:
         print(json.dumps([dict(zip(("check", "found", "hint"), row, strict=True)) for row in rows], indent=1))
         return
@@ -84,3 +84,10 @@ def _devices() -> list[tuple[str, str, str]]:
         return [("GPU", "none", "tiny models train on the CPU; LLaVA-7B needs one")]
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return [("GPU", ", ".join(names), "")]
+
+
+def _bases() -> list[tuple[str, str, str]]:
+    """Where the shipped bases lie, for those who use an adapter of theirs elsewhere (docs/adapters.md)."""
+    from lcia.assistants.tiny import BASES
+
+    return [(f"base {name}", str(folder), "" if folder.is_dir() else "missing") for name, folder in BASES.items()]

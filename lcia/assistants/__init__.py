@@ -21,7 +21,7 @@ def build(
     """The frozen base, ready for adapters; `lora` is the form of those it adds, loaded ones bring their own.
 
     Raises:
-        InputError: the model cannot be found or is no LLaVA.
+        InputError: the model cannot be found, is not a LLaVA, or brings code that is not allowed to run.
     """
     from lcia.assistants.llava import Hardware, load
     from lcia.assistants.tiny import load_tiny

@@ -9,7 +9,7 @@ from typing import Any
 from lcia.types import IMAGE_TOKEN, InputError, Message
 
 UNTRAINED = -100
-"""Label of a token that is no part of an answer; torch's cross entropy skips it."""
+"""Label of a token that is not part of an answer; torch's cross entropy skips it."""
 REMEMBERED = 20_000
 """Encoded dialogues kept in memory; a few hundred bytes each for short ones."""
 
@@ -101,7 +101,7 @@ def _added(whole: str, before: str) -> str:
     """What `whole` says after `before`.
 
     Raises:
-        InputError: the template words earlier turns anew, so that nobody can tell what an answer has added.
+        InputError: the template changes the text of earlier turns, so what an answer has added is unknown.
     """
     if not whole.startswith(before):
         raise InputError("the model's chat template changes earlier turns when one is added: answers cannot be marked")

@@ -214,7 +214,7 @@ class LlavaAssistant:
         bring(self._twin)
         here, there = self.module.peft_config[name], self._twin.module.peft_config[INCOMING]
         if _form(here) != _form(there):
-            raise InputError("an adapter of another form cannot take the place of a sharded one: load the base anew")
+            raise InputError("an adapter of another form cannot take the place of a sharded one: load the base again")
         fill(self.trainable(), self._twin._weights(INCOMING))
         self._twin.drop_adapter(INCOMING)
 

@@ -1,7 +1,7 @@
 """TF-IDF similarity of instructions: the authors' fit on each pair in closed form, and one fit on both sides together.
 
-The features are the texts themselves. Two equal texts (after case folding) are alike by definition, also when English
-stop words are all they hold; the authors' code raises "empty vocabulary" for such a pair.
+The features are the texts themselves. Two equal texts (after case folding) have similarity 1 by definition, also when
+English stop words are all they hold; the authors' code raises "empty vocabulary" for such a pair.
 """
 
 from __future__ import annotations

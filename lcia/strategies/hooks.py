@@ -36,7 +36,7 @@ def raw_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(f"{type(optimizer).__name__} is no torch optimizer, so its steps cannot be followed")
+        raise ValueError(f"{type(optimizer).__name__} is not a torch optimizer, so its steps cannot be followed")
     return optimizer
 
 

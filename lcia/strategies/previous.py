@@ -22,13 +22,13 @@ OVERWRITTEN = (
 
 @dataclass(frozen=True)
 class Reference:
-    """A gradient that is still the loop's, with the version at which it was right."""
+    """A gradient that is the loop's own tensor, with its version when it was held."""
 
     tensor: Tensor
     version: int
 
     def intact(self, successor: Tensor) -> bool:
-        """Whether nobody has written to it: the next gradient lives elsewhere and no in-place change was made."""
+        """Whether it still holds that gradient: the next one lies in other memory, and this one was not written to."""
         apart = self.tensor.untyped_storage().data_ptr() != successor.untyped_storage().data_ptr()
         return apart and self.tensor._version == self.version
 
@@ -38,7 +38,7 @@ class PreviousGradient:
 
     `auto` copies at first and watches whether the loop drops its gradients (zero_grad(set_to_none=True)) or writes into
     them again (set_to_none=False, DDP's gradient_as_bucket_view, CUDA graphs). Only where they are dropped it goes
-    over to references. A loop that changes its habit later is an error: the gradient is lost by then.
+    over to references. If the loop starts to write into them later, `get` raises: the last gradient is lost by then.
     """
 
     def __init__(self, keeping: Keeping) -> None:
@@ -87,7 +87,7 @@ class PreviousGradient:
         return self.held
 
     def load(self, gradient: Tensor) -> None:
-        """Takes over a saved gradient [entries]; references start anew."""
+        """Takes over a saved gradient [entries] as a copy; whether references are safe has to be shown again."""
         dtype = torch.bfloat16 if self.keeping == "bfloat16" else gradient.dtype
         self.held = gradient.to(dtype, copy=True)
         self.by_reference, self.reference, self._intact = False, None, 0

@@ -81,7 +81,7 @@ class ScalarAverage:
         self.tally.record(outcome, made)
 
     def _mask(self, absent: list[int]) -> Tensor:
-        # Only a step that lacks a gradient pays for sending its mask to the device.
+        # A mask is sent to the device only in a step that lacks a gradient.
         if not absent:
             return self._present
         missing = torch.zeros(len(self.tracked), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""One sweep over tensors for everything that a rule has to know of them."""
+"""One sweep over tensors for everything that a rule needs to know about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to each tensor's balance weight, counted on the device and read only when somebody asks."""
+"""What happened to each tensor's balance weight, counted on the device and read only on request."""
 
 from __future__ import annotations
 

@@ -23,19 +23,21 @@ import torch.distributed as dist
 import torch.distributed.fsdp
 import torch.distributed.tensor
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from PIL import Image, ImageDraw
 
-from lcia import assistants
+from lcia import assistants, fit
 from lcia.assistants.llava import LlavaAssistant
 from lcia.config import RunConfig, TinyConfig
 from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)
 from lcia.fit import ADAPTER, FitOptions, fit_stage
 from lcia.load import parse
 from lcia.local import LocalExecutor, silent
-from lcia.parallel import collected, spread
+from lcia.parallel import gather_verified, spread
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store import Store
+from lcia.strategies.ema import Curvature, DynamicEma
 from lcia.strategies.tracked import flat, whole
 
 STEPS, SAVED_AT = 3, 2
@@ -214,14 +216,57 @@ def _apart(found: dict[str, Any], expected: dict[str, Any]) -> float:
 def quarrel(worker: Worker) -> dict[str, str]:
     """What the end of a stage says when one worker's copy has one other bit."""
     copy = torch.arange(6.0).view(2, 3)
-    _, checksum = collected({"a": copy}, worker.accelerator)
+    _, checksum = gather_verified({"a": copy}, worker.accelerator)
     if worker.accelerator.process_index == 1:
         copy[1, 1] = copy[1, 1].nextafter(torch.tensor(9.0))
     try:
-        collected({"a": copy}, worker.accelerator)
+        gather_verified({"a": copy}, worker.accelerator)
     except RuntimeError as error:
         return {"checksum": checksum, "quarrel": str(error)}
     return {"checksum": checksum}
+
+
+def diverged(worker: Worker) -> dict[str, Any]:
+    """What each worker says when one of them alone meets a loss that is not finite, and the next stage on that base."""
+    assistant, store, rank = worker.assistant(), Store(str(worker.folder / f"diverged-{worker.layout.name}")), 1
+    if worker.is_main:
+        shutil.copytree(worker.folder / "base", store.base)
+    worker.accelerator.wait_for_everyone()
+    stage = planned({**STREAM, "strategy": STRATEGIES["curvature"]}, store).plan.trains[0]
+    plain = fit.answer_loss
+    if worker.accelerator.process_index == rank:
+        fit.answer_loss = lambda logits, labels: plain(logits, labels) * float("nan")
+    said = _complaint(lambda: fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent))
+    published = store.has(stage.key)
+    fit.answer_loss = plain
+    fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent)
+    everyone: list[str] = gather_object([said])
+    return {"said": everyone, "published": published, "shard": gather_object([_one_shard(worker, assistant)])}
+
+
+def _one_shard(worker: Worker, assistant: LlavaAssistant) -> str:
+    """What the curvature of trained parameters says on each worker where one worker's part alone is not finite."""
+    if worker.layout.parallelism == "ddp":
+        return ""
+    parameters = assistant.trainable()
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.0)
+    average = DynamicEma(parameters, Curvature(0.5, 0.9, 0.0)).attach(optimizer)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    if worker.accelerator.process_index == 1:
+        flat(next(iter(parameters.values())).grad).fill_(float("nan"))  # type: ignore[arg-type]
+    optimizer.step()
+    optimizer.zero_grad()
+    average.detach()
+    return _complaint(average.statistics)
+
+
+def _complaint(act: Callable[[], object]) -> str:
+    try:
+        act()
+    except FloatingPointError as error:
+        return str(error)
+    return ""
 
 
 # The processes ----------------------------------------------------------------------------------------------------
@@ -231,6 +276,7 @@ JOBS: dict[str, tuple[Callable[[Worker], dict[str, Any]], list[Layout]]] = {
     "continued": (continued, LAYOUTS),
     "mixed": (mixed, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
     "details": (details, [SAVING]),
+    "diverged": (diverged, [Layout(2, "ddp"), Layout(2, "fsdp2")]),
 }
 
 

@@ -187,3 +187,27 @@ def test_one_bit_on_one_worker_is_noticed(out: Path) -> None:
         "the workers hold different averages"
         in json.loads((out / "details-fsdp2-2-float64.json").read_text())["quarrel"]
     )
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_a_loss_of_one_worker_that_is_not_finite_ends_the_stage_on_all(out: Path, parallelism: str) -> None:
+    found = json.loads((out / f"diverged-{parallelism}-2-float64.json").read_text())
+    assert len(found["said"]) == 2
+    assert len(set(found["said"])) == 1
+    assert "diverged at step 1 of 3: the loss is not finite" in found["said"][0]
+    assert found["published"] is False
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_the_base_that_it_leaves_trains_the_stage_as_a_new_one_does(out: Path, parallelism: str) -> None:
+    after, undisturbed = (
+        _stage(out / f"{name}{parallelism}-2-float64", "curvature", first=True) for name in ("diverged-", "")
+    )
+    assert _apart(after, undisturbed) <= EXACT
+
+
+def test_a_shard_that_is_not_finite_is_told_by_all_workers(out: Path) -> None:
+    said = json.loads((out / "diverged-fsdp2-2-float64.json").read_text())["shard"]
+    assert len(said) == 2
+    assert len(set(said)) == 1
+    assert "gradients of 1 parameters were not finite" in said[0]

@@ -82,7 +82,7 @@ def test_the_llava_configuration_holds_the_papers_settings():
     training = config.training
     assert (training.learning_rate, training.projector_learning_rate) == (2e-4, 2e-5)
     assert (training.batch_size, training.warmup_ratio, training.num_train_epochs) == (128, 0.03, 1)
-    assert training.lr_scheduler_type == "cosine"
+    assert (training.lr_scheduler_type, training.bf16) == ("cosine", True)
     assert training.max_steps is None
 
 

@@ -350,7 +350,7 @@ def test_an_optimizer_that_steps_flat_copies_is_refused_with_the_alternative() -
     flat_copy = torch.optim.SGD([nn.Parameter(parameter.detach().clone())], lr=0.1)
     with pytest.raises(ValueError, match=r"DeepSpeed ZeRO .* use DDP or FSDP2"):
         DynamicEma({"w": parameter}, Fixed(0.9)).attach(Wrapper(flat_copy))
-    with pytest.raises(ValueError, match="no torch optimizer"):
+    with pytest.raises(ValueError, match="not a torch optimizer"):
         DynamicEma({"w": parameter}, Fixed(0.9)).attach(object())
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lcia import assistants
 from lcia.assistants.tiny import BASES, TINY_BASE
 from lcia.config import ClipConfig, EmbedderConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
 from lcia.identity import base_identity, embedder_identity, folder_digest, hub_commit, pinned_assistant, pinned_embedder
@@ -129,6 +130,25 @@ def test_a_branch_is_pinned_so_that_workers_load_the_commit_that_the_key_names(h
     assert pinned_embedder(TextConfig(kind="text", model="org/name")).revision == TWO  # type: ignore[union-attr]
 
 
+def test_the_pinned_commit_is_what_is_loaded_and_its_adapters_name_the_model(
+    hub: Callable[[str], None], tmp_path: Path
+) -> None:
+    hub(TWO)
+    (tmp_path / "hub" / "models--org--name" / "snapshots" / TWO / "config.json").write_text("{broken")
+    assistant = assistants.build(llava("org/name", revision=ONE, dtype="float32"))
+    assistant.add_adapter("a", seed=0)
+    assistant.save_adapter("a", tmp_path / "adapter")
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == "org/name"
+
+
+def test_the_adapter_of_a_folder_names_no_place_of_this_machine(model: Path, tmp_path: Path) -> None:
+    assistant = assistants.build(llava(model, dtype="float32"))
+    assistant.add_adapter("a", seed=0)
+    assistant.save_adapter("a", tmp_path / "adapter")
+    assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+
+
 def test_a_commit_needs_neither_network_nor_cache() -> None:
     assert hub_commit("nobody/nothing", ONE) == ONE
 
@@ -245,6 +265,21 @@ def test_a_model_folder_that_is_moved_makes_the_same_run(tmp_path: Path, model: 
     assert _keys(moved) == before
     # The record still says where the workers find it.
     assert moved.plan.trains[0].assistant == llava(tmp_path / "elsewhere", dtype="float32")
+
+
+def test_data_that_is_moved_makes_the_same_run_and_a_file_of_another_name_does_not(tmp_path: Path, model: Path) -> None:
+    _rows(tmp_path)
+    before = _keys(_planned(tmp_path, model))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("t.json", "0.png"):
+        (tmp_path / name).rename(moved / name)
+    assert _keys(_planned(moved, model)) == before
+    # Rows without an id are called after their file.
+    (moved / "t.json").rename(moved / "u.json")
+    task = {"name": "A", "train": "u.json", "test": "u.json"}
+    renamed = {"kind": "custom", "root": str(moved), "tasks": [task]}
+    assert set(_keys(_planned(moved, model, benchmark=renamed))).isdisjoint(before)
 
 
 def test_a_branch_its_name_and_its_commit_make_the_same_run(tmp_path: Path, hub: Callable[[str], None]) -> None:

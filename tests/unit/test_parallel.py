@@ -18,7 +18,7 @@ from lcia.config import RunConfig, TinyConfig
 from lcia.fit import FitOptions, fit_stage
 from lcia.load import parse
 from lcia.local import LocalExecutor, silent
-from lcia.parallel import base_device, even, spread
+from lcia.parallel import base_device, check_even_split, spread
 from lcia.protocols import Progress
 from lcia.run import prepare
 from lcia.store import Store
@@ -70,12 +70,12 @@ def test_a_deepspeed_plugin_is_refused_though_it_is_not_in_use_yet(
 def test_sharding_workers_refuse_a_batch_that_gives_them_different_numbers_of_rows(
     accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    even(7, "fsdp2", accelerator)
+    check_even_split(7, "fsdp2", accelerator)
     _patch(monkeypatch, "num_processes", 2)
-    even(8, "fsdp2", accelerator)
-    even(7, "ddp", accelerator)
+    check_even_split(8, "fsdp2", accelerator)
+    check_even_split(7, "ddp", accelerator)
     with pytest.raises(InputError, match="batch_size 7 cannot be split over 2 workers"):
-        even(7, "fsdp2", accelerator)
+        check_even_split(7, "fsdp2", accelerator)
 
 
 def test_a_base_that_is_to_be_sharded_is_read_into_host_memory(
