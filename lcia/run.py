@@ -184,7 +184,7 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> Shar
 
 
 def _refuse_bad_rows(draft: _Draft, counts: Mapping[str, ShardCounts], store: Store) -> None:
-    """Raises InputError, listing the reasons by count, where more rows are bad than the configuration bears."""
+    """Raises InputError, listing the reasons by count, where more rows are bad than the configuration allows."""
     limit = draft.config.data.max_bad_fraction
     stages = draft.shards.values()
     refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)

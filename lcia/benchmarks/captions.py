@@ -61,7 +61,7 @@ ENDINGS = (
     "\nReply with missing or found.",
     "\nBe brief.",
 )
-"""What tasks put behind a question says how to answer it; whoever never saw such a line takes it for the question."""
+"""Lines that tasks put behind a question to say how to answer; a model that never saw one takes it for the question."""
 
 
 def caption_sample(random: Random) -> Sample:
