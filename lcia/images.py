@@ -33,7 +33,7 @@ class ImageFolder:
     """Reads images by their names relative to a root, and none from elsewhere."""
 
     def __init__(self, root: str, max_pixels: int) -> None:
-        self._fs, self._root = filesystem(root)
+        self._place, (self._fs, self._root) = root, filesystem(root)
         self._local = isinstance(self._fs, pafs.LocalFileSystem)
         self._real = os.path.realpath(self._root) if self._local else self._root
         self._max_bytes = max_bytes(max_pixels)
@@ -79,7 +79,7 @@ class ImageFolder:
             if self._local:
                 yield
             else:
-                with explained(f"{self._root}/{name}", FileNotFoundError):
+                with explained(f"{self._place}/{name}", FileNotFoundError):
                     yield
         except OSError as error:
             raise RowError("missing_image", f"image {name!r} cannot be read: {error}") from None
@@ -101,7 +101,7 @@ class ImageFolder:
             return None
 
     def _sizes_and_times(self, paths: Sequence[str]) -> Iterator[str]:
-        with explained(self._root):
+        with explained(self._place):
             infos = look_up(self._fs, paths)
         return (f"{info.size} {info.mtime_ns}" if info.is_file else "" for info in infos)
 
