@@ -25,12 +25,12 @@ _BATCH = 1000
 _WAIT_SECONDS = 5.0
 """For another process that is writing to the cache."""
 
-_TABLE = """CREATE TABLE IF NOT EXISTS digests
-    (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, digest TEXT) WITHOUT ROWID"""
+_TABLE = """CREATE TABLE IF NOT EXISTS files
+    (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, inode TEXT, digest TEXT) WITHOUT ROWID"""
 
 
 class _Stamp(NamedTuple):
-    """What tells whether a file is still the same: bytes, and nanoseconds of its times.
+    """What tells whether a file is still the same: bytes, nanoseconds of its times, and its number on the disk.
 
     `changed` (ctime) moves also where a copy keeps the old `modified`, and nobody can set it.
     """
@@ -38,6 +38,7 @@ class _Stamp(NamedTuple):
     size: int
     modified: int
     changed: int
+    inode: str
 
 
 def file_digest(path: Path) -> str:
@@ -45,10 +46,11 @@ def file_digest(path: Path) -> str:
     return file_digests([path])[0]
 
 
-def file_digests(paths: Iterable[Path]) -> list[str]:
+def file_digests(paths: Iterable[str | Path]) -> list[str]:
     """file_digest of each; a file remembered with its present size and times is not read again."""
     found: list[str] = []
-    names = (os.path.realpath(path) for path in paths)
+    # Links are not resolved, which would take as long as all the rest: size and times are their target's anyway.
+    names = (os.path.abspath(path) for path in paths)
     while batch := list(islice(names, _BATCH)):
         found += _batch(batch)
     return found
@@ -75,7 +77,7 @@ def _read(path: str) -> str:
 
 def _stamp(path: str) -> _Stamp:
     found = os.stat(path)
-    return _Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, str(found.st_ino))
 
 
 def _is_settled(path: str, before: _Stamp) -> bool:
@@ -87,7 +89,7 @@ def _is_settled(path: str, before: _Stamp) -> bool:
 
 
 def _recall(paths: Sequence[str], stamps: Sequence[_Stamp]) -> list[str | None]:
-    query = "SELECT digest FROM digests WHERE path = ? AND size = ? AND modified = ? AND changed = ?"
+    query = "SELECT digest FROM files WHERE path = ? AND size = ? AND modified = ? AND changed = ? AND inode = ?"
     try:
         with closing(_connect()) as db:
             rows = [db.execute(query, (os.fsencode(p), *s)).fetchone() for p, s in zip(paths, stamps, strict=True)]
@@ -103,7 +105,7 @@ def _remember(rows: Iterable[tuple[str, _Stamp, str]]) -> None:
         return
     try:
         with closing(_connect()) as db, db:
-            db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", values)
+            db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", values)
     except (sqlite3.Error, OSError) as error:
         log.warning("digests cannot be kept in %s (%s): files will be read again next time", cache_file(), error)
 

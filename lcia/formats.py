@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lcia.files import open_buffered
-from lcia.records import RowError
-from lcia.spans import BUFFER, spans
+from lcia.records import Reason, RowError
+from lcia.spans import BOM, BUFFER, elements, first_sign, spans
 from lcia.types import Format, InputError
 
 CHUNK_ROWS = 256
@@ -33,8 +33,11 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
 }
 _IMAGES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 
+_MAX_JSON = 64 << 20
+"""A larger JSON member is not the text of one row."""
+
 Raw: TypeAlias = tuple[int, str, object | RowError]
-"""Line (JSON lines) or record number from 1, an id for want of a better one, the record or why there is none."""
+"""Line (JSON lines) or record number from 1, an id where the record has none, the record or what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +68,27 @@ def chunks(file: str, kind: Format) -> Iterator[Chunk]:
             assert_never(kind)
 
 
-def records(chunk: Chunk, kind: Format) -> Iterator[Raw]:
-    """The chunk's first `rows` records; images that travel with them as bytes."""
+def records(chunk: Chunk, kind: Format, max_image: int) -> Iterator[Raw]:
+    """The chunk's first `rows` records; images that travel with them as bytes.
+
+    A tar row with an image of more than `max_image` bytes is a defect, and that image is not read.
+    """
+    return _records(chunk, kind, max_image)
+
+
+def texts(chunk: Chunk, kind: Format) -> Iterator[object | RowError]:
+    """As `records`, but images that travel with the rows are not read, and rows that bring their own are left out."""
+    return (record for _, _, record in _records(chunk, kind, None))
+
+
+def _records(chunk: Chunk, kind: Format, max_image: int | None) -> Iterator[Raw]:
     match kind:
         case "llava" | "chat":
             found = _json_records(chunk)
         case "parquet":
-            found = _parquet_records(chunk)
+            found = _parquet_records(chunk, with_images=max_image is not None)
         case "webdataset":
-            found = _tar_records(chunk)
+            found = _tar_records(chunk, max_image)
         case _:
             assert_never(kind)
     return islice(found, chunk.rows)
@@ -97,31 +112,19 @@ def _json_chunks(file: str) -> Iterator[Chunk]:
 def _json_records(chunk: Chunk) -> Iterator[Raw]:
     """The chunk's bytes are a file of their own: lines, or an array without its brackets."""
     with open_buffered(chunk.file) as stream:
-        lines = not stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        array = first_sign(stream) == b"["
         stream.seek(chunk.start)
         data = stream.read(chunk.stop - chunk.start)
-    pieces = _lines(data) if lines else _elements(data)
-    for number, piece in pieces:
+    for number, piece in enumerate(elements(data)) if array else _lines(data):
         yield chunk.first + number, f"{stem(chunk.file)}-{chunk.first + number}", parse(piece)
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    return ((n, line) for n, line in enumerate(data.split(b"\n")) if line.removeprefix(b"\xef\xbb\xbf").strip())
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Array elements, cut apart as Latin-1 (a character is a byte) because one may not be valid UTF-8."""
-    text, at, number, decoder = data.decode("latin-1"), 0, 0, json.JSONDecoder()
-    while at < len(text):
-        end = decoder.raw_decode(text, at)[1]
-        yield number, data[at:end]
-        at, number = end, number + 1
-        while at < len(text) and text[at] in ", \t\r\n":
-            at += 1
+    return ((n, line) for n, line in enumerate(data.split(b"\n")) if line.removeprefix(BOM).strip())
 
 
 def parse(data: bytes) -> object | RowError:
-    """The JSON value, or why it is none."""
+    """The JSON value, or why the data is not one."""
     try:
         value: object = json.loads(data.decode("utf-8-sig"))
         return value
@@ -153,13 +156,22 @@ def _parquet_chunks(file: str) -> Iterator[Chunk]:
             start, first, rows = number, first + rows, 0
 
 
-def _parquet_records(chunk: Chunk) -> Iterator[Raw]:
+def _parquet_records(chunk: Chunk, with_images: bool) -> Iterator[Raw]:
     with _parquet(chunk.file) as table:
-        number = chunk.first
-        for batch in table.iter_batches(batch_size=16, row_groups=list(range(chunk.start, chunk.stop))):
+        columns = [column.path for column in _columns(table) if with_images or not _holds_bytes(column)]
+        groups, number = list(range(chunk.start, chunk.stop)), chunk.first
+        for batch in table.iter_batches(batch_size=16, row_groups=groups, columns=columns):
             for row in batch.to_pylist():
                 yield number, f"{stem(chunk.file)}-{number}", _decoded(row)
                 number += 1
+
+
+def _columns(table: pq.ParquetFile) -> Iterator[pq.ColumnSchema]:
+    return (table.schema.column(number) for number in range(len(table.schema)))
+
+
+def _holds_bytes(column: pq.ColumnSchema) -> bool:
+    return bool(column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "STRING")
 
 
 def _decoded(row: dict[str, Any]) -> object | RowError:
@@ -185,19 +197,35 @@ def _tar_chunks(file: str) -> Iterator[Chunk]:
             first += len(block)
 
 
-def _tar_records(chunk: Chunk) -> Iterator[Raw]:
+def _tar_records(chunk: Chunk, max_image: int | None) -> Iterator[Raw]:
     with _tar(chunk.file, chunk.start) as tar:
         for number, (key, members) in enumerate(_tar_rows(tar, chunk.file), chunk.first):
-            yield number, key.rpartition("/")[2], _tar_record(tar, key, members)
+            used = {suffix: member for member in members if _is_used(suffix := member.name[len(key) + 1 :].lower())}
+            if max_image is not None or used.keys() <= {"json"}:
+                found = _too_large(used, max_image or 0) or _tar_record(tar, key, used)
+                yield number, key.rpartition("/")[2], found
 
 
-def _tar_record(tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo]) -> object | RowError:
-    """The row's JSON member; image members, in their order, stand in for whatever images it names."""
-    content = {member.name[len(key) + 1 :].lower(): _member(tar, member) for member in members}
-    if "json" not in content:
+def _is_used(suffix: str) -> bool:
+    return suffix == "json" or suffix.rpartition(".")[2] in _IMAGES
+
+
+def _too_large(members: Mapping[str, tarfile.TarInfo], max_image: int) -> RowError | None:
+    """Judged by the headers, before a member is read."""
+    for suffix, member in members.items():
+        most = _MAX_JSON if suffix == "json" else max_image
+        if member.size > most:
+            reason: Reason = "bad_field" if suffix == "json" else "image_too_large"
+            return RowError(reason, f"member {member.name} has {member.size} bytes, {most} are allowed")
+    return None
+
+
+def _tar_record(tar: tarfile.TarFile, key: str, members: Mapping[str, tarfile.TarInfo]) -> object | RowError:
+    """The row's JSON member; image members, in their order, take the place of the images it names."""
+    if "json" not in members:
         return RowError("invalid_json", f"there is no member {key}.json")
-    record = parse(content["json"])
-    images = [data for suffix, data in content.items() if suffix.rpartition(".")[2] in _IMAGES]
+    record = parse(_member(tar, members["json"]))
+    images = [_member(tar, member) for suffix, member in members.items() if suffix != "json"]
     if images and isinstance(record, dict):
         return {**record, "image": None, "images": images}
     return record

@@ -1,47 +1,50 @@
-"""Encoded images: where they may lie, and whether they decode. The bytes are kept as they are."""
+"""Encoded images: where they may lie, and whether they can be used. The bytes are kept as they are."""
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import warnings
-import zlib
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import pyarrow.fs as pafs
 from PIL import Image
 
-from lcia.files import filesystem
-from lcia.records import RowError
+from lcia.digests import file_digests
+from lcia.files import explained, filesystem, look_up
+from lcia.pixels import FORMATS, UNDECODABLE, opened, to_rgb
+from lcia.records import RowError, check_storable
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What is decoded; the other formats of Pillow include some that start programs."""
+SQUARE = 2
+"""The square around an image may have so many times the pixels that an image may have."""
 
-_UNDECODABLE = (
-    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, EOFError, TypeError, struct.error, zlib.error
-)  # fmt: skip
-"""What Pillow's decoders raise on damaged files."""
+_BYTES_PER_PIXEL, _HEADERS = 8, 1 << 20
+"""No encoding that we read needs more, so a larger file is refused before it is read."""
 
-_BYTES_PER_PIXEL, _HEADERS = 4, 1 << 20
-"""No encoding of ours needs more, so a larger file is refused before it is read."""
+_GREY_16 = ("PNG", "PPM")
+"""Formats in which Pillow's 32-bit mode I holds 16 bits."""
+
+
+# Files
 
 
 class ImageFolder:
     """Reads images by their names relative to a root, and none from elsewhere."""
 
     def __init__(self, root: str, max_pixels: int) -> None:
-        self._fs, self._root = filesystem(root)
+        self._place, (self._fs, self._root) = root, filesystem(root)
         self._local = isinstance(self._fs, pafs.LocalFileSystem)
         self._real = os.path.realpath(self._root) if self._local else self._root
-        self._max_bytes = max_pixels * _BYTES_PER_PIXEL + _HEADERS
+        self._max_bytes = max_bytes(max_pixels)
 
     def path(self, name: str) -> str:
         """Where `name` lies.
 
         Raises:
-            RowError: it is absolute, a URL, climbs out with "..", or is a link that leads out.
+            RowError: it is absolute, a URL, climbs out with "..", is a link that leads out, or cannot be a name.
         """
+        check_storable(name)
         if leaves(name):
             raise RowError("image_outside_root", f"image {name!r} must be a path below the image root")
         path = f"{self._root.rstrip('/')}/{name}"
@@ -50,28 +53,66 @@ class ImageFolder:
         return path
 
     def read(self, name: str) -> bytes:
-        """The file's bytes; raises RowError where it is missing, outside the root, or too large to be an image."""
+        """The file's bytes.
+
+        Raises:
+            RowError: it is missing, outside the root, or too large to be an image.
+            InputError: the file system of the root cannot be reached.
+        """
         path = self.path(name)
-        info = self._fs.get_file_info(path)
+        with self._missing(name):
+            (info,) = look_up(self._fs, [path])
+        if info.type == pafs.FileType.NotFound:
+            raise RowError("missing_image", f"image {name!r} does not exist")
         if info.type != pafs.FileType.File:
-            raise RowError("missing_image", f"image {name!r} is not there")
+            raise RowError("missing_image", f"image {name!r} is not a file")
         if info.size is not None and info.size > self._max_bytes:
             raise RowError("image_too_large", f"image {name!r} is a file of {info.size} bytes")
-        try:
-            with self._fs.open_input_stream(path) as stream:
-                data: bytes = stream.read()
-        except OSError as error:
-            raise RowError("missing_image", f"image {name!r} cannot be read: {error}") from None
+        with self._missing(name), self._fs.open_input_stream(path) as stream:
+            data: bytes = stream.read()
         return data
 
-    def sizes(self, names: list[str]) -> list[int | None]:
-        """File sizes in bytes; None where there is no file."""
-        infos = self._fs.get_file_info([f"{self._root.rstrip('/')}/{name}" for name in names])
-        return [info.size for info in infos]
+    @contextmanager
+    def _missing(self, name: str) -> Iterator[None]:
+        """A local file that cannot be read or a remote one that does not exist is a bad row; the rest is InputError."""
+        try:
+            if self._local:
+                yield
+            else:
+                with explained(f"{self._place}/{name}", FileNotFoundError):
+                    yield
+        except OSError as error:
+            raise RowError("missing_image", f"image {name!r} cannot be read: {error}") from None
+
+    def identities(self, names: Sequence[str]) -> list[str]:
+        """Per name what changes with the file's contents; empty where there is no such file below the root.
+
+        A local file's digest; elsewhere its size, with the time of the last change where the file system tells it.
+        """
+        paths = [self._path_or_none(name) for name in names]
+        known = [path for path in paths if path is not None]
+        found = iter(_digests(known) if self._local else self._sizes_and_times(known))
+        return ["" if path is None else next(found) for path in paths]
+
+    def _path_or_none(self, name: str) -> str | None:
+        try:
+            return self.path(name)
+        except RowError:
+            return None
+
+    def _sizes_and_times(self, paths: Sequence[str]) -> Iterator[str]:
+        with explained(self._place):
+            infos = look_up(self._fs, paths)
+        return (f"{info.size} {info.mtime_ns}" if info.is_file else "" for info in infos)
+
+
+def max_bytes(max_pixels: int) -> int:
+    """The largest file that can be an image of at most so many pixels."""
+    return max_pixels * _BYTES_PER_PIXEL + _HEADERS
 
 
 def leaves(name: str) -> bool:
-    """Whether a name, by its letters alone, is no path below a root."""
+    """Whether a name, as text, points outside the root."""
     return "://" in name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\x00" in name or "\\" in name
 
 
@@ -79,33 +120,63 @@ def _inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
+def _digests(paths: Sequence[str]) -> Iterator[str]:
+    """Of local files; empty for what is not a file that can be read."""
+    readable = {path: None for path in paths if _is_readable(path)}
+    digests = dict(zip(readable, file_digests(readable), strict=True))
+    return (digests.get(path, "") for path in paths)
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.R_OK)
+    except OSError:
+        return False
+
+
+# Checks
+
+
 def check_image(data: bytes, name: str, max_pixels: int) -> None:
-    """Raises RowError unless `data` decodes completely to at most `max_pixels`; the size is looked at first."""
+    """Raises RowError unless decode_rgb can read `data` and its size is allowed, which is looked at first."""
     if not data:
         raise RowError("empty_image", f"image {name!r} has no bytes")
     try:
-        with warnings.catch_warnings():
-            # Our own limit is the one that counts; Pillow only warns.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with opened(data) as image:
             _check_size(image.size, name, max_pixels)
+            _check_depth(image, name)
             _decode(image, name)
-    except Image.DecompressionBombError:
-        raise RowError("image_too_large", f"image {name!r} has far more than {max_pixels} pixels") from None
-    except _UNDECODABLE as error:
-        raise RowError("unreadable_image", f"image {name!r} is no {', '.join(FORMATS)}: {error}") from None
+            to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise RowError("image_too_large", f"image {name!r} is larger than Pillow reads: {error}") from None
+    except UNDECODABLE as error:
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise RowError("unreadable_image", f"image {name!r} cannot be read as {known}: {error}") from None
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
+    width, height = size
+    what = f"image {name!r} has {width} x {height} pixels"
+    if width * height > max_pixels:
+        raise RowError("image_too_large", f"{what}, data.max_image_pixels is {max_pixels}")
+    side = max(size)
+    if side * side > SQUARE * max_pixels:
         raise RowError(
             "image_too_large",
-            f"image {name!r} has {size[0]} x {size[1]} pixels, data.max_image_pixels is {max_pixels}",
+            f"{what}: a square of its longer side has more than {SQUARE} times data.max_image_pixels ({max_pixels})",
+        )
+
+
+def _check_depth(image: Image.Image, name: str) -> None:
+    if image.mode == "F" or (image.mode == "I" and image.format not in _GREY_16):
+        raise RowError(
+            "unreadable_image",
+            f"image {name!r} has samples of 32 bits, for which nothing says what is white: save it with 8 or 16 bits",
         )
 
 
 def _decode(image: Image.Image, name: str) -> None:
     try:
         image.load()
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise RowError("truncated_image", f"image {name!r} breaks off or is damaged: {error}") from None

@@ -14,9 +14,9 @@ from typing import TypeAlias, assert_never
 
 from lcia.benchmarks import minicoin
 from lcia.config import DataConfig
-from lcia.files import anchored, matching, open_buffered
-from lcia.formats import CHUNK_ROWS, SUFFIXES, Chunk, Raw, chunks, records
-from lcia.images import ImageFolder, check_image, leaves
+from lcia.files import anchored, digest_of, matching
+from lcia.formats import CHUNK_ROWS, SUFFIXES, Chunk, Raw, chunks, records, texts
+from lcia.images import ImageFolder, check_image, max_bytes
 from lcia.records import (
     VERSION,
     Picture,
@@ -120,7 +120,7 @@ def check(reading: Reading, chunk: Chunk) -> Iterator[Checked]:
                 yield number, sample
         case FileSource() as source:
             row = _FileRow(reading, source, ImageFolder(source.image_root, reading.max_image_pixels))
-            for raw in records(chunk, source.format):
+            for raw in records(chunk, source.format, max_bytes(reading.max_image_pixels)):
                 found = row.sample_or_defect(chunk.file, raw)
                 if source.share is None or on_side(found, source.share):
                     yield raw[0], found
@@ -198,47 +198,39 @@ def _id_of(record: object) -> str | None:
 
 
 def fingerprint(source: Source) -> str:
-    """32 hex digits that change with the rows: of the files' bytes and of the names and sizes of the images they name.
+    """32 hex digits that change with the rows: of the contents of the files and of the images that they name.
 
-    Neither the path nor any time counts. Images that have changed in content but not in size go unnoticed.
+    On local disks neither the path nor any time counts. Of images elsewhere, size and time of change stand for the
+    contents, for reading them would take as long as the run's own reading.
     """
     digest = hashlib.blake2b(digest_size=16)
     for part in _parts(located(source)):
-        digest.update(part)
+        digest.update(part.encode())
     return digest.hexdigest()
 
 
-def _parts(source: Source) -> Iterator[bytes]:
+def _parts(source: Source) -> Iterator[str]:
     if isinstance(source, GeneratedSource):
-        yield json.dumps([asdict(source), minicoin.VERSION], sort_keys=True).encode()
+        yield json.dumps([asdict(source), minicoin.VERSION], sort_keys=True)
         return
-    yield b"%d" % VERSION
+    yield str(VERSION)
     for file in files(source):
-        yield b"\0file\0"
-        yield from _blocks(file)
-    for line in _image_sizes(source):
-        yield line.encode("utf-8", "surrogatepass")
+        yield f"\0file\0{digest_of(file)}\0"
+        yield from _images(file, source)
 
 
-def _blocks(file: str) -> Iterator[bytes]:
-    with open_buffered(file) as stream:
-        while block := stream.read(1 << 20):
-            yield block
-
-
-def _image_sizes(source: FileSource) -> Iterator[str]:
-    """A line with name and size per image that stands in a file of its own."""
+def _images(file: str, source: FileSource) -> Iterator[str]:
+    """A line per image that stands in a file of its own."""
     folder = ImageFolder(source.image_root, max_pixels=1)
-    for file in files(source) if source.format in ("llava", "chat") else []:
-        for chunk in chunks(file, source.format):
-            names = [name for _, _, record in records(chunk, source.format) for name in _names(record)]
-            yield from (f"{n}\0{size}\n" for n, size in zip(names, folder.sizes(names), strict=True))
+    for chunk in chunks(file, source.format):
+        names = [name for record in texts(chunk, source.format) for name in _names(record)]
+        yield from (f"{name!r} {found}\n" for name, found in zip(names, folder.identities(names), strict=True))
 
 
 def _names(record: object) -> list[str]:
-    """Image names of a record that look as if they stay below the root."""
+    """The image names of a record."""
     try:
         images = draft(record).images
     except RowError:
         return []
-    return [name for name in images if isinstance(name, str) and name and not leaves(name)]
+    return [name for name in images if isinstance(name, str)]

@@ -11,10 +11,12 @@ from typing import Any, Literal, TypeAlias, assert_never
 
 from lcia.types import IMAGE_TOKEN, InstructionRule, Message
 
-VERSION = 2
-"""Goes up whenever some record is read in another way, so that stored rows of the old kind are not taken for new ones.
+VERSION = 3
+"""Goes up whenever some record or image is read in another way, so that results of the old way are not taken for new
+ones.
 
 2: a system turn in front is read instead of refused.
+3: 16-bit grey is scaled, EXIF orientation applied, transparency laid on white; wide images are bounded by their square.
 """
 
 Reason: TypeAlias = Literal[
@@ -92,7 +94,7 @@ def _turns(turns: object, keys: tuple[str, str], roles: Mapping[str, Role]) -> t
             place = len(opening) + number + 1
             raise RowError("odd_roles", f"turn {place} is by the {message.role}: {ALTERNATE}")
     if opening == messages:
-        raise RowError("odd_roles", "there is no turn but the system's")
+        raise RowError("odd_roles", "the system's turn is the only one")
     return messages if opening and opening[0].content.strip() else messages[len(opening) :]
 
 
@@ -101,7 +103,7 @@ def _turn(turn: object, keys: tuple[str, str], roles: Mapping[str, Role]) -> Mes
         raise RowError("bad_field", f"a turn is an object with {keys[0]} and {keys[1]}")
     role = turn.get(keys[0])
     if not isinstance(role, str) or role not in roles:
-        raise RowError("unknown_role", f"{keys[0]} {role!r} is none of {', '.join(roles)}")
+        raise RowError("unknown_role", f"{keys[0]} {role!r} is not one of {', '.join(roles)}")
     return Message(roles[role], _content(turn.get(keys[1]), keys[1]))
 
 
@@ -218,20 +220,23 @@ def check_messages(messages: Sequence[Message], images: int) -> None:
             raise RowError("image_count", f"a turn of the {message.role} holds {IMAGE_TOKEN}")
     tokens = sum(message.content.count(IMAGE_TOKEN) for message in messages)
     if tokens != images:
-        raise RowError("image_count", f"{tokens} {IMAGE_TOKEN} for {images} image(s)")
+        raise RowError("image_count", f"the text has {tokens} times {IMAGE_TOKEN}, the row {images} images")
 
 
 def check_storable(*texts: str) -> None:
-    """Raises RowError where JSON escapes left half a character, which no UTF-8 file can hold."""
-    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
-        raise RowError("bad_text", "a text holds half a surrogate pair, which is no character")
+    """Raises RowError where JSON escapes left a lone surrogate, which UTF-8 cannot encode."""
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError:
+        raise RowError("bad_text", "a text holds half a surrogate pair, which is not a character") from None
 
 
 # Instructions
 
 
 def first_question(messages: Sequence[Message]) -> str:
-    """The first turn of the user; what the system says is no instruction."""
+    """The first turn of the user; what the system says is not an instruction."""
     return next(message.content for message in messages if message.role == "user")
 
 

@@ -204,7 +204,7 @@ class _Ids:
 
 
 def complaint(label: str, counts: ShardCounts, report: str, max_bad_fraction: float) -> str | None:
-    """Why a source is too bad to train on, with the reasons by count and where the rows are named; None: it is not."""
+    """What is wrong with a source: the reasons by count and the file that names the rows; None if it is good enough."""
     if counts.good and counts.bad <= max_bad_fraction * counts.rows:
         return None
     reasons = ", ".join(f"{reason} {number}" for reason, number in counts.reasons.items())
@@ -215,7 +215,7 @@ def refuse(complaints: Iterable[str | None], max_bad_fraction: float) -> None:
     """Raises InputError with all complaints, if there is one."""
     lines = [line for line in complaints if line is not None]
     if lines:
-        rule = f"data.max_bad_fraction bears {max_bad_fraction:.2%}: mend the rows, or raise it to train without them"
+        rule = f"data.max_bad_fraction allows {max_bad_fraction:.2%}: fix the rows, or raise it to train without them"
         raise InputError("\n".join([*lines, rule]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import count
 from typing import BinaryIO, TypeAlias
@@ -12,6 +13,7 @@ from lcia.types import InputError
 Span: TypeAlias = tuple[int, int, int]
 """First byte, byte after the last, and line (JSON lines) or record number, from 1."""
 
+BOM = b"\xef\xbb\xbf"
 BUFFER = 1 << 20
 _MARGIN = 16
 """An error this near to the end of the window may only mean that the record goes on."""
@@ -19,29 +21,57 @@ _MARGIN = 16
 _AFTER = frozenset(",] \t\r\n")
 """What may follow a value in an array."""
 
-_BOM = b"\xef\xbb\xbf"
-_DECODER = json.JSONDecoder()
+_BLANKS = re.compile(r"[ \t\r\n]*+")
+_BETWEEN = re.compile(r"[, \t\r\n]*+")
+
+# Numbers stay text here: one with too many digits for Python makes a bad row, and does not spoil the file.
+_DECODER = json.JSONDecoder(parse_int=str)
 
 
 def spans(stream: BinaryIO, name: str) -> Iterator[Span]:
     """The records of a JSON array or of JSON lines; which of both is seen from the start of the file.
 
     Raises:
-        InputError: the file is neither, or its array is broken (from there on nothing could be told apart).
+        InputError: the file is neither, its array is broken (from there on nothing could be told apart), or something
+            follows the array.
     """
-    head = stream.read(64).removeprefix(_BOM).lstrip()
+    first = first_sign(stream)
     stream.seek(0)
-    if head.startswith(b"["):
+    if first == b"[":
         return _elements(_Window(stream, name))
-    if head.startswith(b"{") or not head or name.endswith((".jsonl", ".ndjson")):
+    if first in (b"{", b"") or name.endswith((".jsonl", ".ndjson")):
         return _lines(stream)
     raise InputError(f"{name} holds neither a JSON array nor JSON lines")
+
+
+def first_sign(stream: BinaryIO) -> bytes:
+    """The first byte of a file that is not blank; empty where there is none."""
+    block = stream.read(BUFFER).removeprefix(BOM)
+    while block and not block.lstrip():
+        block = stream.read(BUFFER)
+    return block.lstrip()[:1]
+
+
+def elements(data: bytes) -> Iterator[bytes]:
+    """The values of a part of an array that `spans` has cut out."""
+    text, at = data.decode("latin-1"), 0
+    while at < len(text):
+        end = _DECODER.raw_decode(text, at)[1]
+        yield data[at:end]
+        at = _end(_BETWEEN, text, end)
+
+
+def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """Where what matches from `start` on ends; the patterns match nothing, too."""
+    found = pattern.match(text, start)
+    assert found is not None
+    return found.end()
 
 
 def _lines(stream: BinaryIO) -> Iterator[Span]:
     at = 0
     for number, line in enumerate(iter(stream.readline, b""), 1):
-        if line.removeprefix(_BOM).strip():
+        if line.removeprefix(BOM).strip():
             yield at, at + len(line), number
         at += len(line)
 
@@ -49,11 +79,14 @@ def _lines(stream: BinaryIO) -> Iterator[Span]:
 def _elements(window: _Window) -> Iterator[Span]:
     window.take("[")
     if window.peek() == "]":
+        window.take("]")
+        window.close()
         return
     for number in count(1):
         start, stop = window.element()
         yield start, stop, number
         if window.take(",]") == "]":
+            window.close()
             return
 
 
@@ -63,18 +96,17 @@ class _Window:
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream, self._name = stream, name
         self._text, self._at, self._base = "", 0, 0
-        if stream.read(len(_BOM)) == _BOM:
-            self._base = len(_BOM)
+        if stream.read(len(BOM)) == BOM:
+            self._base = len(BOM)
         else:
             stream.seek(0)
 
     def peek(self) -> str:
         """The next character that is not blank, which is not consumed; empty at the end of the file."""
         while True:
-            while self._at < len(self._text):
-                if self._text[self._at] not in " \t\r\n":
-                    return self._text[self._at]
-                self._at += 1
+            self._at = _end(_BLANKS, self._text, self._at)
+            if self._at < len(self._text):
+                return self._text[self._at]
             if not self._more():
                 return ""
 
@@ -85,6 +117,11 @@ class _Window:
             raise self._error(f"expected {' or '.join(allowed)}, found {found or 'the end of the file'}")
         self._at += 1
         return found
+
+    def close(self) -> None:
+        """Raises InputError where anything but blanks follows."""
+        if found := self.peek():
+            raise self._error(f"the array ends, but {found} follows; a file holds one array, or one object a line")
 
     def element(self) -> tuple[int, int]:
         """Consumes one JSON value; its first byte and the byte after its last."""

@@ -51,7 +51,7 @@ class Sample:
 class Share:
     """One side of a source cut in two by a draw: the `fraction` that is held out, or all the rest.
 
-    What is drawn are pictures, so rows about the same picture are on the same side; a row without one goes by its id.
+    The draw is by picture, so rows about one picture stay together; rows without a picture are drawn by their id.
     """
 
     fraction: float

@@ -112,11 +112,10 @@ def _plain(value: object) -> object:
 
 
 def picture(image: bytes) -> str:
-    """A data URI of the image, drawn anew so that no foreign byte travels, at most THUMBNAIL pixels wide and high."""
-    from PIL import Image
+    """A data URI of the image, at most THUMBNAIL pixels wide and high; encoded again, so no foreign byte travels."""
+    from lcia.pixels import decode_rgb
 
-    with Image.open(io.BytesIO(image)) as opened:
-        drawn = opened.convert("RGB")
+    drawn = decode_rgb(image)
     drawn.thumbnail((THUMBNAIL, THUMBNAIL))
     kind = "PNG" if max(drawn.size) < 128 else "JPEG"
     stream = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -129,12 +128,12 @@ def _prompt(ids: Sequence[int], assistant: Any) -> str:
 def _save_images(folder: Path | None, name: str, sample: Sample) -> None:
     if folder is None:
         return
-    from PIL import Image
+    from lcia.pixels import decode_rgb
 
     folder.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(sample.images):
         path = folder / f"{name}-{number}.png"
-        Image.open(io.BytesIO(data)).convert("RGB").save(path)
+        decode_rgb(data).save(path)
         print(f"image: {path}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from lcia.pixels import decode_rgb
 
 
 class Pictures:
@@ -29,15 +30,19 @@ class Pictures:
 
     def __call__(self, images: Sequence[bytes]) -> Tensor:
         """[images, 3, height, width], float32."""
-        opened = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
-        if self.pad:
-            opened = [pad_to_square(image, self.fill) for image in opened]
-        if self.side is None:
-            processed: Tensor = self.processor(images=opened, return_tensors="pt")["pixel_values"]
-            return processed
-        return torch.from_numpy(np.stack([self._pixels(image, self.side) for image in opened]))
+        if self.side is not None:
+            # One at a time, because a large image takes far more memory than the pixels that are left of it.
+            return torch.from_numpy(np.stack([self._pixels(image, self.side) for image in images]))
+        opened = [self._opened(image) for image in images]
+        processed: Tensor = self.processor(images=opened, return_tensors="pt")["pixel_values"]
+        return processed
 
-    def _pixels(self, image: Image.Image, side: int) -> NDArray[np.float32]:
+    def _opened(self, image: bytes) -> Image.Image:
+        rgb = decode_rgb(image)
+        return pad_to_square(rgb, self.fill) if self.pad else rgb
+
+    def _pixels(self, encoded: bytes, side: int) -> NDArray[np.float32]:
+        image = self._opened(encoded)
         if image.size != (side, side):
             image = image.resize((side, side), Image.Resampling(self.processor.resample))
         values = (np.asarray(image, dtype=np.float32) - self.mean) / self.std

@@ -128,7 +128,7 @@ def digit(random: Random, part: DigitPart, turn: float = 0.0) -> tuple[Image.Ima
 
 
 def degrade(random: Random, image: Image.Image, hopeless: bool) -> Image.Image:
-    """Blurred and noisy; `hopeless`: so much that nobody could tell what it showed."""
+    """Blurred and noisy; `hopeless`: so much that one cannot tell what it showed."""
     soft = image.filter(ImageFilter.GaussianBlur(5 if hopeless else 0.8))
     noise = np.random.default_rng(random.getrandbits(64)).integers(-40, 41, (*soft.size, 3)) // (1 if hopeless else 4)
     return Image.fromarray((np.asarray(soft, dtype=np.int64) + noise).clip(0, 255).astype(np.uint8))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from lcia.codebook import unit
 from lcia.config import ClipConfig
 from lcia.embedders.vectors import cosine, in_batches, mean_cosine, once
+from lcia.pixels import decode_rgb
 from lcia.protocols import Features
 from lcia.types import InputError, Sample
 
@@ -70,8 +69,7 @@ class ClipEmbedder:
 
     def _pixels(self, encoded: bytes) -> torch.Tensor:
         """[channels, height, width] as the checkpoint's own preprocessing makes it."""
-        with Image.open(io.BytesIO(encoded)) as image:
-            pixels: torch.Tensor = self.prepare(image.convert("RGB"))
+        pixels: torch.Tensor = self.prepare(decode_rgb(encoded))
         return pixels
 
     def similarity(self, a: Features, b: Features) -> NDArray[np.float64]:

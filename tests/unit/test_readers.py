@@ -14,15 +14,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from lcia import spans
+from lcia import formats
 from lcia.config import DataConfig
 from lcia.formats import CHUNK_ROWS, chunks
 from lcia.readers import Defect, Reading, all_chunks, check, fingerprint
-from lcia.records import draft, instruction_of
+from lcia.records import check_storable, draft, instruction_of
 from lcia.types import FileSource, Format, GeneratedSource, InputError, InstructionRule, Message, Sample, Split
 
 Row = dict[str, Any]
@@ -50,11 +48,8 @@ def train_row(**changes: Any) -> Row:
     return {"id": "r1", "image": "images/a.png", "conversations": turns} | changes
 
 
-def test_row(**changes: Any) -> Row:
+def question_row(**changes: Any) -> Row:
     return {"question_id": 7, "image": "images/a.png", "text": "What is it?\nOne word.", "answer": "a dot"} | changes
-
-
-test_row.__test__ = False  # type: ignore[attr-defined]
 
 
 def chat_row(**changes: Any) -> Row:
@@ -108,13 +103,13 @@ def test_a_training_row_of_coin_ends_with_its_answer(folder: Path) -> None:
 
 
 def test_a_test_row_of_coin_gets_its_image_token_and_ends_with_the_question(folder: Path) -> None:
-    assert only_sample(read_rows(folder, [test_row()], "test")) == Sample(
+    assert only_sample(read_rows(folder, [question_row()], "test")) == Sample(
         "7", "One word.", (Message("user", "<image>\nWhat is it?\nOne word."),), (png(),), ("a dot",)
     )
 
 
 def test_each_schema_serves_either_split(folder: Path) -> None:
-    trained = only_sample(read_rows(folder, [test_row()], "train"))
+    trained = only_sample(read_rows(folder, [question_row()], "train"))
     tested = only_sample(read_rows(folder, [train_row()], "test"))
     assert trained.messages == (*tested.messages, Message("assistant", "a dot"))
     assert tested.references == trained.references == ("a dot",)
@@ -129,25 +124,25 @@ def test_a_row_may_have_text_only_and_several_turns(folder: Path) -> None:
 
 
 def test_image_may_be_a_list(folder: Path) -> None:
-    row = test_row(image=["images/a.png", "images/b.png"])
+    row = question_row(image=["images/a.png", "images/b.png"])
     sample = only_sample(read_rows(folder, [row], "test"))
     assert sample.images == (png(), png(5, 5, "blue"))
     assert sample.messages[0].content.startswith("<image>\n<image>\n")
 
 
 def test_ten_human_answers_become_ten_references(folder: Path) -> None:
-    row = test_row(answers=[{"answer": f"a{i}", "answer_confidence": "yes"} for i in range(10)])
+    row = question_row(answers=[{"answer": f"a{i}", "answer_confidence": "yes"} for i in range(10)])
     assert only_sample(read_rows(folder, [row], "test")).references == tuple(f"a{i}" for i in range(10))
 
 
 def test_an_empty_one_among_ten_answers_is_no_defect_of_a_test_row(folder: Path) -> None:
-    row = test_row(answers=["", "dot"])
+    row = question_row(answers=["", "dot"])
     assert only_sample(read_rows(folder, [row], "test")).references == ("", "dot")
     assert only_defect(read_rows(folder, [row], "train")).reason == "empty_answer"
 
 
 def test_a_box_is_the_answer_where_there_is_no_other(folder: Path) -> None:
-    row = test_row(answer=None, answer_bbox="[0.1, 0.2, 0.3, 0.4]")
+    row = question_row(answer=None, answer_bbox="[0.1, 0.2, 0.3, 0.4]")
     assert only_sample(read_rows(folder, [row], "test")).references == ("[0.1, 0.2, 0.3, 0.4]",)
 
 
@@ -243,6 +238,30 @@ def test_a_webdataset_row_without_json_is_a_defect(folder: Path) -> None:
     assert isinstance(found[1], Sample)
 
 
+@pytest.mark.parametrize(
+    ("large", "reason"),
+    [("0000.png", "image_too_large"), ("0000.json", "bad_field"), ("0000.txt", None), ("0000.mp4", None)],
+)
+def test_a_tar_member_is_judged_by_its_size_before_it_is_read(
+    folder: Path, large: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [(name, data) for name, data in tar_rows(2) if name != f"d/{large}"]
+    path = tar_of(folder / "rows.tar", [(f"d/{large}", bytes(3 << 20)), *members])
+    real = formats._member
+
+    def member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+        assert not info.name.endswith(large), "the large member was read"
+        return real(tar, info)
+
+    monkeypatch.setattr(formats, "_member", member)
+    monkeypatch.setattr(formats, "_MAX_JSON", 1 << 20)
+    reading = Reading.of(FileSource(str(path), "webdataset"), "last_line", None, DataConfig(max_image_pixels=100_000))
+    (chunk,) = all_chunks(reading)
+    (_, first), (_, second) = check(reading, chunk)
+    assert (first.reason if isinstance(first, Defect) else None) == reason
+    assert isinstance(second, Sample)
+
+
 @pytest.mark.parametrize("cut", [512 * 6, 512 * 4 + 100, 512 * 5 + 10])
 def test_a_tar_that_breaks_off_is_refused_as_a_whole(folder: Path, cut: int) -> None:
     path = tar_of(folder / "rows.tar", tar_rows(4))
@@ -299,14 +318,14 @@ BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
     "zero bytes": ("empty_image", lambda: train_row(image="images/empty.png")),
     "decompression bomb": ("image_too_large", lambda: train_row(image="images/bomb.png")),
     "no image at all": ("unreadable_image", lambda: train_row(image="images/text.png")),
-    "a token too many": ("image_count", lambda: test_row(text="<image><image>What?")),
+    "a token too many": ("image_count", lambda: question_row(text="<image><image>What?")),
     "an image too many": ("image_count", lambda: train_row(image=["images/a.png", "images/b.png"])),
     "a token without image": ("image_count", lambda: train_row(image=None)),
     "a token in an answer": ("image_count", lambda: with_answer("<image>")),
     "empty answer": ("empty_answer", lambda: with_answer("  ")),
-    "no answer": ("empty_answer", lambda: test_row(answer=None)),
+    "no answer": ("empty_answer", lambda: question_row(answer=None)),
     "empty turn before the last": ("empty_answer", lambda: train_row(conversations=empty_first_answer())),
-    "empty question": ("empty_question", lambda: test_row(text=" \n")),
+    "empty question": ("empty_question", lambda: question_row(text=" \n")),
     "unknown role": ("unknown_role", lambda: with_role("tool")),
     "a system turn in place of an answer": ("odd_roles", lambda: with_role("system")),
     "a second system turn": ("odd_roles", lambda: train_row(conversations=[SYSTEM, SYSTEM, *turns()])),
@@ -322,16 +341,19 @@ BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
     "starts with an answer": ("odd_roles", lambda: train_row(conversations=train_row()["conversations"][1:])),
     "no turns": ("bad_field", lambda: train_row(conversations=[])),
     "turns that are no list": ("bad_field", lambda: train_row(conversations="hello")),
-    "number for a text": ("bad_field", lambda: test_row(text=3)),
-    "truth for an answer": ("bad_field", lambda: test_row(answer=True)),
+    "number for a text": ("bad_field", lambda: question_row(text=3)),
+    "truth for an answer": ("bad_field", lambda: question_row(answer=True)),
     "object for an id": ("bad_field", lambda: train_row(id={"a": 1})),
     "number for an image": ("bad_field", lambda: train_row(image=5)),
     "no known keys": ("bad_field", lambda: {"question": "?", "reply": "!"}),
-    "half a surrogate pair": ("bad_text", lambda: test_row(text="What \ud83d?")),
+    "half a surrogate pair": ("bad_text", lambda: question_row(text="What \ud83d?")),
     "climbs out": ("image_outside_root", lambda: train_row(image="images/../../secret.png")),
     "absolute": ("image_outside_root", lambda: train_row(image="/etc/hostname")),
     "address": ("image_outside_root", lambda: train_row(image="http://example.org/a.png")),
     "link that leads out": ("image_outside_root", lambda: train_row(image="images/link.png")),
+    "a name longer than file systems allow": ("missing_image", lambda: train_row(image="a" * 300 + ".png")),
+    "half a surrogate pair in a name": ("bad_text", lambda: train_row(image="images/\ud800.png")),
+    "a wide image whose square is huge": ("image_too_large", lambda: train_row(image="images/wide.png")),
 }
 
 
@@ -362,6 +384,7 @@ def test_a_broken_row_is_a_defect_with_its_reason_and_spares_its_neighbours(fold
     (images / "empty.png").write_bytes(b"")
     (images / "text.png").write_text("hello")
     (images / "bomb.png").write_bytes(huge_png())
+    Image.new("1", (20_000, 2_500)).save(images / "wide.png")
     (folder.parent / "outside.png").write_bytes(png())
     (images / "link.png").symlink_to(folder.parent / "outside.png")
     reason, row = BROKEN[case]
@@ -377,6 +400,26 @@ def noise_png() -> bytes:
     stream = io.BytesIO()
     Image.effect_noise((40, 40), 90).save(stream, "PNG")
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "images/\ud800.png", "images", "/dev/zero", "../x.png"])
+def test_a_source_with_an_impossible_image_name_has_a_fingerprint(folder: Path, name: str) -> None:
+    (folder / "rows.json").write_text(json.dumps([train_row(image=name), train_row(id="r2")]))
+    assert len(fingerprint(FileSource(str(folder / "rows.json"), "llava", "train", str(folder)))) == 32
+
+
+@pytest.mark.parametrize("key", ["id", "score"])
+def test_a_number_of_very_many_digits_spoils_only_its_row(folder: Path, key: str) -> None:
+    digits = "9" * 5000
+    bad = json.dumps(train_row(id="r2") | {key: "HERE"}).replace('"HERE"', digits)
+    (folder / "rows.json").write_text(f"[{json.dumps(train_row())}, {bad}, {json.dumps(train_row(id='r3'))}]")
+    (folder / "rows.jsonl").write_text(f"{json.dumps(train_row())}\n{bad}\n{json.dumps(train_row(id='r3'))}")
+    for file in ("rows.json", "rows.jsonl"):
+        first, second, third = read(folder / file)
+        assert isinstance(first, Sample)
+        assert isinstance(second, Defect)
+        assert (second.reason, second.record) == ("invalid_json", 2)
+        assert isinstance(third, Sample)
 
 
 def test_a_record_that_is_no_object_is_a_defect(folder: Path) -> None:
@@ -429,6 +472,35 @@ def test_a_broken_array_is_refused_as_a_whole(folder: Path, text: str) -> None:
         read(folder / "rows.json")
 
 
+@pytest.mark.parametrize("tail", ["[{}]", "{}", "x", ",", "]", " \n\n [1]", " " * 3000 + "[]"])
+@pytest.mark.parametrize("array", ["[]", '[{"a": 1}]', " [1, 2]\n"])
+def test_what_follows_an_array_is_refused_with_its_place(folder: Path, array: str, tail: str) -> None:
+    (folder / "rows.json").write_text(array + tail)
+    at = len(array + tail) - len((array + tail)[len(array) :].lstrip())
+    with pytest.raises(InputError, match=rf"rows\.json.* near byte {at}: the array ends, but"):
+        read(folder / "rows.json")
+
+
+def test_an_array_between_lines_is_a_counted_defect(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text(f"{json.dumps(train_row())}\n[{json.dumps(train_row(id='r2'))}]\n")
+    first, second = read(folder / "rows.jsonl")
+    assert isinstance(first, Sample)
+    assert isinstance(second, Defect)
+    assert (second.reason, second.record) == ("bad_field", 2)
+
+
+def test_lines_after_an_array_are_refused(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text(f"[{json.dumps(train_row())}]\n{json.dumps(train_row(id='r2'))}\n")
+    with pytest.raises(InputError, match=r"the array ends, but \{ follows; a file holds one array"):
+        read(folder / "rows.jsonl")
+
+
+@pytest.mark.parametrize("blanks", [100, 3 << 20])
+def test_an_array_may_begin_after_many_blanks(folder: Path, blanks: int) -> None:
+    (folder / "rows.json").write_text(" " * blanks + json.dumps([train_row()]))
+    only_sample(read(folder / "rows.json"))
+
+
 def test_a_missing_file_is_refused_with_its_name(folder: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json"):
         read(folder / "none.json")
@@ -445,34 +517,7 @@ def test_an_unknown_scheme_is_refused() -> None:
         fingerprint(FileSource("nowhere://x/rows.json", "llava"))
 
 
-# Spans
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    values=st.lists(JSON, max_size=8),
-    buffer=st.integers(1, 40),
-    indent=st.sampled_from([None, 1]),
-    ascii_only=st.booleans(),
-)
-def test_spans_cut_an_array_where_json_does(
-    values: list[Any], buffer: int, indent: int | None, ascii_only: bool
-) -> None:
-    text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
-    data = text.encode("utf-8", "surrogatepass")
-    usual, spans.BUFFER = spans.BUFFER, buffer
-    try:
-        found = list(spans.spans(io.BytesIO(data), "x.json"))
-    finally:
-        spans.BUFFER = usual
-    assert [json.loads(data[start:stop].decode("utf-8", "surrogatepass")) for start, stop, _ in found] == values
-    assert [number for _, _, number in found] == list(range(1, len(values) + 1))
+# Chunks
 
 
 def test_chunks_are_references_of_even_size(folder: Path) -> None:
@@ -509,6 +554,14 @@ def test_an_instruction_is_cut_by_its_rule(rule: InstructionRule, text: str, exp
     assert instruction_of(text, rule) == expected
 
 
+def test_a_text_is_not_looked_at_character_by_character() -> None:
+    class Whole(str):
+        def __iter__(self) -> Any:
+            pytest.fail("somebody looks at each character")
+
+    check_storable(Whole("What is it?"))
+
+
 def test_a_line_break_stands_between_an_image_and_text_only() -> None:
     parts = [
         {"type": "text", "text": "a"},
@@ -531,7 +584,7 @@ def test_the_fingerprint_follows_content_and_not_the_place(folder: Path, tmp_pat
     assert fingerprint(FileSource(str(moved / "rows.json"), "llava", "train", str(moved))) == before
 
 
-@pytest.mark.parametrize("change", ["rows", "image", "missing"])
+@pytest.mark.parametrize("change", ["rows", "image", "missing", "image of equal size"])
 def test_the_fingerprint_sees_changed_rows_and_images(folder: Path, change: str) -> None:
     (folder / "rows.json").write_text(json.dumps([train_row()]))
     source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
@@ -540,8 +593,52 @@ def test_the_fingerprint_sees_changed_rows_and_images(folder: Path, change: str)
         (folder / "rows.json").write_text(json.dumps([train_row(id="other")]))
     elif change == "image":
         (folder / "images" / "a.png").write_bytes(png(9, 9))
+    elif change == "image of equal size":
+        (folder / "images" / "a.png").write_bytes(bytes(reversed(png())))
     else:
         (folder / "images" / "a.png").unlink()
+    assert fingerprint(source) != before
+
+
+def test_the_fingerprint_sees_images_that_parquet_rows_name(folder: Path) -> None:
+    rows = [train_row(conversations=json.dumps(train_row()["conversations"])), chat_row(images=["images/b.png"])]
+    rows[1] |= {"conversations": None}
+    pq.write_table(pa.Table.from_pylist([row | {"embedded": png()} for row in rows]), folder / "rows.parquet")
+    source = FileSource(str(folder / "rows.parquet"), "parquet", "train", str(folder))
+    before = fingerprint(source)
+    assert fingerprint(source) == before
+    (folder / "images" / "a.png").write_bytes(bytes(reversed(png())))
+    assert fingerprint(source) != before
+
+
+def test_the_fingerprint_sees_images_that_tar_rows_name(folder: Path) -> None:
+    tar_of(folder / "rows.tar", [("1.json", json.dumps(train_row()).encode())])
+    source = FileSource(str(folder / "rows.tar"), "webdataset", "train", str(folder))
+    before = fingerprint(source)
+    (folder / "images" / "a.png").write_bytes(bytes(reversed(png())))
+    assert fingerprint(source) != before
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_the_fingerprint_reads_no_image_that_travels_with_the_rows(
+    folder: Path, kind: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "parquet":
+        row = train_row(image={"bytes": png(), "path": None})
+        pq.write_table(pa.Table.from_pylist([row]), folder / "rows")
+    else:
+        tar_of(folder / "rows", [("1.json", json.dumps(train_row()).encode()), ("1.png", png())])
+    monkeypatch.setattr(formats, "_member", lambda _, member: pytest.fail(f"{member.name} was read"))
+    found = [record for chunk in chunks(str(folder / "rows"), kind) for record in formats.texts(chunk, kind)]
+    assert b"PNG" not in repr(found).encode()
+    assert len(fingerprint(FileSource(str(folder / "rows"), kind, "train", str(folder)))) == 32
+
+
+def test_a_new_way_of_reading_is_another_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "rows.json").write_text(json.dumps([train_row()]))
+    source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
+    before = fingerprint(source)
+    monkeypatch.setattr("lcia.readers.VERSION", 10**6)
     assert fingerprint(source) != before
 
 
