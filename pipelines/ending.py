@@ -19,8 +19,6 @@ SERVER = "lcia-server"
 """Prefix of the names of server threads; one may block inside Ray for a whole stage."""
 TO_REMOVE: set[Path] = set()
 """Folders of a local Ray that go with it."""
-
-
 SIGNALS: list[int] = []
 """Signals other than Ctrl-C's that this process was asked to end with."""
 TO_GO_ON = "what is finished is kept. To continue, run the same command again."

@@ -113,13 +113,13 @@ class RayExecutor:
         Raises:
             StageFailedError: lists what failed and why; what was finished stays in the store.
         """
-        import ray
-
         missing_trains, missing_evals = self.missing(trains), self.missing(evals)
         wanted = {stage.key for stage in missing_trains}
         self._cached += [stage.key for stage in trains if stage.key not in wanted]
         if not (missing_trains or missing_evals):
             return
+        import ray
+
         broker = self.connect()
         orders = [{"key": s.key, "parent": s.parent, "record": s.record} for s in missing_trains]
         ray.get(broker.add_trains.remote(orders))
@@ -139,10 +139,10 @@ class RayExecutor:
 
     def counts(self) -> dict[str, int]:
         """Trainings asked for, distinct, trained in this session."""
-        import ray
-
         if self._broker is None:
             return {"asked": len(self._cached), "distinct": len(set(self._cached)), "trained": 0}
+        import ray
+
         counts: dict[str, int] = ray.get(self.connect().counts.remote())
         return counts
 

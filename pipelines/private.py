@@ -36,6 +36,7 @@ class PrivateRay:
     def __init__(self, cpus: int, object_store_memory: int | None) -> None:
         self.folder, self._lock = _private_folder()
         self._before: dict[str, str | None] = {}
+        self._clusters = ray_constants.ENABLE_RAY_CLUSTER
         try:
             self._set(environment(self.folder, cpus))
             _start(self.folder, cpus, object_store_memory)
@@ -57,7 +58,7 @@ class PrivateRay:
 
     def _forget(self) -> None:
         _put(self._before)
-        ray_constants.ENABLE_RAY_CLUSTER = True
+        ray_constants.ENABLE_RAY_CLUSTER = self._clusters
         _authenticate_as_set()
         shutil.rmtree(self.folder, ignore_errors=True)
         ending.TO_REMOVE.discard(self.folder)

@@ -32,6 +32,22 @@ print(ray.init(address=sys.argv[1], logging_level="error") if sys.argv[2] == "in
 print("CONNECTED")
 """
 
+TWICE = """
+import os, ray, tempfile
+from pathlib import Path
+from pipelines.private import PrivateRay, environment
+
+names = environment(Path(), 1)
+before = {name: os.environ.get(name) for name in names}
+for _ in range(2):
+    private = PrivateRay(2, 100 * 2**20)
+    assert ray.get(ray.remote(lambda: 7).remote()) == 7
+    private.stop()
+    assert not private.folder.exists()
+    assert {name: os.environ.get(name) for name in names} == before
+print("BOTH")
+"""
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -163,6 +179,15 @@ def test_the_token_stands_in_no_command_line_and_in_no_file_of_the_run(running: 
     files = [path for path in running.folder.rglob("*") if path.is_file()]
     files += [path for path in running.token.parent.rglob("*") if path.is_file() and path != running.token]
     assert [path for path in files if token.encode() in path.read_bytes()] == []
+
+
+def test_one_process_may_start_one_after_the_other() -> None:
+    """Ray's library remembers its first token unless it is told to forget it."""
+    environment = {**os.environ, "RAY_AUTH_TOKEN": "a user's, for some cluster"}
+    result = subprocess.run(
+        [sys.executable, "-c", TWICE], env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert result.stdout == "BOTH\n", result.stderr[-3000:]
 
 
 # The end: keep it last, for it ends the run ------------------------------------------------------------------------
