@@ -139,7 +139,7 @@ class _Draft:
         wanted = [(task, split) for task in order for split in _splits(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
-        if config.grouping.enabled and config.protocol == "continual":
+        if _groups(config):
             embeds = {at: EmbedStage(shards=s.key, embedder=config.grouping.embedder) for at, s in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
@@ -149,6 +149,23 @@ class _Draft:
         catalog = Catalog(self.order, keys, known)
         mine = {stage.label: counts[stage.key] for stage in self.shards.values()}
         return Prepared(self.config, self.benchmark, catalog, plan(desk.planner(self.config), catalog), mine)
+
+
+def keys_of(prepared: Sequence[Prepared]) -> set[str]:
+    """The keys of all results that runs need: their data, features, trainings and answers."""
+    shards = {key for one in prepared for key in one.catalog.shards.values()}
+    grouped = {
+        (key, one.config.grouping.embedder)
+        for one in prepared
+        if _groups(one.config)
+        for key in one.catalog.shards.values()
+    }
+    embeds = {EmbedStage(shards=key, embedder=embedder).key for key, embedder in grouped}
+    return shards | embeds | {s.key for one in prepared for s in (*one.plan.trains, *one.plan.evals)}
+
+
+def _groups(config: RunConfig) -> bool:
+    return config.grouping.enabled and config.protocol == "continual"
 
 
 def check(config: RunConfig) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from functools import cache
@@ -67,3 +69,33 @@ def _prefix() -> str:
         return f"lcia-{BOOT.read_text().strip()[:13]}-"
     except OSError:
         return f"lcia-{uuid.uuid4().hex[:12]}-"
+
+
+@contextlib.contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Tells `is_occupied` in other processes of this machine that the block is under way; a kill ends that too."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # no locks on this file system
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether a process that lives fills the folder or works on what it stands for."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(lock)
+    return False
+
+
+def leftovers(parent: Path, age_seconds: float) -> list[Path]:
+    """Staging folders below `parent` of dead processes; those of other machines count when they are that old."""
+    found = [folder for folder in parent.glob("lcia-*") if not is_occupied(folder)]
+    return sorted(f for f in found if f.name.startswith(_prefix()) or time.time() - f.stat().st_mtime > age_seconds)
