@@ -21,6 +21,7 @@ from lcia.run import Outcome, Prepared, keys_of, steps_of
 from lcia.stage import TrainStage, digest
 from lcia.staging import occupied
 from lcia.store import Store
+from lcia.transfer import open_storage
 from lcia.trouble import named_when_full, patiently
 from pipelines.launch import LaunchConfig
 from pipelines.surroundings import load_of_machine, source_tags
@@ -224,6 +225,7 @@ def tracked(launch: LaunchConfig, name: str) -> Iterator[RunTracker]:
 
     Where the block ends by an error or an interruption, the runs that are open end as failed or killed.
     """
+    open_storage(launch.root)  # before anything is written: it names a place that cannot be used
     remote = "://" in launch.root
     folder = Path(tempfile.mkdtemp(prefix="lcia-run-")) if remote else Path(launch.root) / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from lcia.local import LocalExecutor
 from lcia.results import Session
 from lcia.run import Outcome, run
 from lcia.store import Store
+from lcia.types import InputError
 from pipelines import tracking_run
 from pipelines.launch import LaunchConfig
 from pipelines.tracking_run import RunTracker, run_key, tracked
@@ -190,6 +191,13 @@ def _break(finished: tuple[Outcome, Store], storage: Path, error: BaseException)
     with _begun(finished, storage) as follower:
         follower.watch(_under_way(finished[0]))
         raise error
+
+
+def test_a_storage_folder_that_cannot_be_made_is_named(recorder: Recorder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    launch = LaunchConfig(storage=str(tmp_path / "file" / "runs"))
+    with pytest.raises(InputError, match=r"file/runs cannot be used"), tracked(launch, "stream"):
+        pass
 
 
 def test_a_run_says_which_results_it_needs_before_it_trains(
