@@ -225,7 +225,8 @@ def tracked(launch: LaunchConfig, name: str) -> Iterator[RunTracker]:
 
     Where the block ends by an error or an interruption, the runs that are open end as failed or killed.
     """
-    open_storage(launch.root)  # before anything is written: it names a place that cannot be used
+    # Before anything is written: it names a place that cannot be used.
+    patiently(launch.root, open_storage, launch.root)
     remote = "://" in launch.root
     folder = Path(tempfile.mkdtemp(prefix="lcia-run-")) if remote else Path(launch.root) / name
     folder.mkdir(parents=True, exist_ok=True)
