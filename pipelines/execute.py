@@ -136,13 +136,16 @@ class RayExecutor:
 
     def _missing(self, stages: Sequence[Any]) -> list[Any]:
         found = [stage.key for stage in stages if self.store.usable(stage.key)]
-        if lost := {stage.key: self.store.damaged[stage.key] for stage in stages if stage.key in self.store.damaged}:
-            # Where there are watchers the log has told it; what a trial logs is not seen.
-            ray.get(self._broker.lose.remote(dict.fromkeys(lost, "") if self._watchers else lost))
-            self.store.damaged.clear()
+        self._tell_damage()
         trains = [stage.key for stage in stages if stage.kind == "train" and stage.key in found]
         ray.get(self._broker.add_found.remote(found, trains))
         return [stage for stage in stages if stage.key not in set(found)]
+
+    def _tell_damage(self) -> None:
+        """Tells the broker what is to be made again and, as nobody sees the log of a trial, what it says."""
+        if lost := self.store.damaged:
+            ray.get(self._broker.lose.remote(dict.fromkeys(lost, "") if self._watchers else dict(lost)))
+            lost.clear()
 
     def _show(self, stage: Any, step: int) -> None:
         progress = {"kind": stage.kind, "label": stage.label, "step": step, "steps": 1, "values": {}}
