@@ -226,3 +226,13 @@ def test_an_occupied_folder_is_free_again_after_the_block(storage: Path) -> None
     with occupied(storage / "stopped"):
         assert {one.name: one.state for one in list_runs(storage)}["stopped"] == "running"
     assert {one.name: one.state for one in list_runs(storage)}["stopped"] == "unfinished"
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_what_is_shown_is_deleted_only_after_a_yes(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("pipelines.housekeeping.typer.confirm", lambda _: answer)
+    clean(storage, dry_run=False, yes=False, unreferenced=False)
+    assert _names(storage) == ({} if answer else ALWAYS)
