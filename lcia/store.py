@@ -67,8 +67,6 @@ class Store:
         self._cache = (
             cache or Path(tempfile.gettempdir()) / "lcia-cache" / hashlib.blake2b(absolute.encode()).hexdigest()[:16]
         )
-        self.damaged: dict[str, str] = {}
-        """What `usable` has found damaged and set aside, by key, and what it said of it."""
         self._verified: set[str] = set()
         self._swept = False
 
@@ -94,7 +92,6 @@ class Store:
                 raise self._damaged(key, broken)
             self.fetch(key)
         except DamagedError as error:
-            self.damaged[key] = str(error)
             LOG.warning("%s", error)
             return False
         except AbsentError:  # another process has just set it aside

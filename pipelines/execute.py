@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,8 @@ class RayExecutor:
         self.launch, self.store = launch, Store(launch.store_root)
         self.broker_name = broker
         self._broker, self._watchers = brokers.connect(broker), watchers
+        self.trusting = False
+        """Whether sizes are enough, because the driver has compared all checksums before it started trials."""
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
         self._side_by_side(self._missing(stages), self._write_shards)
@@ -135,17 +137,16 @@ class RayExecutor:
                 watcher(snapshot)
 
     def _missing(self, stages: Sequence[Any]) -> list[Any]:
-        found = [stage.key for stage in stages if self.store.usable(stage.key)]
-        self._tell_damage()
+        there = self.store.has if self.trusting else self.store.usable
+        found = [stage.key for stage in stages if there(stage.key)]
         trains = [stage.key for stage in stages if stage.kind == "train" and stage.key in found]
         ray.get(self._broker.add_found.remote(found, trains))
         return [stage for stage in stages if stage.key not in set(found)]
 
-    def _tell_damage(self) -> None:
-        """Tells the broker what is to be made again and, as nobody sees the log of a trial, what it says."""
-        if lost := self.store.damaged:
-            ray.get(self._broker.lose.remote(dict.fromkeys(lost, "") if self._watchers else dict(lost)))
-            lost.clear()
+    def set_damaged_aside(self, stages: Iterable[TrainStage | EvalStage]) -> None:
+        """Reads what the store holds of these stages, so that trials find what is damaged absent and make it again."""
+        for key in dict.fromkeys(stage.key for stage in stages):
+            self.store.usable(key)
 
     def _show(self, stage: Any, step: int) -> None:
         progress = {"kind": stage.kind, "label": stage.label, "step": step, "steps": 1, "values": {}}

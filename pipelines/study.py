@@ -54,6 +54,7 @@ def _trial(params: dict[str, Any], settings: dict[str, Any]) -> None:
     from pipelines.launch import LaunchConfig
 
     executor = RayExecutor(LaunchConfig.model_validate(settings["launch"]), settings["broker"])
+    executor.trusting = True
     outcome = run([RunConfig.model_validate(settings["configs"][params["number"]])], executor)[0]
     figures = {name: metric.value for name, metric in metrics(outcome.matrix).items() if metric.value is not None}
     tune.report({"run": outcome.config.name, **figures})

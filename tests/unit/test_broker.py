@@ -35,22 +35,6 @@ def test_a_stage_that_two_runs_ask_for_is_handed_out_once() -> None:
     assert counts == {"asked": 2, "distinct": 1, "trained": 0}
 
 
-def test_a_stage_that_was_done_and_is_damaged_is_handed_out_again_and_says_why() -> None:
-    async def tell(broker: Broker) -> Any:
-        await broker.add_found(["a"], ["a"])
-        await broker.lose({"a": "a is damaged"})
-        await broker.add_trains([stage("a")])
-        order = await broker.next_train("group0")
-        await broker.report("a", {"kind": "train", "step": 1})
-        await broker.finish("a")
-        return order, await broker.snapshot(), await broker.counts()
-
-    order, snapshot, counts = story(tell)
-    assert order["key"] == "a"
-    assert snapshot["a"]["note"] == "a is damaged"
-    assert counts["trained"] == 1
-
-
 def test_a_stage_waits_for_its_parent() -> None:
     async def tell(broker: Broker) -> Any:
         await broker.add_trains([stage("child", "parent"), stage("parent")])
