@@ -45,13 +45,17 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A configuration with its data in the store and its plan made; nothing is trained yet."""
+    """A configuration with its data in the store and its plan made; nothing is trained yet.
+
+    `embeds` holds the keys of the features; none where grouping is off.
+    """
 
     config: RunConfig
     benchmark: Benchmark
     catalog: Catalog
     plan: Plan
     counts: Mapping[str, ShardCounts]
+    embeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class _Draft:
         wanted = [(task, split) for task in order for split in _splits(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
-        if config.grouping.enabled and config.protocol == "continual":
+        if _groups(config):
             embeds = {at: desk.embedding(stage, config.grouping.embedder) for at, stage in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
@@ -156,7 +160,18 @@ class _Draft:
         keys = {at: stage.key for at, stage in self.shards.items()}
         catalog = Catalog(self.order, keys, known)
         mine = {stage.label: counts[stage.key] for stage in self.shards.values()}
-        return Prepared(self.config, self.benchmark, catalog, plan(desk.planner(self.config), catalog), mine)
+        made, embeds = plan(desk.planner(self.config), catalog), tuple(stage.key for stage in self.embeds.values())
+        return Prepared(self.config, self.benchmark, catalog, made, mine, embeds)
+
+
+def keys_of(prepared: Sequence[Prepared]) -> set[str]:
+    """The keys of all results that runs need: their data, features, trainings and answers."""
+    data = {key for one in prepared for key in (*one.catalog.shards.values(), *one.embeds)}
+    return data | {stage.key for one in prepared for stage in (*one.plan.trains, *one.plan.evals)}
+
+
+def _groups(config: RunConfig) -> bool:
+    return config.grouping.enabled and config.protocol == "continual"
 
 
 def check(config: RunConfig) -> None:

@@ -24,7 +24,7 @@ from lcia.seals import MARKER, Entries, defects, entries_of, files_of, seal
 from lcia.secrets import redacted
 from lcia.staging import staging
 from lcia.transfer import BROKEN, delete, download, move, move_files, names_in, open_storage, read, upload
-from lcia.trouble import named_when_full, patiently
+from lcia.trouble import StoreError, named_when_full, patiently
 
 LOG = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ DOWNLOADS = 2
 """How often a result is downloaded before the stored one, not the way here, counts as damaged."""
 
 
-class StoreError(RuntimeError):
-    """A result is absent, or a stored folder is not what its marker says."""
+class AbsentError(StoreError):
+    """There is no complete result."""
 
 
 class DamagedError(StoreError):
@@ -67,8 +67,6 @@ class Store:
         self._cache = (
             cache or Path(tempfile.gettempdir()) / "lcia-cache" / hashlib.blake2b(absolute.encode()).hexdigest()[:16]
         )
-        self.damaged: dict[str, str] = {}
-        """What `usable` has found damaged and set aside, by key, and what it said of it."""
         self._verified: set[str] = set()
         self._swept = False
 
@@ -94,10 +92,9 @@ class Store:
                 raise self._damaged(key, broken)
             self.fetch(key)
         except DamagedError as error:
-            self.damaged[key] = str(error)
             LOG.warning("%s", error)
             return False
-        except StoreError:  # another process has just set it aside
+        except AbsentError:  # another process has just set it aside
             return False
         return True
 
@@ -166,7 +163,7 @@ class Store:
 
         Raises:
             DamagedError: a file differs from its checksum; the result has been set aside.
-            StoreError: nothing complete is there.
+            AbsentError: nothing complete is there.
         """
         folder = Path(self.path(key)) if self.local else self._cache / key
         if key not in self._verified or not folder.exists():
@@ -207,10 +204,10 @@ class Store:
                 patiently(self.root, download, self.fs, f"{self.path(key)}/{name}", into / name)
         return defects(into)
 
-    def _absent(self, key: str) -> StoreError:
+    def _absent(self, key: str) -> AbsentError:
         aside = self.set_aside(key)
         hint = f"; {aside[-1]} was damaged and set aside: run the same command again to make it again" if aside else ""
-        return StoreError(f"{redacted(self.path(key))} holds no complete result{hint}")
+        return AbsentError(f"{redacted(self.path(key))} holds no complete result{hint}")
 
     def _damaged(self, key: str, broken: Sequence[str]) -> DamagedError:
         """Sets the result of `key` aside; others may do so at the same time."""

@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 
 from lcia.seals import MARKER, defects
 from lcia.secrets import redacted
-from lcia.trouble import StorageError
+from lcia.trouble import StoreError
 from lcia.types import InputError
 
 BROKEN = ".broken-"
@@ -66,7 +66,7 @@ def move(folder: Path, target: Path) -> None:
             return
         with contextlib.suppress(FileNotFoundError):
             os.rename(target, f"{target}{BROKEN}{uuid.uuid4().hex[:8]}")
-    raise StorageError(f"cannot publish {target}: other processes keep changing it")
+    raise StoreError(f"cannot publish {target}: other processes keep changing it")
 
 
 def names_in(fs: pafs.FileSystem, folder: str) -> list[str]:
@@ -78,7 +78,7 @@ def names_in(fs: pafs.FileSystem, folder: str) -> list[str]:
             infos = fs.get_file_info(selector)
             if infos or _is_missing(fs, folder) or not (infos := fs.get_file_info(selector)):
                 return sorted(info.base_name for info in infos)
-    raise StorageError(f"cannot list {folder}: other processes keep changing it")
+    raise StoreError(f"cannot list {folder}: other processes keep changing it")
 
 
 def read(fs: pafs.FileSystem, path: str) -> bytes | None:
@@ -123,7 +123,7 @@ def _sink(fs: pafs.FileSystem, target: str) -> Any:
         with contextlib.suppress(FileNotFoundError):
             fs.create_dir(target.rsplit("/", 1)[0], recursive=True)
             return fs.open_output_stream(target)
-    raise StorageError(f"cannot write {target}: other processes keep deleting its folder")
+    raise StoreError(f"cannot write {target}: other processes keep deleting its folder")
 
 
 def delete(fs: pafs.FileSystem, folder: str) -> None:

@@ -35,15 +35,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StorageError(RuntimeError):
-    """Storage cannot serve now: it is away for longer than the patience, or full."""
+class StoreError(RuntimeError):
+    """Storage cannot give or take what is asked of it; the same command goes on when it can."""
 
 
 def patiently(place: str, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """do(*args, **kwargs), tried again with growing pauses while the storage at `place` is away; it must be repeatable.
 
     Raises:
-        StorageError: it is still away after PATIENCE_SECONDS.
+        StoreError: it is still away after PATIENCE_SECONDS.
     """
 
     def tell(state: RetryCallState) -> None:
@@ -63,7 +63,7 @@ def patiently(place: str, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     except OSError as error:
         if not is_away(error):
             raise
-        raise StorageError(
+        raise StoreError(
             f"{redacted(place)} is still away ({redacted(str(error))}): when it is back, run the same command again; "
             "what is finished is kept"
         ) from error
@@ -84,14 +84,14 @@ def named_when_full(place: str) -> Iterator[None]:
     """Names `place` where the block ends because its disk is full.
 
     Raises:
-        StorageError: it does.
+        StoreError: it does.
     """
     try:
         yield
     except Exception as error:  # every library has a class of its own for it
         if not _is_full(error):
             raise
-        raise StorageError(
+        raise StoreError(
             f"no space left at {redacted(place)}: make room (`lcia clean` shows what can go) and run the same command "
             "again; what is finished is kept"
         ) from error

@@ -36,7 +36,6 @@ class Broker:
         self.progress: dict[str, dict[str, Any]] = {}
         self.trains: deque[dict[str, Any]] = deque()
         self.tickets: deque[dict[str, Any]] = deque()
-        self.notes: dict[str, str] = {}
         self.closed = False
         self.change = asyncio.Condition()
 
@@ -49,13 +48,6 @@ class Broker:
             self.found.update(key for key in trains if key not in made_here)
             self.done.update(trains)
             self.change.notify_all()
-
-    async def lose(self, notes: dict[str, str]) -> None:
-        """Damaged results, by key, with what there is to tell of each: they are to be made again."""
-        async with self.change:
-            self.done.difference_update(notes)
-            self.found.difference_update(notes)
-            self.notes.update(notes)
 
     async def add_trains(self, stages: list[dict[str, Any]]) -> None:
         """Queues training stages ({key, parent, record}) that nobody has asked for yet."""
@@ -214,10 +206,7 @@ class Broker:
             self.progress[key] = {**self.progress.get(key, {}), **progress}
 
     async def snapshot(self) -> dict[str, dict[str, Any]]:
-        return {
-            key: {**p, "note": p.get("note") or self.notes.get(key, ""), "done": key in self.done}
-            for key, p in self.progress.items()
-        }
+        return {key: {**p, "done": key in self.done} for key, p in self.progress.items()}
 
     async def counts(self) -> dict[str, int]:
         """Trainings asked for (with repetitions), distinct ones, and those done here rather than found in the store."""

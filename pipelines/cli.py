@@ -160,6 +160,32 @@ def schema(
     command(what)
 
 
+@app.command()
+def runs(
+    storage: Annotated[Path, typer.Option(help="The storage folder of your runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of a storage folder: state, date, metrics, seconds."""
+    from pipelines.housekeeping import runs as command
+
+    command(storage, as_json)
+
+
+@app.command()
+def clean(
+    storage: Annotated[Path, typer.Option(help="The storage folder of your runs.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; delete nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="Results too that no run in this storage names.")
+    ] = False,
+) -> None:
+    """Show what no run needs (leftovers, damaged results, old checkpoints), ask, and delete it."""
+    from pipelines.housekeeping import clean as command
+
+    command(storage, dry_run, yes, unreferenced)
+
+
 @data_app.command("validate")
 def data_validate(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read every row of every split; print a table of counts and defects. Exit code 2 if too many are bad."""

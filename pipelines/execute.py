@@ -43,23 +43,19 @@ class RayExecutor:
     def __init__(self, launch: LaunchConfig, start: Callable[[], ActorHandle], *watchers: Watcher) -> None:
         self.launch, self.store = launch, Store(launch.store_root)
         self._start, self._watchers = start, watchers
+        self.trusting = False
+        """Whether sizes are enough, because the driver has compared all checksums before it started trials."""
         self._broker: ActorHandle | None = None
-        self._lost: dict[str, str] = {}
-        """Damaged results, by key, with what there is to tell of each; the broker has not been told of them."""
         self._cached: list[str] = []
         """Trainings that the store held when they were asked for, and that the broker has not been told of."""
         self._data: dict[str, dict[str, Any]] = {}
 
     def connect(self) -> ActorHandle:
         """The broker; it knows all trainings that the store held when they were asked for."""
-        import ray
-
         self._broker = self._broker or self._start()
-        if self._lost:
-            # Where there are watchers the log has told it; what a trial logs is not seen.
-            ray.get(self._broker.lose.remote(dict.fromkeys(self._lost, "") if self._watchers else self._lost))
-            self._lost = {}
         if self._cached:
+            import ray
+
             ray.get(self._broker.add_found.remote(self._cached))
             self._cached = []
         return self._broker
@@ -130,12 +126,9 @@ class RayExecutor:
         self.wait((*missing_trains, *missing_evals))
 
     def missing(self, stages: Sequence[Any]) -> list[Any]:
-        """Those that the store does not hold, or holds damaged."""
-        missing = [stage for stage in stages if not self.store.usable(stage.key)]
-        self._lost |= {
-            stage.key: self.store.damaged.pop(stage.key) for stage in missing if stage.key in self.store.damaged
-        }
-        return missing
+        """Those that the store does not hold; what it holds damaged is set aside and so missing."""
+        there = self.store.has if self.trusting else self.store.usable
+        return [stage for stage in stages if not there(stage.key)]
 
     def counts(self) -> dict[str, int]:
         """Trainings asked for, distinct, trained in this session."""

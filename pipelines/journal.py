@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lcia.secrets import redacted
+
+LOG = logging.getLogger(__name__)
 
 Event: TypeAlias = dict[str, Any]
 
@@ -63,7 +66,7 @@ def _parse(line: bytes) -> Event | None:
         event: Event = json.loads(line)
     except ValueError:
         return None
-    return event
+    return event if isinstance(event, dict) and "event" in event else None
 
 
 def _redacted(value: Any) -> Any:
@@ -119,5 +122,12 @@ class Position:
         return hashlib.blake2b(self.uri.encode(), digest_size=8).hexdigest()
 
     def _all(self) -> dict[str, Any]:
-        known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        """What is known of every MLflow. A file that a crash has damaged costs time only: all is sent once more."""
+        if not self.path.exists():
+            return {}
+        try:
+            known: dict[str, Any] = json.loads(self.path.read_text())
+        except ValueError as error:
+            LOG.warning("%s cannot be read (%s): the whole journal is sent to MLflow again", self.path, error)
+            return {}
         return known

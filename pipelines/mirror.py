@@ -1,4 +1,4 @@
-"""The sending side of tracking: one journal to one MLflow, each event so that sending it again changes nothing."""
+"""Sends one journal to one MLflow; sending an event again changes nothing."""
 
 from __future__ import annotations
 
@@ -200,13 +200,13 @@ def _does_not_exist() -> int:
 
 
 def _name(text: str) -> str:
-    """A name that MLflow takes for a parameter, tag or metric: no characters but these, at most 250, no odd path."""
+    """A name that MLflow accepts for a parameter, tag or metric: at most 250 of these characters, no odd path."""
     clean = re.sub(r"[^\w\-. :/]", "_", text)
     return "/".join(part for part in clean.split("/") if part.strip("."))[:250] or "_"
 
 
 def _digest(run_key: str) -> str:
-    # A run's key may hold quotes, which a search's filter cannot.
+    # A run's key may contain quotes, which the filter of a search does not allow.
     return hashlib.blake2b(run_key.encode(), digest_size=16).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 import time
@@ -16,15 +17,19 @@ import pyarrow.fs as pafs
 from lcia.config import RunConfig
 from lcia.matrix import metrics
 from lcia.results import Session, write
-from lcia.run import Outcome, Prepared, steps_of
+from lcia.run import Outcome, Prepared, keys_of, steps_of
 from lcia.stage import TrainStage, digest
+from lcia.staging import occupied
 from lcia.store import Store
+from lcia.transfer import open_storage
 from lcia.trouble import named_when_full, patiently
 from pipelines.launch import LaunchConfig
 from pipelines.surroundings import load_of_machine, source_tags
 from pipelines.tracking import Status, Tracker, default_uri
 
 JOURNAL = "tracking.jsonl"
+KEYS = "keys.json"
+"""The results that a run needs, so that `lcia clean` knows, whether or not the run has come to its end."""
 LOAD_EVERY_S = 10.0
 """Pause between two looks at how busy the machine is."""
 
@@ -91,6 +96,7 @@ class RunTracker:
     def begin(self, prepared: Sequence[Prepared], store: Store) -> None:
         """Opens the runs: a parent where there are many, and one per configuration; their data sets are named."""
         self._store = store
+        self._write_keys(sorted(keys_of(prepared)))
         if self._tracker is None:
             return
         parent = self._name if len(prepared) > 1 else None
@@ -99,6 +105,13 @@ class RunTracker:
             self._start(parent, parent, {}, {"kind": "study"})
         for one in prepared:
             self._begin_run(one, parent)
+
+    def _write_keys(self, keys: Sequence[str]) -> None:
+        """Atomic: half a list would tell `lcia clean` that the rest is not needed."""
+        scratch = self._folder / f"{KEYS}.tmp"
+        with named_when_full(str(self._folder)):
+            scratch.write_text(json.dumps(keys, indent=0))
+            scratch.replace(self._folder / KEYS)
 
     def _begin_run(self, prepared: Prepared, parent: str | None) -> None:
         assert self._tracker is not None
@@ -212,6 +225,8 @@ def tracked(launch: LaunchConfig, name: str) -> Iterator[RunTracker]:
 
     Where the block ends by an error or an interruption, the runs that are open end as failed or killed.
     """
+    # Before anything is written: it names a place that cannot be used.
+    patiently(launch.root, open_storage, launch.root)
     remote = "://" in launch.root
     folder = Path(tempfile.mkdtemp(prefix="lcia-run-")) if remote else Path(launch.root) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +236,8 @@ def tracked(launch: LaunchConfig, name: str) -> Iterator[RunTracker]:
         tracker = Tracker(folder / JOURNAL, uri, launch.tracking.experiment)
     follower = RunTracker(tracker, folder, name)
     try:
-        yield follower
+        with occupied(folder):
+            yield follower
     except Exception:
         follower.abort("FAILED")
         raise

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -67,9 +68,41 @@ def test_the_same_command_again_trains_nothing(finished: Path) -> None:
     assert {row["state"] for row in json.loads(result.stdout)} == {"cached"}
 
 
+def test_runs_lists_it(finished: Path) -> None:
+    [listed] = json.loads(lcia("runs", "--storage", finished, "--json").stdout)
+    assert (listed["name"], listed["state"]) == ("stream", "finished")
+    assert listed["runs"][0]["avg_acc"] is not None
+
+
 def test_report_prints_the_summary_of_a_run(finished: Path) -> None:
     result = lcia("report", finished / "stream", "--json")
     assert json.loads(result.stdout)["runs"]["stream"]["metrics"]["avg_acc"]["value"] is not None
+
+
+def test_damaged_results_of_every_kind_are_made_again_and_the_rest_can_be_cleaned(
+    finished: Path, tmp_path: Path
+) -> None:
+    config_file(tmp_path)
+    launch_file(tmp_path)
+    shutil.copytree(finished / "store", tmp_path / "runs" / "store")
+    damaged = {kind: _results(tmp_path, kind)[0] for kind in ("shard", "train", "eval")}
+    for folder in damaged.values():
+        _flip(max(folder.iterdir(), key=lambda file: file.stat().st_size))
+    again = lcia(*_command(tmp_path))
+    assert again.returncode == 0, again.stderr[-3000:]
+    for folder in damaged.values():
+        assert f"{folder} is damaged" in again.stderr
+    _assert_same_bits(tmp_path, finished)
+    cleaned = lcia("clean", "--storage", tmp_path / "runs", "--unreferenced", "--yes")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert cleaned.stdout.count("damaged result, set aside") == 3
+    planned = lcia("plan", tmp_path / "run.yaml", "--launch", tmp_path / "launch.yaml", "--json")
+    assert {row["state"] for row in json.loads(planned.stdout)} == {"cached"}
+
+
+def _results(home: Path, kind: str) -> list[Path]:
+    records = sorted((home / "runs" / "store").glob("??/*/stage.json"))
+    return [record.parent for record in records if json.loads(record.read_text())["kind"] == kind]
 
 
 # Killed and damaged -----------------------------------------------------------------------------------------------

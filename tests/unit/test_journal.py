@@ -92,3 +92,18 @@ def test_no_password_of_an_unreachable_server_is_told(tmp_path, caplog):
     assert not tracker._send(Away())
     assert "does not answer" in caplog.text
     assert "ter2" not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json"])
+def test_a_damaged_position_costs_no_run_only_sending_again(tmp_path, text, caplog):
+    path = tmp_path / "events.jsonl"
+    Position.load(path, "http://host").save()
+    (tmp_path / "events.jsonl.position.json").write_text(text)
+    assert Position.load(path, "http://host").offset == 0
+    assert "events.jsonl.position.json cannot be read" in caplog.text
+
+
+def test_a_line_that_is_not_an_event_is_passed_over(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text('[1]\n{"even": "x"}\n{"event": "a"}\n')
+    assert events(Journal(path)) == [{"event": "a"}]

@@ -337,7 +337,7 @@ def test_a_result_that_is_whole_is_left_where_it_is(place: str, tmp_path: Path) 
     store = Store(place, tmp_path / "cache")
     _publish(store)
     assert store.usable(KEY)
-    assert (store.has(KEY), store.set_aside(KEY), store.damaged) == (True, [], {})
+    assert (store.has(KEY), store.set_aside(KEY)) == (True, [])
 
 
 def _save_and_clear(place: str, steps: range, failures: list[Exception]) -> None:

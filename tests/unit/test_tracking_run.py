@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from lcia.local import LocalExecutor
 from lcia.results import Session
 from lcia.run import Outcome, run
 from lcia.store import Store
+from lcia.types import InputError
 from pipelines import tracking_run
 from pipelines.launch import LaunchConfig
 from pipelines.tracking_run import RunTracker, run_key, tracked
@@ -26,7 +28,7 @@ VALUES = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 8, "test_size": 2},
     "training": {"max_steps": 2, "batch_size": 4},
     "seed": 5,
-    "grouping": {"enabled": False},
+    "grouping": {"enabled": True, "threshold": 0.4},
 }
 
 
@@ -189,3 +191,20 @@ def _break(finished: tuple[Outcome, Store], storage: Path, error: BaseException)
     with _begun(finished, storage) as follower:
         follower.watch(_under_way(finished[0]))
         raise error
+
+
+def test_a_storage_folder_that_cannot_be_made_is_named(recorder: Recorder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    launch = LaunchConfig(storage=str(tmp_path / "file" / "runs"))
+    with pytest.raises(InputError, match=r"file/runs cannot be used"), tracked(launch, "stream"):
+        pass
+
+
+def test_a_run_says_which_results_it_needs_before_it_trains(
+    finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path
+) -> None:
+    outcome, store = finished
+    with _begun(finished, tmp_path):
+        keys = json.loads((tmp_path / "stream" / "keys.json").read_text())
+    assert sorted(keys) == sorted(path.name for path in Path(store.base).glob("??/*"))
+    assert {stage.key for stage in (*outcome.prepared.plan.trains, *outcome.prepared.plan.evals)} <= set(keys)

@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lcia import trouble
 from lcia.store import Store
-from lcia.trouble import StorageError, is_away, patiently
+from lcia.trouble import StoreError, is_away, patiently
 from lcia.types import InputError
 
 KEY = "ab" + "0" * 30
@@ -114,7 +114,7 @@ def test_a_store_that_stays_away_is_named_and_the_same_command_goes_on(
     monkeypatch.setattr(trouble, "LONGEST_WAIT", 0.01)
     store = _store(tmp_path)
     faults["write"] = 10**6
-    with pytest.raises(StorageError, match=r"run the same command again; what is finished is kept") as told:
+    with pytest.raises(StoreError, match=r"run the same command again; what is finished is kept") as told:
         _publish(store)
     assert store.root in str(told.value)
     faults["write"] = 0
@@ -163,7 +163,7 @@ def test_no_password_of_a_place_is_told(monkeypatch: pytest.MonkeyPatch, caplog:
     def ask() -> None:
         raise ConnectionError("https://me:hunter2@host does not answer")
 
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StoreError) as told:
         patiently("s3://me:hunter2@bucket", ask)
     assert "hunter2" not in caplog.text + str(told.value)
 
@@ -182,7 +182,7 @@ class _OtherError(Exception):
 )
 def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, error: Exception) -> None:
     store = Store(str(tmp_path / "runs"))
-    with pytest.raises(StorageError, match=r"no space left at .*make room .* run the same command again") as told:
+    with pytest.raises(StoreError, match=r"no space left at .*make room .* run the same command again") as told:
         _raise_in(store, error)
     assert str(tmp_path / "runs") in str(told.value)
 
