@@ -112,7 +112,7 @@ def _plain(value: object) -> object:
 
 
 def picture(image: bytes) -> str:
-    """A data URI of the image, drawn anew so that no foreign byte travels, at most THUMBNAIL pixels wide and high."""
+    """A data URI of the image, drawn again so that no foreign byte travels, at most THUMBNAIL pixels wide and high."""
     from PIL import Image
 
     with Image.open(io.BytesIO(image)) as opened:

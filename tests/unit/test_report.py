@@ -130,6 +130,14 @@ def test_decisions_come_with_similarities_and_threshold():
     assert "no group yet" in page_of(run()).text
 
 
+def test_a_threshold_from_the_data_stands_with_its_gap():
+    chosen = Decision("second", "train", "g1", "new group", {"g0": 0.09}, 0.37, 5, gap=(0.09, 0.65))
+    text = page_of(replace(run(), decisions=(chosen,))).text
+    assert "g0 0.090 0.37 (0.09 to 0.65)" in text
+    assert "was chosen from the data" in text
+    assert "was chosen from the data" not in page_of(run()).text
+
+
 def test_a_test_decision_without_similarities_does_not_speak_of_groups_to_come():
     rest = Decision("second", "test", "g1", "routed", samples=40, instruction="12 more")
     page = page_of(replace(run(), decisions=(rest,)))
@@ -212,8 +220,8 @@ def test_write_leaves_the_page_and_every_figure_as_png(tmp_path):
 
 def test_decisions_of_the_codebook_are_put_into_words():
     config = GroupingConfig(fallback="newest")
-    joined = report.placed(Placement("b", 0, False, (0.75, 0.25), 1.0, 0.5), 9)
-    assert joined == Decision("b", "train", "g0", "joins", {"g0": 0.75, "g1": 0.25}, 0.5, 9)
+    joined = report.placed(Placement("b", 0, False, (0.75, 0.25), 1.0, 0.5, (0.25, 0.75)), 9)
+    assert joined == Decision("b", "train", "g0", "joins", {"g0": 0.75, "g1": 0.25}, 0.5, 9, gap=(0.25, 0.75))
     lost = report.routed(Route("b", "test", "why", None, (0.125,), True, 0.5), config)
     assert lost == Decision("b", "test", "base", "fallback: newest", {"g0": 0.125}, 0.5, None, "why")
 
