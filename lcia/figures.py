@@ -235,7 +235,7 @@ def _once(*axes: Axes) -> tuple[list[Artist], list[str]]:
     unique: dict[str, Artist] = {}
     for one in axes:
         handles, labels = one.get_legend_handles_labels()
-        unique = {**dict(zip(labels, handles, strict=True)), **unique}
+        unique |= dict(zip(labels, handles, strict=True))
     return list(unique.values()), list(unique)
 
 

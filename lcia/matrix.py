@@ -72,7 +72,7 @@ def _check(values: NDArray[np.float64], shape: tuple[int, ...], name: str) -> No
         raise InputError(f"{name} has the shape {values.shape}; the tasks ask for {shape}")
     outside = values[~(np.isnan(values) | ((values >= 0) & (values <= 100)))]
     if outside.size:
-        raise InputError(f"{name} are percentages; {outside[0]} is none")
+        raise InputError(f"{name} are percentages; {outside[0]} is not one")
 
 
 # Metrics: T tasks, A = scores, b = zero_shot; indices as in METHOD 5, which counts from 1
@@ -201,7 +201,7 @@ def from_csv(text: str) -> AccuracyMatrix:
 
 
 def dumps(matrix: AccuracyMatrix) -> str:
-    """`to_json` as text without nan, which is no JSON."""
+    """`to_json` as text without nan, which is not JSON."""
     return json.dumps(to_json(matrix), indent=2, allow_nan=False) + "\n"
 
 

@@ -36,7 +36,10 @@ MOST_LISTED = 500
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a file's or a sample's instructions went. `action`: "new group", "joins", "routed", "fallback" ..."""
+    """Where a file's or a sample's instructions went. `action`: "new group", "joins", "routed", "fallback" ...
+
+    `gap`: the similarities that the threshold is the middle of, where it was chosen from the data.
+    """
 
     task: str
     split: str
@@ -46,13 +49,17 @@ class Decision:
     threshold: float | None = None
     samples: int | None = None
     instruction: str = ""
+    gap: tuple[float, float] | None = None
 
 
 def placed(placement: Placement, samples: int | None = None) -> Decision:
     """A training decision as the page shows it."""
     action = "new group" if placement.is_new else "joins"
     similarities = {f"g{group}": value for group, value in enumerate(placement.similarities)}
-    return Decision(placement.task, "train", f"g{placement.group}", action, similarities, placement.threshold, samples)
+    group = f"g{placement.group}"
+    return Decision(
+        placement.task, "train", group, action, similarities, placement.threshold, samples, gap=placement.gap
+    )
 
 
 def routed(route: Route, config: GroupingConfig, samples: int | None = None) -> Decision:

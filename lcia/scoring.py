@@ -23,7 +23,7 @@ _NUMBERS = {
     "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
 }  # fmt: skip
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
-# Only those whose spelling without apostrophe is no other word ("were", "its" and "shed" stay what they are).
+# Only those whose spelling without apostrophe is not another word ("were", "its" and "shed" stay what they are).
 _CONTRACTION = re.compile(
     "aint|arent|cant|couldve|couldnt|didnt|doesnt|dont|hadnt|hasnt|havent|hes|howd|howll|hows|im|isnt|itd|"
     "itll|ive|maam|mightve|mightnt|mustve|mustnt|neednt|oclock|shes|shouldve|shouldnt|somebodys|someones|"
@@ -66,7 +66,7 @@ def _without_dot(text: str) -> str:
 
 
 def choice(prediction: str) -> str | None:
-    """The chosen letter: all of the text, or "X." at its start, else the first lone letter that is no article."""
+    """The chosen letter: all of the text, or "X." at its start, else the first lone letter that is not an article."""
     text = prediction.strip()
     if len(text) == 1 or re.match(r"[^\W\d_]\.(?!\w)", text):
         return text[0].upper()

@@ -122,7 +122,7 @@ def test_those_who_answered_are_those_who_were_chosen(finished: Finished) -> Non
 def test_the_page_shows_samples_and_seconds(finished: Finished) -> None:
     page = " ".join(re.sub(r"<[^>]+>", " ", (finished.folder / "report.html").read_text()).split())
     assert "Who answers whom" in page
-    assert "Grounding train new group g1 160 g0 0.000 0.33" in page
+    assert "Grounding train new group g1 160 g0 0.000 0.33 (0.00 to 0.65)" in page
     assert "answers to OCR-VQA (" in page
 
 

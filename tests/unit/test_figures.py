@@ -74,3 +74,48 @@ def test_svg_is_well_formed_takes_the_pages_colour_and_names_are_no_formulas():
 
 def test_the_same_figure_is_the_same_svg():
     assert figures.svg(figures.heat_map(A), "m") == figures.svg(figures.heat_map(A), "m")
+
+
+def test_lines_of_a_large_study_are_told_apart_and_at_most_as_many_are_drawn():
+    figure = figures.accuracy_curves({f"run {number}": [A] for number in range(figures.MOST_LINES + 5)})
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in figure.axes[0].lines]
+    assert len(looks) == len(set(looks)) == figures.MOST_LINES == 24
+
+
+def test_of_several_runs_the_mean_is_drawn_with_a_band_of_one_standard_deviation():
+    first, second = figures.accuracy_curves({"both": [A, B]}).axes
+    assert [line.get_xydata().tolist() for line in first.lines] == [[[1, 77.5], [2, 67]]]
+    assert [line.get_xydata().tolist() for line in second.lines] == [[[2, 70.5]]]
+    heights = first.collections[0].get_paths()[0].vertices[:, 1]
+    assert heights.max() == pytest.approx(77.5 + np.std([80, 75], ddof=1))
+    assert heights.min() == pytest.approx(67 - np.std([60, 74], ddof=1))
+
+
+def test_a_run_that_lacks_the_first_task_is_in_the_legend_too():
+    other = AccuracyMatrix(("third",), np.array([[50.0]]))
+    legend = figures.accuracy_curves({"one": [A], "other": [other]}).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "other"]
+
+
+def test_shares_at_a_bound_are_drawn_only_where_there_are_bounds():
+    steps = ({"step": 5.0, "beta_q50": 0.8, "fallback": 0.0, "at_beta_min": 1.0, "at_beta_max": 0.0},)
+    for bounds, drawn in ((None, ["fallback"]), ((0.5, 0.9), ["fallback", "at beta_min", "at beta_max"])):
+        _, shares = figures.beta_trajectories([StageSteps("a", steps, bounds)]).axes
+        assert [line.get_label() for line in shares.lines if not line.get_label().startswith("_")] == drawn
+
+
+def test_the_loss_is_drawn_over_the_whole_stream():
+    axes = figures.loss_curves([FIRST, FIRST]).axes[0]
+    losses = [
+        line.get_xydata().tolist() for line in axes.lines if len(line.get_xydata()) == 2 and line.get_linewidth() == 1
+    ]
+    assert losses == [[[5, 1], [10, 0.5]], [[15, 1], [20, 0.5]]]
+
+
+def test_a_long_stage_is_thinned_and_keeps_its_ends():
+    long = StageSteps("a", tuple({"step": float(step), "loss": 1.0} for step in range(1, 10_001)))
+    steps = long.thinned().column("step")
+    assert len(steps) == figures.MOST_POINTS
+    assert (steps[0], steps[-1]) == (1, 10_000)
+    assert FIRST.thinned() == FIRST
+    assert StageSteps("none", ()).thinned().rows == ()

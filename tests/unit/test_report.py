@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcia import report, wording
+from lcia import report, stats, wording
 from lcia.codebook import Placement, Route
 from lcia.config import GroupingConfig
 from lcia.figures import StageSteps
-from lcia.matrix import AccuracyMatrix
+from lcia.learnt import TaskAnswers
+from lcia.matrix import AccuracyMatrix, metrics
 from lcia.report import Decision, Prediction, ReportInput, RunReport
+from lcia.study import TaskSpread
+from lcia.studytables import StudyTables
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} \"'&"
 NAN = np.nan
@@ -127,6 +130,14 @@ def test_decisions_come_with_similarities_and_threshold():
     assert "no group yet" in page_of(run()).text
 
 
+def test_a_threshold_from_the_data_stands_with_its_gap():
+    chosen = Decision("second", "train", "g1", "new group", {"g0": 0.09}, 0.37, 5, gap=(0.09, 0.65))
+    text = page_of(replace(run(), decisions=(chosen,))).text
+    assert "g0 0.090 0.37 (0.09 to 0.65)" in text
+    assert "was chosen from the data" in text
+    assert "was chosen from the data" not in page_of(run()).text
+
+
 def test_a_test_decision_without_similarities_does_not_speak_of_groups_to_come():
     rest = Decision("second", "test", "g1", "routed", samples=40, instruction="12 more")
     page = page_of(replace(run(), decisions=(rest,)))
@@ -209,7 +220,93 @@ def test_write_leaves_the_page_and_every_figure_as_png(tmp_path):
 
 def test_decisions_of_the_codebook_are_put_into_words():
     config = GroupingConfig(fallback="newest")
-    joined = report.placed(Placement("b", 0, False, (0.75, 0.25), 1.0, 0.5), 9)
-    assert joined == Decision("b", "train", "g0", "joins", {"g0": 0.75, "g1": 0.25}, 0.5, 9)
+    joined = report.placed(Placement("b", 0, False, (0.75, 0.25), 1.0, 0.5, (0.25, 0.75)), 9)
+    assert joined == Decision("b", "train", "g0", "joins", {"g0": 0.75, "g1": 0.25}, 0.5, 9, gap=(0.25, 0.75))
     lost = report.routed(Route("b", "test", "why", None, (0.125,), True, 0.5), config)
     assert lost == Decision("b", "test", "base", "fallback: newest", {"g0": 0.125}, 0.5, None, "why")
+
+
+# Warnings, answers, studies
+
+
+def test_warnings_stand_first_and_are_linked():
+    page = page_of(run(), warnings=("35 of 40 samples are answered by g7", ATTACK))
+    assert page.text.index("35 of 40 samples") < page.text.index("average accuracy")
+    assert any(attributes.get("id") == "warnings" for _, attributes in page.tags)
+    assert "#warnings" in {link["href"] for link in page.all("a")}
+    assert not page.all("script")
+    assert "Warnings" not in page_of(run()).text
+
+
+def test_a_reason_and_a_note_are_told_once_for_all_runs():
+    noted = [replace(run(name), notes={"train red": "continued after step 4"}) for name in ("one", "two", "three")]
+    page = page_of(*noted)
+    assert page.text.count("fwt needs the untuned model's scores") == 1
+    assert page.text.count("continued after step 4") == 1
+
+
+def test_a_reason_of_one_run_names_it():
+    alone = RunReport("alone", AccuracyMatrix(("red",), np.array([[80.0]])), {})
+    assert "forgetting needs two tasks or more (alone)" in page_of(run("both"), alone).text
+
+
+def test_answers_stand_beside_a_constant_one_and_unlearnt_tasks_are_marked():
+    told = (
+        TaskAnswers("red", 100, "yes", 50.0, 52.0, 40.0, (("yes", 96), ("", 4)), (("no", 100),)),
+        TaskAnswers("second", 100, "x" * 90, 5.0, 70.0, 70.0, (("a", 3),), ()),
+    )
+    page = page_of(replace(run(), answers=told))
+    assert "red not learnt 100 50.0 yes 52.0 40.0 yes (96) , (empty) (4) no (100)" in page.text
+    assert page.text.count("not learnt") == 1
+    assert "x" * 50 not in page.text
+
+
+def test_the_loss_has_a_figure_where_it_was_recorded():
+    steps = (StageSteps("red", ({"step": 1.0, "loss": 2.0},)),)
+    assert "Training loss" in page_of(replace(run(), steps=steps)).text
+    assert "Training loss" not in page_of(run()).text
+
+
+def studied(shown=3):
+    """Two methods, two seeds; the best single run is one of the method that is worse on average."""
+    averages = {"plain": (80.0, 20.0), "ours": (60.0, 62.0)}
+    matrices = {
+        f"{label}-seed{seed}": AccuracyMatrix(("red", "second"), np.array([[70.0, NAN], [average, average]]))
+        for label, seeds in averages.items() for seed, average in enumerate(seeds)
+    }  # fmt: skip
+    labels = {name: name.split("-")[0] for name in matrices}
+    values = {
+        label: [matrix for name, matrix in matrices.items() if labels[name] == label] for label in ("plain", "ours")
+    }
+    methods = {
+        label: {
+            name: None if None in column else stats.spread(column)
+            for name in ("avg_acc", "forgetting", "new_acc", "fwt")
+            for column in [[metrics(matrix)[name].value for matrix in found]]
+        }
+        for label, found in values.items()
+    }
+    tasks = {label: {"red": TaskSpread(stats.spread([70.0, 70.0]), stats.spread([1.0, 4.0]))} for label in values}
+    tables = StudyTables("plain", labels, methods, {}, tasks, {"ours": stats.paired([60, 62], [80, 20])})
+    runs = tuple(RunReport(name, matrix, {}) for name, matrix in list(matrices.items())[:shown])
+    return page_of(*runs, study=tables, matrices=matrices)
+
+
+def test_a_study_is_told_by_means_and_spreads_and_only_a_mean_is_crowned():
+    text = studied().text
+    assert "plain 2 50.0 ± 42.4" in text
+    assert "ours 2 61.0 ± 1.4 (best)" in text
+    # The luckiest single run has 80.
+    assert "80.0 (best)" not in text
+    assert "Compared with plain" in text
+    assert "ours 2 +11.0" in text
+    assert "just learnt 70.0 ± 0.0" in text
+    assert "at the end 2.5 ± 2.1" in text
+
+
+def test_every_run_of_a_study_is_listed_and_the_page_says_which_it_shows():
+    text = studied(shown=1).text
+    for name in ("plain-seed0", "plain-seed1", "ours-seed0", "ours-seed1"):
+        assert name in text
+    assert "Below, 1 of the 4 runs are shown one by one." in text
+    assert "shown one by one" not in studied(shown=4).text
