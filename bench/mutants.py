@@ -74,6 +74,8 @@ class Reach:
 
     contexts: Mapping[str, Mapping[int, Sequence[str]]]
     seconds: Mapping[str, float]
+    failing: Sequence[str]
+    """Tests that fail without any change: they are left out, for they would kill everything."""
 
     def tests(self, mutation: Mutation) -> list[str]:
         lines = self.contexts.get(mutation.file, {})
@@ -89,6 +91,7 @@ class Recorder:
     def __init__(self, measured: coverage.Coverage) -> None:
         self.measured = measured
         self.seconds: dict[str, float] = defaultdict(float)
+        self.failing: list[str] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -105,6 +108,8 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if not report.skipped:
             self.seconds[report.nodeid] += report.duration
+        if report.failed:
+            self.failing.append(report.nodeid)
 
 
 class Chosen:
@@ -130,12 +135,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         began = time.monotonic()
         reach = measure(arguments.tests, Path(scratch))
+        _say(f"{len(reach.failing)} tests fail without a change: {', '.join(reach.failing)}")
         _say(f"{len(reach.seconds)} tests pass without a change ({time.monotonic() - began:.0f} s)")
         outcomes = []
         for number, mutation in enumerate(sample(arguments.count, arguments.seed)):
             outcomes.append(judge(mutation, reach, Path(scratch) / str(number)))
             _say(f"{number + 1:4} {outcomes[-1]['outcome']:10} {_where(mutation)}  {mutation.change}")
-    summary = {"seed": arguments.seed, **summarise(outcomes), "seconds": round(time.monotonic() - began)}
+    summary = {
+        "seed": arguments.seed,
+        "failing": reach.failing,
+        **summarise(outcomes),
+        "seconds": round(time.monotonic() - began),
+    }
     print(json.dumps(summary, indent=1))
     if arguments.out:
         arguments.out.write_text(json.dumps(summary, indent=1) + "\n")
@@ -165,18 +176,21 @@ def measure(tests: str, scratch: Path) -> Reach:
         measured = coverage.Coverage(data_file=data, source=["lcia"], config_file=False, context="")
         recorder = Recorder(measured)
         measured.start()
-        code = pytest.main(_options(scratch, tests), plugins=[recorder])
+        code = pytest.main([*_options(scratch, tests), "--maxfail=10"], plugins=[recorder])
         measured.stop()
         measured.save()
-        times.write_text(json.dumps(recorder.seconds))
+        seconds = {test: time for test, time in recorder.seconds.items() if test not in recorder.failing}
+        times.write_text(json.dumps([seconds, recorder.failing]))
         return code
 
-    if _in_child(run, scratch / "log", seconds=3600) != 0:
+    code = _in_child(run, scratch / "log", seconds=3600)
+    seconds, failing = json.loads(times.read_text()) if times.exists() else ({}, [])
+    if code not in (0, 1) or len(failing) == 10:
         sys.exit("the tests fail without any change:\n" + (scratch / "log").read_text()[-3000:])
     found = coverage.CoverageData(data)
     found.read()
     contexts = {str(path): found.contexts_by_lineno(str(path.absolute())) for path in core()}
-    return Reach(contexts, json.loads(times.read_text()))
+    return Reach(contexts, seconds, failing)
 
 
 def judge(mutation: Mutation, reach: Reach, folder: Path) -> dict[str, Any]:
