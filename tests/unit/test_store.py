@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -250,3 +252,85 @@ def test_a_file_in_the_cache_never_changes_under_its_reader(tmp_path: Path) -> N
         assert (Store(url, cache).fetch(KEY) / "adapter").read_text() == "weights"
         (cache / KEY / "adapter").write_text("another")
         assert reader.read() == "weights"
+
+
+@pytest.mark.parametrize(("newest", "found"), [(None, "000000010"), (10, "000000010"), (9, "000000005"), (4, None)])
+def test_a_checkpoint_up_to_a_step_can_be_asked_for(
+    store: Store, tmp_path: Path, newest: int | None, found: str | None
+) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for step in (5, 10):
+        with checkpoints.save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    folder_, damaged = checkpoints.load(tmp_path / "scratch", newest)
+    assert ((folder_ and folder_.name), damaged) == (found, [])
+
+
+def test_a_local_checkpoint_goes_in_one_piece(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody ever sees half of it: it is renamed away, whole, before a file of it is deleted."""
+    checkpoints, moved = store.checkpoints(KEY), dict[str, set[str]]()
+    with checkpoints.save(5) as folder:
+        (folder / "state").write_text("step 5")
+    rename = os.rename
+
+    def watched(source: str, target: Path) -> None:
+        moved[source] = {f"{int(p.parent.name)}/{p.name}" for p in Path(source).rglob("*") if p.is_file()}
+        rename(source, target)
+
+    monkeypatch.setattr("lcia.store.os.rename", watched)
+    checkpoints.clear()
+    assert moved == {f"{store.base}/partial/{KEY}": {"5/state", "5/complete.json"}}
+
+
+class Watched:
+    """A file system that remembers what is deleted."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs, self.deleted = fs, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fs, name)
+
+    def delete_file(self, path: str) -> None:
+        self.deleted.append(path.rsplit("/", 1)[1])
+        self.fs.delete_file(path)
+
+    def delete_dir(self, path: str) -> None:
+        self.deleted.append(path.rsplit("/", 1)[1])
+        self.fs.delete_dir(path)
+
+
+def test_elsewhere_the_marker_of_a_checkpoint_goes_first(tmp_path: Path) -> None:
+    store = Store(f"fsspec+file://{tmp_path / 'store'}")
+    assert not store.local
+    for step in (5, 10, 15):
+        store.fs = Watched(getattr(store.fs, "fs", store.fs))
+        with store.checkpoints(KEY).save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    assert store.fs.deleted == ["complete.json", "000000005"]
+    assert store.checkpoints(KEY)._names() == ["000000010", "000000015"]
+
+
+def test_checkpoints_of_a_published_stage_whose_process_was_killed_go_with_the_next_write(store: Store) -> None:
+    for key in (KEY, "cd" + KEY[2:]):
+        with store.checkpoints(key).save(5) as folder:
+            (folder / "state").write_text("x")
+    _publish(store)
+    again = Store(store.root)
+    with again.publish("ef" + KEY[2:], {}):
+        pass
+    assert [path.name for path in (Path(store.base) / "partial").iterdir()] == ["cd" + KEY[2:]]
+
+
+def test_the_marker_is_on_the_disk_whole_before_the_result_is_renamed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, str]] = []
+
+    def fsync(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").resolve()
+        synced.append((path.name, path.read_text()))
+
+    monkeypatch.setattr("lcia.store.os.fsync", fsync)
+    _publish(store)
+    assert synced == [("complete.json", (store.fetch(KEY) / "complete.json").read_text())]

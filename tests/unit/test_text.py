@@ -44,13 +44,19 @@ def by_hand(folder: Path, text: str, max_length: int) -> NDArray[np.float64]:
     ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
     cut = ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]]
     with torch.no_grad():
-        states = AutoModel.from_pretrained(folder).eval()(input_ids=torch.tensor([cut])).last_hidden_state[0]
-    mean: NDArray[np.float64] = states.double().mean(dim=0).numpy()
+        states = (
+            AutoModel.from_pretrained(folder, dtype=torch.float64)
+            .eval()(input_ids=torch.tensor([cut]))
+            .last_hidden_state[0]
+        )
+    mean: NDArray[np.float64] = states.mean(dim=0).numpy()
     return mean / np.linalg.norm(mean)
 
 
 def embed(folder: Path, max_length: int = 16) -> NDArray[np.float32]:
     embedder = TextEmbedder(TextConfig(kind="text", model=str(folder), max_length=max_length))
+    # The model in float64, so that what is left are the roundings of the vectors themselves.
+    embedder.model.double()
     return embedder.embed([Sample("", text, (), (), ()) for text in TEXTS])
 
 
