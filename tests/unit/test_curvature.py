@@ -13,6 +13,8 @@ from lcia.protocols import Strategy
 from lcia.strategies import build, sums
 from lcia.strategies.ema import Curvature, DynamicEma, Options
 
+pytestmark = pytest.mark.numeric
+
 SIZE, STEPS, RATE = 12, 9, 0.1
 
 

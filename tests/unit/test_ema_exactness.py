@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from lcia.strategies.ema import Curvature, DynamicEma, Fixed, Official, Options, Paper, Proximal
 from lcia.strategies.parts import Pack, Whole
+from lcia.strategies.previous import Reference
 from lcia.strategies.scalar import ScalarAverage
+
+pytestmark = pytest.mark.numeric
 
 PAPER = Paper(lagrange=1.0, fallback=0.99, reduction="sum")
 RULES: list[Any] = [
@@ -386,3 +389,41 @@ def test_a_compiled_model_is_averaged_like_a_plain_one(rule: Any) -> None:
             optimizer.zero_grad()
         results.append(average)
     close(*results, rtol=1e-10)
+
+
+def test_a_gradient_that_is_missing_in_a_step_that_the_device_skips_is_not_counted() -> None:
+    used, rare = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([used, rare], lr=0.1, fused=True)
+    average = DynamicEma({"used": used, "rare": rare}, PAPER, Options(missing_gradient="skip")).attach(optimizer)
+    for skipped in (False, True, False):
+        used.grad, rare.grad = torch.ones(3), None
+        optimizer.grad_scale, optimizer.found_inf = torch.ones(1), torch.full((1,), float(skipped))  # type: ignore[attr-defined]
+        optimizer.step()
+    figures = average.statistics()
+    assert (figures["missing"], figures["steps"], figures["skipped"]) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("rule", [PAPER, RULES[2], RULES[3], Fixed(0.9)], ids=lambda rule: type(rule).__name__.lower())
+def test_no_more_is_kept_than_the_rule_needs(rule: Any) -> None:
+    model = network()
+    average, optimizer = averaged(model, rule)
+    for step in range(2):
+        loss_of(model, batch(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    kept = {key.partition(".")[0] for key in average.state_dict() if not key.startswith(("tally", "memory", "seen"))}
+    expected = {"average"} | ({"previous_gradient"} if rule.kind != "none" else set())
+    assert kept == expected | ({"previous_weights"} if rule.needs_step else set())
+
+
+@pytest.mark.parametrize(
+    ("overwritten", "moved", "intact"), [(False, True, True), (True, True, False), (False, False, False)]
+)
+def test_a_gradient_is_intact_if_nobody_wrote_to_it_and_the_next_one_lives_elsewhere(
+    overwritten: bool, moved: bool, intact: bool
+) -> None:
+    gradient = torch.ones(4)
+    reference = Reference(gradient, gradient._version)
+    if overwritten:
+        gradient.add_(1)
+    assert reference.intact(torch.zeros(4) if moved else gradient[2:]) is intact

@@ -109,6 +109,7 @@ def test_augmentation_is_the_same_after_a_cut(tmp_path: Path, monkeypatch: pytes
     assert _differences(whole, plain).max() > 1e-3
 
 
+@pytest.mark.numeric
 def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
     """In double precision: in single, Adam makes a whole step of the rounding of a gradient that is next to nothing.
 

@@ -25,6 +25,8 @@ from lcia.benchmarks.minicoin import generate
 from lcia.config import LlavaConfig, TinyConfig
 from lcia.types import GeneratedSource, InputError, Message, Sample
 
+pytestmark = pytest.mark.numeric
+
 SAME = {"rtol": 0, "atol": 1e-9}
 """How close two float64 computations of the same logits are on any processor; the largest logits are about 20."""
 

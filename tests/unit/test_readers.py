@@ -50,11 +50,8 @@ def train_row(**changes: Any) -> Row:
     return {"id": "r1", "image": "images/a.png", "conversations": turns} | changes
 
 
-def test_row(**changes: Any) -> Row:
+def question_row(**changes: Any) -> Row:
     return {"question_id": 7, "image": "images/a.png", "text": "What is it?\nOne word.", "answer": "a dot"} | changes
-
-
-test_row.__test__ = False  # type: ignore[attr-defined]
 
 
 def chat_row(**changes: Any) -> Row:
@@ -108,13 +105,13 @@ def test_a_training_row_of_coin_ends_with_its_answer(folder: Path) -> None:
 
 
 def test_a_test_row_of_coin_gets_its_image_token_and_ends_with_the_question(folder: Path) -> None:
-    assert only_sample(read_rows(folder, [test_row()], "test")) == Sample(
+    assert only_sample(read_rows(folder, [question_row()], "test")) == Sample(
         "7", "One word.", (Message("user", "<image>\nWhat is it?\nOne word."),), (png(),), ("a dot",)
     )
 
 
 def test_each_schema_serves_either_split(folder: Path) -> None:
-    trained = only_sample(read_rows(folder, [test_row()], "train"))
+    trained = only_sample(read_rows(folder, [question_row()], "train"))
     tested = only_sample(read_rows(folder, [train_row()], "test"))
     assert trained.messages == (*tested.messages, Message("assistant", "a dot"))
     assert tested.references == trained.references == ("a dot",)
@@ -129,25 +126,25 @@ def test_a_row_may_have_text_only_and_several_turns(folder: Path) -> None:
 
 
 def test_image_may_be_a_list(folder: Path) -> None:
-    row = test_row(image=["images/a.png", "images/b.png"])
+    row = question_row(image=["images/a.png", "images/b.png"])
     sample = only_sample(read_rows(folder, [row], "test"))
     assert sample.images == (png(), png(5, 5, "blue"))
     assert sample.messages[0].content.startswith("<image>\n<image>\n")
 
 
 def test_ten_human_answers_become_ten_references(folder: Path) -> None:
-    row = test_row(answers=[{"answer": f"a{i}", "answer_confidence": "yes"} for i in range(10)])
+    row = question_row(answers=[{"answer": f"a{i}", "answer_confidence": "yes"} for i in range(10)])
     assert only_sample(read_rows(folder, [row], "test")).references == tuple(f"a{i}" for i in range(10))
 
 
 def test_an_empty_one_among_ten_answers_is_no_defect_of_a_test_row(folder: Path) -> None:
-    row = test_row(answers=["", "dot"])
+    row = question_row(answers=["", "dot"])
     assert only_sample(read_rows(folder, [row], "test")).references == ("", "dot")
     assert only_defect(read_rows(folder, [row], "train")).reason == "empty_answer"
 
 
 def test_a_box_is_the_answer_where_there_is_no_other(folder: Path) -> None:
-    row = test_row(answer=None, answer_bbox="[0.1, 0.2, 0.3, 0.4]")
+    row = question_row(answer=None, answer_bbox="[0.1, 0.2, 0.3, 0.4]")
     assert only_sample(read_rows(folder, [row], "test")).references == ("[0.1, 0.2, 0.3, 0.4]",)
 
 
@@ -299,14 +296,14 @@ BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
     "zero bytes": ("empty_image", lambda: train_row(image="images/empty.png")),
     "decompression bomb": ("image_too_large", lambda: train_row(image="images/bomb.png")),
     "no image at all": ("unreadable_image", lambda: train_row(image="images/text.png")),
-    "a token too many": ("image_count", lambda: test_row(text="<image><image>What?")),
+    "a token too many": ("image_count", lambda: question_row(text="<image><image>What?")),
     "an image too many": ("image_count", lambda: train_row(image=["images/a.png", "images/b.png"])),
     "a token without image": ("image_count", lambda: train_row(image=None)),
     "a token in an answer": ("image_count", lambda: with_answer("<image>")),
     "empty answer": ("empty_answer", lambda: with_answer("  ")),
-    "no answer": ("empty_answer", lambda: test_row(answer=None)),
+    "no answer": ("empty_answer", lambda: question_row(answer=None)),
     "empty turn before the last": ("empty_answer", lambda: train_row(conversations=empty_first_answer())),
-    "empty question": ("empty_question", lambda: test_row(text=" \n")),
+    "empty question": ("empty_question", lambda: question_row(text=" \n")),
     "unknown role": ("unknown_role", lambda: with_role("tool")),
     "a system turn in place of an answer": ("odd_roles", lambda: with_role("system")),
     "a second system turn": ("odd_roles", lambda: train_row(conversations=[SYSTEM, SYSTEM, *turns()])),
@@ -322,12 +319,12 @@ BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
     "starts with an answer": ("odd_roles", lambda: train_row(conversations=train_row()["conversations"][1:])),
     "no turns": ("bad_field", lambda: train_row(conversations=[])),
     "turns that are no list": ("bad_field", lambda: train_row(conversations="hello")),
-    "number for a text": ("bad_field", lambda: test_row(text=3)),
-    "truth for an answer": ("bad_field", lambda: test_row(answer=True)),
+    "number for a text": ("bad_field", lambda: question_row(text=3)),
+    "truth for an answer": ("bad_field", lambda: question_row(answer=True)),
     "object for an id": ("bad_field", lambda: train_row(id={"a": 1})),
     "number for an image": ("bad_field", lambda: train_row(image=5)),
     "no known keys": ("bad_field", lambda: {"question": "?", "reply": "!"}),
-    "half a surrogate pair": ("bad_text", lambda: test_row(text="What \ud83d?")),
+    "half a surrogate pair": ("bad_text", lambda: question_row(text="What \ud83d?")),
     "climbs out": ("image_outside_root", lambda: train_row(image="images/../../secret.png")),
     "absolute": ("image_outside_root", lambda: train_row(image="/etc/hostname")),
     "address": ("image_outside_root", lambda: train_row(image="http://example.org/a.png")),

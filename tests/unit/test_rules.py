@@ -24,6 +24,8 @@ from lcia.strategies.ewc import EwcStrategy
 from lcia.strategies.strategy import EmaStrategy
 from lcia.strategies.tracked import layer_of, units_of
 
+pytestmark = pytest.mark.numeric
+
 positive = st.floats(1e-6, 1e6)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcia import decisions
+from lcia import assistants, decisions
 from lcia.answers import read_answers
 from lcia.config import ClipConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
 from lcia.embedders.vectors import mean_cosine
@@ -211,3 +211,18 @@ def test_bases_differ_by_their_files_and_a_hub_s_by_its_revision(tmp_path: Path)
     before = base_identity(local)
     (tmp_path / "model.safetensors").write_bytes(b"weightz")
     assert base_identity(local) != before
+
+
+def test_one_base_serves_all_trainings_and_evaluations_of_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[object] = []
+    build = assistants.build
+    monkeypatch.setattr(assistants, "build", lambda *given, **named: built.append(given) or build(*given, **named))
+    executor = LocalExecutor(Store(str(tmp_path)), FitOptions())
+    values = {**RUN, "training": {"max_steps": 1}, "evaluation": {}}
+    run([parse(RunConfig, values, "one"), parse(RunConfig, {**values, "seed": 1}, "other")], executor)
+    assert len(built) == 1
+    wider = {**values, "lora": {"r": 2}}
+    run([parse(RunConfig, wider, "wider")], executor)
+    assert len(built) == 2

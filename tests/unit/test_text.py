@@ -15,6 +15,8 @@ from lcia.config import TextConfig
 from lcia.embedders.text import TextEmbedder
 from lcia.types import InputError, Sample
 
+pytestmark = pytest.mark.numeric
+
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "the", "object", "in", "image", "answer", "word")
 TEXTS = (
     "what is the object in the image",
