@@ -1,6 +1,6 @@
 """How many small wrong changes of lcia's core the tests notice.
 
-    python -m bench.mutants [--count 160] [--seed 1] [--tests tests/unit] [--out FILE]
+    python -m bench.mutants [--count 160] [--seed 1] [--only lcia/store.py] [--tests tests/unit] [--out FILE]
 
 Draws lines of the core, changes one thing in each (bench/mutations.py) and runs the tests that reach the line, in a
 child of this process, which has imported what is heavy once. No file of the checkout is touched: the child imports the
@@ -39,9 +39,14 @@ ASIDE = (
 )  # fmt: skip
 """Not the core: tools, pages and figures, made-up pictures and wordings, and what runs on a GPU only."""
 BEYOND = {
-    "tests/integration/test_fit_distributed.py": ("parallel.py", "assistants/sharded.py", "agree.py", "fit.py"),
+    "tests/integration/test_fit_distributed.py": (
+        "parallel.py",
+        "assistants/sharded.py",
+        "assistants/llava.py",
+        "agree.py",
+    ),
     "tests/integration/test_ema_distributed.py": ("strategies/tracked.py", "strategies/sums.py"),
-    "tests/integration/test_ema_kernels.py": ("strategies/chunks.py",),
+    "tests/integration/test_ema_kernels.py": ("strategies/chunks.py", "strategies/curvature.py"),
 }
 """Tests in processes of their own, for what a single process never does; asked where the quick ones see nothing."""
 HEAVY = (
@@ -138,8 +143,8 @@ def main() -> None:
         _say(f"{len(reach.failing)} tests fail without a change: {', '.join(reach.failing)}")
         _say(f"{len(reach.seconds)} tests pass without a change ({time.monotonic() - began:.0f} s)")
         outcomes = []
-        for number, mutation in enumerate(sample(arguments.count, arguments.seed)):
-            outcomes.append(judge(mutation, reach, Path(scratch) / str(number)))
+        for number, mutation in enumerate(sample(arguments)):
+            outcomes.append(judge(mutation, reach, Path(scratch) / str(number), arguments.quick))
             _say(f"{number + 1:4} {outcomes[-1]['outcome']:10} {_where(mutation)}  {mutation.change}")
     summary = {
         "seed": arguments.seed,
@@ -158,14 +163,15 @@ def core() -> list[Path]:
     return sorted(p for p in Path("lcia").rglob("*.py") if p.relative_to("lcia").as_posix() not in ASIDE)
 
 
-def sample(count: int, seed: int) -> list[Mutation]:
+def sample(arguments: argparse.Namespace) -> list[Mutation]:
     """One change in each of `count` lines, every line of the core that can be changed being as likely as any other."""
     by_line: dict[tuple[str, int], list[Mutation]] = defaultdict(list)
-    for path in core():
+    for path in (path for path in core() if arguments.only in path.as_posix()):
         for mutation in mutations(path.as_posix(), path.read_text()):
             by_line[mutation.file, mutation.line].append(mutation)
-    chooser = random.Random(seed)
-    return [chooser.choice(by_line[place]) for place in chooser.sample(sorted(by_line), count)]
+    chooser = random.Random(arguments.seed)
+    places = chooser.sample(sorted(by_line), min(arguments.count, len(by_line)))
+    return [chooser.choice(by_line[place]) for place in places]
 
 
 def measure(tests: str, scratch: Path) -> Reach:
@@ -193,7 +199,7 @@ def measure(tests: str, scratch: Path) -> Reach:
     return Reach(contexts, seconds, failing)
 
 
-def judge(mutation: Mutation, reach: Reach, folder: Path) -> dict[str, Any]:
+def judge(mutation: Mutation, reach: Reach, folder: Path, only_quick: bool) -> dict[str, Any]:
     """What becomes of one change: killed (by which test), survived, untested (that is survived), or equivalent."""
     told = {"place": _where(mutation), "line": mutation.text, "change": mutation.change}
     if reason := equivalent(mutation):
@@ -201,7 +207,7 @@ def judge(mutation: Mutation, reach: Reach, folder: Path) -> dict[str, Any]:
     tests = reach.tests(mutation)
     inside = mutation.file.removeprefix("lcia/")
     quick = [list(tests)] if tests else []
-    slow = [file for file, files in BEYOND.items() if inside in files]
+    slow = [] if only_quick else [file for file, files in BEYOND.items() if inside in files]
     folder.mkdir()
     _write(mutation, folder)
     for chosen in quick:
@@ -302,7 +308,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=160, help="lines to change")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="only files with this in their path, while you write their tests")
     parser.add_argument("--tests", default="tests/unit", help="where the quick tests are")
+    parser.add_argument("--quick", action="store_true", help="leave out the tests in processes of their own")
     parser.add_argument("--out", type=Path, help="also write the JSON object to this file")
     return parser.parse_args()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from lcia.assistants.pictures import Pictures, pad_to_square
 from lcia.assistants.tiny import BASES, SHAPES_BASE, TINY_BASE
 from lcia.benchmarks.drawing import encode_png, plain_scene
 from lcia.benchmarks.minicoin import generate
-from lcia.config import LlavaConfig, TinyConfig
+from lcia.config import LlavaConfig, LoraConfig, TinyConfig
 from lcia.types import GeneratedSource, InputError, Message, Sample
 
 pytestmark = pytest.mark.numeric
@@ -287,6 +288,63 @@ def test_adapters_come_and_go_without_touching_each_other(tmp_path: Path, projec
     assistant.load_adapter("x", tmp_path)
     assert torch.allclose(assistant.logits(assistant.module, batch), changed, **SAME)
     assert len(assistant.trainable()) == len(load_file(tmp_path / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("others", [(), ("y",)])
+def test_after_an_adapter_is_dropped_the_bare_base_answers(others: tuple[str, ...]) -> None:
+    assistant = double()
+    batch = assistant.collate([talk("<image>\nWhat?", "red", images=1)])
+    bare = assistant.logits(assistant.module, batch)
+    for name in ("x", *others):
+        assistant.add_adapter(name, seed=0)
+        disturb(assistant)
+    assistant.use_adapter("x")
+    assert not torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+    assistant.drop_adapter("x")
+    assert assistant.adapters == others
+    assert torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+    for name in others:
+        assistant.use_adapter(name)
+        assert not torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+        assert assistant.trainable()
+
+
+def test_a_saved_adapter_is_loaded_for_answering_and_names_no_path_of_this_machine(
+    tiny: LlavaAssistant, tmp_path: Path
+) -> None:
+    tiny.save_adapter("a", tmp_path / "new" / "folder")
+    saved = json.loads((tmp_path / "new" / "folder" / "adapter_config.json").read_text())
+    assert saved["inference_mode"] is True
+    assert saved["base_model_name_or_path"] is None
+    assert tiny.module.peft_config["a"].inference_mode is False
+
+
+def test_a_sharded_base_takes_no_adapter_of_another_form_and_none_beside_its_own(tmp_path: Path) -> None:
+    """Sharding that cuts nothing: what it forbids is the same."""
+    wide = assistants.build(TinyConfig(), LoraConfig(r=2))
+    wide.add_adapter("x", seed=0)
+    wide.save_adapter("x", tmp_path)
+    assistant = assistants.build(TinyConfig())
+    assistant.add_adapter("x", seed=0)
+    assistant.shard(lambda module: None)
+    with pytest.raises(InputError, match="another form"):
+        assistant.load_adapter("x", tmp_path)
+    for forbidden in (lambda: assistant.use_adapter(None), lambda: assistant.drop_adapter("x"),
+                      lambda: assistant.add_adapter("y", 1)):  # fmt: skip
+        with pytest.raises(InputError):
+            forbidden()
+
+
+def test_memory_is_not_saved_unless_it_is_asked_for() -> None:
+    assert [assistants.build(TinyConfig(), gradient_checkpointing=asked).module.is_gradient_checkpointing
+            for asked in (False, True)] == [False, True]  # fmt: skip
+    assert not assistants.build(TinyConfig()).module.is_gradient_checkpointing
+
+
+def test_a_model_s_defaults_are_those_that_llava_was_trained_with() -> None:
+    config = LlavaConfig(kind="llava", model="any")
+    found = (config.dtype, config.max_length, config.pad_image_to_square, config.train_projector, config.revision)
+    assert found == ("bfloat16", 2048, True, False, None)
 
 
 def test_a_trained_projector_gets_a_gradient_from_a_batch_without_pictures() -> None:
