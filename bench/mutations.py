@@ -1,7 +1,7 @@
 """Small wrong changes of a Python module, as a careless hand would make them: each is one node of its syntax tree.
 
-Not changed is what no test should pin: docstrings, annotations, decorators, assertions, the words of an error, and
-`strict=` of a zip, which is an assertion too.
+Not changed is what no test should pin: docstrings, annotations, decorators, assertions, the words of an error, the
+indent of JSON, and `strict=` of a zip, which is an assertion too.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _untouched(node: ast.AST) -> bool:
     match node:
         case ast.Assert() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return True
-        case ast.Expr(value=ast.Constant()) | ast.keyword(arg="strict"):
+        case ast.Expr(value=ast.Constant()) | ast.keyword(arg="strict" | "indent"):
             return True
         case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")) | ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
@@ -117,7 +117,7 @@ def _changes(node: ast.AST) -> list[ast.AST]:
 
 def _changed_statement(node: ast.stmt) -> Iterator[ast.AST]:
     match node:
-        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and not value.value):
             yield ast.copy_location(ast.Return(ast.Constant(None)), node)
         case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Raise() | ast.Continue():
             yield ast.copy_location(ast.Pass(), node)

@@ -319,6 +319,17 @@ def test_a_saved_adapter_is_loaded_for_answering_and_names_no_path_of_this_machi
     assert tiny.module.peft_config["a"].inference_mode is False
 
 
+def test_an_adapter_of_another_form_takes_the_place_of_one_with_its_name(tmp_path: Path) -> None:
+    wide = assistants.build(TinyConfig(), LoraConfig(r=2))
+    wide.add_adapter("x", seed=0)
+    wide.save_adapter("x", tmp_path)
+    assistant = assistants.build(TinyConfig())
+    assistant.add_adapter("x", seed=0)
+    assistant.load_adapter("x", tmp_path)
+    assert assistant.module.peft_config["x"].r == 2
+    assert all(torch.equal(value, wide.trainable()[name]) for name, value in assistant.trainable().items())
+
+
 def test_a_sharded_base_takes_no_adapter_of_another_form_and_none_beside_its_own(tmp_path: Path) -> None:
     """Sharding that cuts nothing: what it forbids is the same."""
     wide = assistants.build(TinyConfig(), LoraConfig(r=2))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -334,3 +336,82 @@ def test_the_marker_is_on_the_disk_whole_before_the_result_is_renamed(
     monkeypatch.setattr("lcia.store.os.fsync", fsync)
     _publish(store)
     assert synced == [("complete.json", (store.fetch(KEY) / "complete.json").read_text())]
+
+
+def _occupied(monkeypatch: pytest.MonkeyPatch, number: int) -> list[object]:
+    """Every rename onto a result fails with this error."""
+    tried: list[object] = []
+
+    def rename(source: object, target: object) -> None:
+        if str(target).endswith(KEY):
+            tried.append(target)
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("lcia.store.os.rename", rename)
+    return tried
+
+
+def test_a_result_that_others_keep_changing_is_an_error_and_not_lost_in_silence(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = _occupied(monkeypatch, errno.ENOTEMPTY)
+    with pytest.raises(StoreError, match="other processes keep changing it"):
+        _publish(store)
+    assert len(tried) == 10
+
+
+def test_a_disk_that_is_full_is_said_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = _occupied(monkeypatch, errno.ENOSPC)
+    with pytest.raises(StoreError, match=r"cannot publish .*No space left on device"):
+        _publish(store)
+    assert len(tried) == 1
+
+
+def test_what_is_not_there_cannot_be_fetched_from_a_url(tmp_path: Path) -> None:
+    store = Store(f"fsspec+file://{tmp_path / 'store'}", tmp_path / "cache")
+    with pytest.raises(StoreError, match="holds no complete result"):
+        store.fetch(KEY)
+
+
+def test_a_result_is_checked_once_by_each_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _publish(store)
+    looked: list[Path] = []
+    monkeypatch.setattr("lcia.store.defects", lambda folder: looked.append(folder) or [])
+    for _ in range(3):
+        store.fetch(KEY)
+    assert len(looked) == 1
+
+
+def test_a_local_store_fills_results_on_its_own_disk(store: Store) -> None:
+    """So that a rename publishes them."""
+    with store.publish(KEY, {}) as folder:
+        assert folder.is_relative_to(store.base)
+
+
+def test_files_in_subfolders_belong_to_a_result_and_empty_folders_do_not(store: Store) -> None:
+    with store.publish(KEY, {}) as folder:
+        (folder / "deep" / "er").mkdir(parents=True)
+        (folder / "deep" / "file").write_text("x")
+    marker = json.loads((store.fetch(KEY) / "complete.json").read_text())["files"]
+    assert set(marker) == {"deep/file", "stage.json"}
+    assert store.has(KEY)
+
+
+def test_a_checkpoint_that_another_process_deletes_meanwhile_counts_as_never_seen(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for step in (5, 10):
+        with checkpoints.save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    copy = Checkpoints._copy
+
+    def gone(self: Checkpoints, name: str, into: Path) -> Path:
+        if name == "000000010":
+            shutil.rmtree(Path(store.base) / "partial" / KEY / name, ignore_errors=True)
+        return copy(self, name, into)
+
+    monkeypatch.setattr(Checkpoints, "_copy", gone)
+    found, damaged = checkpoints.load(tmp_path / "scratch")
+    assert found is not None
+    assert (found.name, damaged) == ("000000005", [])
