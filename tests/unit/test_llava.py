@@ -346,6 +346,34 @@ def test_a_sharded_base_takes_no_adapter_of_another_form_and_none_beside_its_own
             forbidden()
 
 
+def test_the_layers_are_sharded_one_by_one_and_then_the_rest() -> None:
+    assistant, applied = assistants.build(TinyConfig()), list[torch.nn.Module]()
+    assistant.add_adapter("x", seed=0)
+    assistant.shard(applied.append)
+    model = assistant.module.get_base_model()
+    assert applied == [*model.model.language_model.layers, assistant.module]
+
+
+@pytest.mark.parametrize(("revision", "asked"), [(None, "main"), ("v2", "v2")])
+def test_a_model_of_the_hub_is_loaded_at_its_revision(
+    monkeypatch: pytest.MonkeyPatch, revision: str | None, asked: str
+) -> None:
+    import transformers
+
+    seen: list[tuple[str, str]] = []
+
+    def asked_for(pretrained_model_name_or_path: str, revision: str, **settings: Any) -> None:
+        seen.append((pretrained_model_name_or_path, revision))
+        if settings:
+            raise OSError
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", asked_for)
+    monkeypatch.setattr(transformers.LlavaForConditionalGeneration, "from_pretrained", asked_for)
+    with pytest.raises(InputError, match="cannot load"):
+        assistants.build(LlavaConfig(kind="llava", model="me/mine", revision=revision))
+    assert seen == [("me/mine", asked)] * 2
+
+
 def test_memory_is_not_saved_unless_it_is_asked_for() -> None:
     assert [assistants.build(TinyConfig(), gradient_checkpointing=asked).module.is_gradient_checkpointing
             for asked in (False, True)] == [False, True]  # fmt: skip
