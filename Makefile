@@ -10,12 +10,19 @@ export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test env lint types contracts unit integration e2e tiny-base shapes-base clean
+# Instruction sets that torch, its libraries and numpy's can be held to; `own` is all that the processor has.
+PROCESSORS := default avx2 own
+held_default := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
+held_avx2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+held_own :=
+
+.PHONY: quickstart test env lint types contracts unit integration e2e processors tiny-base shapes-base clean
 
 quickstart: env  ## the main job on this machine: one to two minutes after the installation
 	$(VENV)/bin/lcia quickstart
 
-test: env lint types contracts  ## everything; the last line is pytest's
+test: env lint types contracts  ## everything; the last lines are pytest's, with what was skipped and why
+	$(MAKE) --no-print-directory processors PROCESSORS="default avx2"
 	$(PY) -m pytest $(TWO) tests
 
 env: $(VENV)/.ready
@@ -44,6 +51,9 @@ integration: env
 
 e2e: env
 	$(PY) -m pytest $(TWO) tests/e2e
+
+processors: env  ## the numeric tests, as other processors would round
+	set -e; $(foreach set,$(PROCESSORS),echo "numeric tests on: $(set)"; env $(held_$(set)) $(PY) -m pytest $(TWO) -m numeric tests;)
 
 tiny-base: env  ## trains the shipped checkpoint again: about 20 CPU-minutes
 	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Real third-party data beside the checkout; not part of the product."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no third-party test data at {folder}")
-    return folder
+def shared() -> Callable[[str], Path]:
+    """Finds what lies beside the checkout and is not part of it: real data and schemas of others. Skips without it."""
+
+    def find(name: str) -> Path:
+        path = ROOT.parent / "shared" / name
+        if not path.exists():
+            pytest.skip(f"../shared/{name} is not there: it is others' work and not part of this repository")
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def schemas(shared_data: Path) -> dict[str, Any]:
+def shared_data(shared: Callable[[str], Path]) -> Path:
+    """Real third-party data."""
+    return shared("data")
+
+
+@pytest.fixture(scope="session")
+def schemas(shared: Callable[[str], Path]) -> dict[str, Any]:
     """KubeRay's own schemas of its resources."""
     from pipelines.kubeschema import load_schemas
 
-    path = shared_data.parent / "kuberay" / "schemas-v1.7.0.json.gz"
-    if not path.is_file():
-        pytest.skip(f"no KubeRay schemas at {path}")
-    return load_schemas(path)
+    return load_schemas(shared("kuberay/schemas-v1.7.0.json.gz"))
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,9 @@ class Loop:
             for place, parameter in enumerate(self.held.values()):
                 noise = torch.randn(parameter.shape, generator=random, dtype=torch.float64).to(DEVICE)
                 gradient = (parameter.detach().double() - 1 + 0.1 * noise).to(parameter.dtype)
+                if self.habit == "missing" and place == 0:
+                    # It does not lie in one piece, as that of a transposed product does not.
+                    gradient = gradient.T.contiguous().T
                 if self.habit == "missing" and place == 2 and step in (0, 4):
                     parameter.grad = None
                 elif self.habit == "in place" and parameter.grad is not None:

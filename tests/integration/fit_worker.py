@@ -171,6 +171,18 @@ def _second_stage(worker: Worker, assistant: LlavaAssistant, strategy: dict[str,
     fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent)
 
 
+def one_step(worker: Worker) -> dict[str, Any]:
+    """A first stage of one step, which no rounding of an earlier one can have changed."""
+    store = Store(str(worker.folder / f"one_step-{worker.layout.name}"))
+    if worker.is_main:
+        shutil.copytree(worker.folder / "base", store.base)
+    worker.accelerator.wait_for_everyone()
+    config = {**STREAM, "training": {**TRAINING, "max_steps": 1}, "strategy": STRATEGIES["curvature"]}
+    stage = planned(config, store).plan.trains[0]
+    fit_stage(stage, worker.assistant(), store, worker.options(), worker.accelerator, silent)
+    return {}
+
+
 def mixed(worker: Worker) -> dict[str, Any]:
     """Rows with and without pictures, one at a time, and a projector that is trained."""
     store = Store(str(worker.folder / f"mixed-{worker.layout.name}"))
@@ -274,6 +286,7 @@ def _complaint(act: Callable[[], object]) -> str:
 JOBS: dict[str, tuple[Callable[[Worker], dict[str, Any]], list[Layout]]] = {
     "chains": (chains, [*LAYOUTS, *OTHERS]),
     "continued": (continued, LAYOUTS),
+    "one_step": (one_step, [Layout(2, parallelism, "bfloat16") for parallelism in ("ddp", "fsdp2")]),
     "mixed": (mixed, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
     "details": (details, [SAVING]),
     "diverged": (diverged, [Layout(2, "ddp"), Layout(2, "fsdp2")]),

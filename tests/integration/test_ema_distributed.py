@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.numeric
+
 DDP = ("ddp-2", "ddp-4", "ddp-2-bucket-view")
 SHARDED = ("fsdp-2", "fsdp-4", "hybrid-2x2")
 RULES = ("paper", "official", "proximal", "curvature")

@@ -19,6 +19,8 @@ from lcia.embedders.clip import ClipEmbedder
 from lcia.protocols import Features
 from lcia.types import InputError, Sample
 
+pytestmark = pytest.mark.numeric
+
 
 def png(colour: str, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
     stream = io.BytesIO()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -237,3 +238,26 @@ def test_decisions_survive_json() -> None:
         assert placement_from(json.loads(json.dumps(to_record(placement)))) == placement
     base = Route("A", "test", "Hör zu", None, (0.1,), True)
     assert route_from(json.loads(json.dumps(to_record(base)))) == base
+
+
+def _counting(calls: list[tuple[Features, Features]]) -> Callable[[Features, Features], NDArray[np.float64]]:
+    def similarity(a: Features, b: Features) -> NDArray[np.float64]:
+        calls.append((a, b))
+        return np.ones(len(a.texts))
+
+    return similarity
+
+
+def test_equal_texts_are_compared_once_and_vectors_once_for_each_object() -> None:
+    texts: list[tuple[Features, Features]] = []
+    grouped = Grouping(_counting(texts), grouping())
+    for order in (("A", "B"), ("B", "A")):
+        grouped.follow(order, {name: features("aaab") for name in order})
+    assert len(texts) == 1
+    vectors: list[tuple[Features, Features]] = []
+    grouped = Grouping(_counting(vectors), grouping())
+    for _ in range(2):
+        known = {name: replace(features("aaab"), vectors=np.eye(4)[:1]) for name in "AB"}
+        grouped.follow(("A", "B"), known)
+        grouped.follow(("A", "B"), known)
+    assert len(vectors) == 2

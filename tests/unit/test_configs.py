@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lcia import benchmarks
-from lcia.config import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig
+from lcia.config import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig, TrainingConfig
 from lcia.load import load
 from lcia.methods import CurvatureConfig, EwcConfig, ProximalConfig
 from lcia.run import order_of
@@ -124,3 +124,43 @@ def test_the_study_of_easyvqa_is_the_run_under_every_method_over_three_seeds():
     assert {p.config.training.max_steps for p in points if p.config.protocol == "multitask"} == {
         4 * (run.training.max_steps or 0)
     }
+
+
+def test_the_defaults_of_a_run_are_the_vetted_settings() -> None:
+    """A default that changes is another method under the same name: change it here too, and say so in the log."""
+    written = RunConfig(name="a").model_dump(mode="json")
+    for section, expected in DEFAULTS.items():
+        assert {key: written[section][key] for key in expected} == expected
+
+
+DEFAULTS: dict[str, dict[str, object]] = {
+    "lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0},
+    "training": {
+        "learning_rate": 4e-3, "projector_learning_rate": 2e-5, "batch_size": 16, "max_steps": None,
+        "num_train_epochs": 1.0, "warmup_ratio": 0.03, "lr_scheduler_type": "cosine", "weight_decay": 0.0,
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "max_grad_norm": 1.0, "group_by_length": False,
+    },
+    "evaluation": {
+        "split": "test", "scoring": "strict", "max_new_tokens": 32, "zero_shot": False, "upper_triangle": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["weight_decay", "max_grad_norm"])
+def test_what_may_be_switched_off_may_be_zero_and_not_less(key: str) -> None:
+    assert getattr(TrainingConfig(**{key: 0}), key) == 0
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        TrainingConfig(**{key: -0.1})
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "projector_learning_rate", "num_train_epochs", "batch_size"])
+def test_what_a_training_cannot_do_without_is_positive(key: str) -> None:
+    with pytest.raises(ValueError, match="greater than"):
+        TrainingConfig(**{key: 0})
+
+
+def test_a_share_of_the_steps_lies_in_the_unit_interval() -> None:
+    assert [TrainingConfig(warmup_ratio=end).warmup_ratio for end in (0, 1)] == [0, 1]
+    for beyond in (-0.01, 1.01):
+        with pytest.raises(ValueError, match="than or equal to"):
+            TrainingConfig(warmup_ratio=beyond)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from lcia.methods import CurvatureConfig, EwcConfig
 from lcia.protocols import Strategy
 from lcia.strategies import build, sums
-from lcia.strategies.ema import Curvature, DynamicEma
+from lcia.strategies.ema import Curvature, DynamicEma, Options
+
+pytestmark = pytest.mark.numeric
 
 SIZE, STEPS, RATE = 12, 9, 0.1
 
@@ -239,3 +241,30 @@ def test_where_nothing_pulls_its_size_is_nought_before_and_after_a_step() -> Non
         assert (strategy.statistics()["pull_norm"], strategy.statistics()["pull_ratio"]) == (0, 0)
         parameter.grad = torch.ones(3)
         optimizer.step()
+
+
+@pytest.mark.parametrize("missing", ["skip", "zero"])
+def test_missing_gradients_and_made_steps_are_counted(missing: Any) -> None:
+    used, rare = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    optimizer = torch.optim.SGD([used, rare], lr=RATE)
+    options = Options(missing_gradient=missing)
+    average = DynamicEma({"used": used, "rare": rare}, Curvature(0.5, 0.9, 0.1), options).attach(optimizer)
+    assert average.statistics()["missing"] == 0
+    for with_rare in (True, False, False, True):
+        (used.sum() + (rare.sum() if with_rare else 0)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    figures = average.statistics()
+    assert (figures["missing"], figures["steps"], figures["skipped"], figures["fallback"]) == (2, 4, 0, 0)
+
+
+def test_a_gradient_that_is_missing_adds_nothing_and_moves_nothing() -> None:
+    used, rare = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    optimizer = torch.optim.SGD([used, rare], lr=RATE)
+    old = {"rare": torch.ones(3, dtype=torch.float64)}
+    options = Options(missing_gradient="skip")
+    average = DynamicEma({"used": used, "rare": rare}, Curvature(0.5, 0.9, 0.1), options, old).attach(optimizer)
+    used.sum().backward()
+    optimizer.step()
+    assert torch.equal(average.curvature()["rare"], old["rare"])
+    assert torch.equal(rare.detach(), torch.ones(3, dtype=torch.float64))

@@ -17,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lcia.strategies import sums
 from lcia.strategies.ema import DynamicEma, Fixed, Off, Official, Options, Paper, Proximal
 
+pytestmark = pytest.mark.numeric
+
 SHAPES = ((7, 9), (40,), (3, 4, 5))
 STEPS = 12
 PLAIN = Options()

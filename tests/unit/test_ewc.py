@@ -9,6 +9,8 @@ from torch import nn
 from lcia.methods import EwcConfig
 from lcia.strategies import build
 
+pytestmark = pytest.mark.numeric
+
 
 def test_the_pull_is_the_gradient_of_the_penalty_and_stays_out_of_the_kept_curvature() -> None:
     origin, old, pull, rate = torch.tensor([1.0, -2.0, 3.0]).double(), torch.tensor([0.0, 1.0, 2.0]).double(), 0.3, 0.1

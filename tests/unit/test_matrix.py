@@ -153,3 +153,18 @@ def test_json_holds_every_metric_with_null_and_its_reason():
 def test_what_is_no_matrix_of_percentages_is_refused(tasks, scores, message):
     with pytest.raises(InputError, match=message):
         AccuracyMatrix(tasks, np.array(scores))
+
+
+@pytest.mark.parametrize("zero_shot", [[1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], [1.0, 101.0]])
+def test_zero_shot_scores_are_as_many_percentages_as_tasks(zero_shot):
+    with pytest.raises(InputError, match="zero_shot"):
+        AccuracyMatrix(("a", "b"), np.zeros((2, 2)), np.array(zero_shot))
+
+
+def test_a_matrix_of_no_task_is_refused():
+    with pytest.raises(InputError, match="distinct names"):
+        AccuracyMatrix((), np.zeros((0, 0)))
+
+
+def test_the_ends_of_the_scale_are_percentages():
+    assert AccuracyMatrix(("a",), np.array([[0.0]]), np.array([100.0])).zero_shot == [100]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lcia.codebook import Placement, Route
 from lcia.config import RunConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.load import parse
@@ -174,3 +175,34 @@ def test_all_orders_of_five_tasks_share_what_the_formulas_say(grouping: dict[str
 def test_the_formulas_give_the_design_s_counts_for_coin() -> None:
     # Five tasks share a group, three have one each; 40,320 orders ask for 8 trainings each.
     assert (_chain(8), _newest(5, 3), _fresh((5, 1, 1, 1))) == (109_600, 15_940, 328)
+
+
+def test_without_grouping_every_entry_is_answered_by_the_only_group_and_nothing_falls_back() -> None:
+    made = _plan(grouping={"enabled": False})
+    assert made.routes == tuple(
+        (row, Route(task, "test", None, 0, (), False)) for row in range(3) for task in TASKS[: row + 1]
+    )
+    assert made.placements == tuple(Placement(task, 0, row == 0, ()) for row, task in enumerate(TASKS))
+
+
+def test_each_row_of_the_matrix_knows_the_newest_stage_of_every_group() -> None:
+    made = _plan()
+    first, box, last = (stage.key for stage in made.trains)
+    assert made.groups == ({0: first}, {0: first, 1: box}, {0: last, 1: box})
+
+
+def test_the_stage_that_answers_most_instructions_is_the_default_and_the_others_are_routes() -> None:
+    asked = _planner().evaluate("GQA", "GQA/test", (("x", "k1"), ("y", "k2"), ("z", "k2"), ("w", None)))
+    assert asked.default == "k2"
+    assert asked.routes == (("w", None), ("x", "k1"))
+    assert [asked.adapter_of(text) for text in ("x", "y", "z", "w", "new")] == ["k1", "k2", "k2", None, "k2"]
+    assert asked.adapters == ("k1", "k2")
+
+
+def test_zero_shot_and_multi_task_show_the_untuned_base_where_it_belongs() -> None:
+    none = _plan(protocol="zero_shot")
+    assert [(cell.row, cell.column) for cell in none.cells] == [(2, 0), (2, 1), (2, 2)]
+    together = _plan(protocol="multitask", evaluation={"zero_shot": True})
+    assert [cell.row for cell in together.cells] == [ZERO_SHOT] * 3 + [2] * 3
+    assert together.groups == ({0: together.trains[0].key},)
+    assert together.trains[0].first

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +23,8 @@ from lcia.strategies import build, rules
 from lcia.strategies.ewc import EwcStrategy
 from lcia.strategies.strategy import EmaStrategy
 from lcia.strategies.tracked import layer_of, units_of
+
+pytestmark = pytest.mark.numeric
 
 positive = st.floats(1e-6, 1e6)
 
@@ -157,3 +161,75 @@ def test_a_rule_falls_back_at_the_very_ends_of_the_unit_interval(value: float, f
         weighed = rule.weigh(sums)
         assert weighed.fallback.tolist() == [fallback]
         assert weighed.beta.item() == (0.99 if fallback else 0.5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.5, 1.5])
+def test_a_rule_of_norms_falls_back_at_the_ends_of_the_unit_interval_and_beyond(value: float) -> None:
+    # With |d| = |g_t - g_t-1| = 1 and lambda = 1, beta is (1 + |g|) |theta_t - theta_t-1|: here the last factor.
+    beta, fallback = rules.Paper(1.0, 0.9, "sum").weigh(unit([1, 0, 1, value]))
+    assert (beta.item(), fallback.item()) == (0.9, True)
+
+
+def test_a_proximal_rule_with_absolute_stability_by_hand() -> None:
+    # <d,d> = 4, <g,d> = -1, h = 2/4, s = 2: (2 - 1/4) / (2 + 1/2)
+    beta, fallback = rules.Proximal("absolute", 2.0).weigh(unit([4, -1, 2, 4]))
+    assert (beta.item(), fallback.item()) == (pytest.approx(0.7, rel=1e-15), False)
+
+
+@pytest.mark.parametrize(("stability", "beta"), [("relative", 3 / 4), ("absolute", 1.0)])
+def test_a_proximal_rule_takes_a_flat_slope_and_the_mean_curvature_before_the_first_secant(
+    stability: Any, beta: float
+) -> None:
+    weighed = rules.Proximal(stability, 3.0).weigh(unit([4, -1, 2, 2], known=False))
+    assert (weighed.beta.item(), weighed.fallback.item()) == (beta, True)
+
+
+def test_a_step_that_moved_nothing_adds_no_curvature_to_the_mean() -> None:
+    rule, still = rules.Proximal("relative", 3.0), unit([4, -1, 0, 0])
+    assert rule.weigh(still).fallback.item()
+    assert still.memory.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "needs_step"),
+    [
+        (rules.Fixed(0.5), "none", False),
+        (rules.Paper(1.0, 0.9, "sum"), "norms", True),
+        (rules.Official(2.0, 0.1, "sum"), "norms", False),
+        (rules.Proximal("absolute", 1.0), "products", True),
+    ],
+)
+def test_a_rule_asks_for_no_more_than_its_formula_holds(rule: Any, kind: str, needs_step: bool) -> None:
+    """What it asks for costs a copy of weights or gradients."""
+    assert (rule.kind, rule.needs_step) == (kind, needs_step)
+
+
+def test_a_fixed_rule_never_falls_back() -> None:
+    beta, fallback = rules.Fixed(0.25).weigh(unit([1, 1, 1, 1], known=False))
+    assert (beta.item(), fallback.item()) == (0.25, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        (PaperConfig(kind="paper"), {"lagrange": 1.0, "fallback": 0.99, "reduction": "sum", "beta_min": 0.0}),
+        (OfficialConfig(kind="official"), {"factor": 2.0, "fallback_alpha": 0.01, "reduction": "sum"}),
+        (ProximalConfig(kind="proximal"), {"rho": 60.0, "beta_min": 0.97, "beta_max": 1.0, "stability": "relative"}),
+        (CurvatureConfig(), {"lambda_": 0.3, "pull": 10_000.0, "short_average": 0.9, "missing_gradient": "error"}),
+        (EwcConfig(kind="ewc"), {"pull": 10_000.0, "missing_gradient": "error"}),
+    ],
+)
+def test_the_defaults_are_the_vetted_settings(config: Any, values: dict[str, object]) -> None:
+    assert {name: getattr(config, name) for name in values} == values
+
+
+@pytest.mark.parametrize("values", [{}, {"beta": 0.5, "retain": 0.5}])
+def test_a_fixed_rule_wants_one_of_beta_and_retain(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="exactly one of beta and retain"):
+        FixedConfig(kind="fixed", **values)
+
+
+def test_bounds_may_meet_and_not_cross() -> None:
+    assert PaperConfig(kind="paper", beta_min=0.5, beta_max=0.5).beta_min == 0.5
+    with pytest.raises(ValueError, match=r"beta_min 0\.6 lies above beta_max 0\.5"):
+        PaperConfig(kind="paper", beta_min=0.6, beta_max=0.5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lcia.config import TrainingConfig
-from lcia.sampling import Sampler, total_steps
+from lcia.sampling import Sampler, seed_of, total_steps
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -76,3 +76,48 @@ def test_batches_by_length_come_in_no_order_of_length() -> None:
     lengths = np.arange(400)
     means = [lengths[Sampler(400, 8, 0, lambda: lengths).step(i)].mean() for i in range(50)]
     assert abs(np.corrcoef(means, np.arange(50))[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("place", "seed"),
+    [((0, 0, 0), 0), ((0, 0, 3), 3), ((0, 5, 0), 5_045), ((1, 0, 0), 1_009_003_027), ((2, 3, 4), 2_018_009_085)],
+)
+def test_the_seed_of_a_step_on_a_worker_is_pinned(place: tuple[int, int, int], seed: int) -> None:
+    """Another formula would change every result under the same keys."""
+    assert seed_of(*place) == seed
+
+
+def test_the_rows_of_a_step_are_pinned() -> None:
+    assert Sampler(10, 4, 7).step(0).tolist() == [8, 0, 7, 1]
+    assert Sampler(10, 4, 7).step(2).tolist() == [5, 9, 9, 0]
+
+
+@pytest.mark.parametrize(("rows", "last"), [(20, 4), (24, 0)])
+def test_the_batch_of_length_groups_that_is_not_full_comes_last_and_full_ones_are_shuffled(
+    rows: int, last: int
+) -> None:
+    """By length 8 rows make a batch of the 8 longest, and so on; a batch that is not full holds the shortest."""
+    order = np.concatenate([Sampler(rows, 8, 0, lambda: np.arange(rows)).step(step) for step in range(3)])[:rows]
+    assert sorted(order) == list(range(rows))
+    full = [sorted(order[i : i + 8].tolist()) for i in range(0, rows - last, 8)]
+    assert sorted(full) == [list(range(i, i + 8)) for i in range(last, rows, 8)]
+    assert sorted(order[rows - last :].tolist()) == list(range(last))
+
+
+def test_all_full_batches_take_part_in_the_shuffle() -> None:
+    """Over many epochs the batch of the shortest rows comes first as well as last."""
+    sampler = Sampler(24, 8, 0, lambda: np.arange(24))
+    first = {int(sampler.step(3 * epoch).min()) for epoch in range(20)}
+    assert first == {0, 8, 16}
+
+
+def test_a_stage_has_one_step_at_least() -> None:
+    assert total_steps(TrainingConfig(batch_size=16, num_train_epochs=0.01), 3) == 1
+
+
+def test_fifty_batches_are_sorted_by_length_together() -> None:
+    drawn, by_length = (Sampler(200, 2, 0, given) for given in (None, lambda: np.arange(200)))
+    order = np.concatenate([drawn.step(step) for step in range(100)])
+    halves = [np.sort(order[:100]).reshape(50, 2), np.sort(order[100:]).reshape(50, 2)]
+    together = {frozenset(pair.tolist()) for half in halves for pair in half}
+    assert {frozenset(by_length.step(step).tolist()) for step in range(100)} == together

@@ -166,3 +166,31 @@ def test_ten_answers_are_judged_softly_in_strict_and_by_the_first_in_legacy():
     strict, legacy = scoring.COIN["VQAv2"]
     assert strict("stop sign", TEN) == 1
     assert legacy("stop sign", TEN) == 0
+
+
+def test_iou_of_boxes_away_from_the_origin_that_overlap_in_part():
+    # 2 x 3 of 12 and 18 are shared: 6 of 24.
+    assert scoring.iou((1, 2, 4, 6), (2, 3, 5, 9)) == pytest.approx(6 / 24)
+    assert scoring.iou((2, 3, 5, 9), (1, 2, 4, 6)) == pytest.approx(6 / 24)
+
+
+@pytest.mark.parametrize("apart", [(5, 2, 8, 6), (1, 7, 4, 11), (5, 7, 8, 11), (-9, 2, -5, 6), (1, -9, 4, -5)])
+def test_boxes_that_lie_apart_in_one_direction_or_both_share_nothing(apart):
+    assert scoring.iou((1, 2, 4, 6), apart) == 0
+    assert scoring.iou(apart, (1, 2, 4, 6)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        ("[0.2, 0.3, 0.8, 0.9]", (0.2, 0.3, 0.8, 0.9)),
+        ("[0.2, 0.3, 0.8, 0.9, 0.1]", (0.2, 0.3, 0.8, 0.9)),
+        ("[0.2, 0.3, 0.2, 0.9]", None),
+        ("[0.2, 0.3, 0.8, 0.3]", None),
+        ("[0.8, 0.3, 0.2, 0.9]", None),
+        ("[0.2, 0.9, 0.8, 0.3]", None),
+        ("[0.2, 0.3, 0.8]", None),
+    ],
+)
+def test_four_numbers_are_a_box_if_it_has_an_inside(text, box):
+    assert scoring.box(text) == box

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcia import shards
-from lcia.codec import SCHEMA, decode, encode
+from lcia.codec import SCHEMA, decode, encode, size_of
 from lcia.config import DataConfig
 from lcia.formats import CHUNK_ROWS
-from lcia.readers import Reading
+from lcia.readers import Reading, all_chunks
 from lcia.shards import Rows, ShardCounts, complaint, count_rows, count_source, read_counts, refuse, write_source
 from lcia.types import FileSource, GeneratedSource, InputError, Message, Sample
 
@@ -196,3 +196,30 @@ def test_a_refusal_lists_every_source_with_its_reasons_by_count() -> None:
     counts = ShardCounts(100, 5, {"missing_image": 4, "duplicate_id": 1})
     with pytest.raises(InputError, match=r"missing_image 4, duplicate_id 1.*x/bad_rows.jsonl(.|\n)*GQA/test"):
         refuse([complaint(f"GQA/{split}", counts, "x/bad_rows.jsonl", 0.0) for split in ("train", "test")], 0.0)
+
+
+def test_row_groups_are_closed_as_soon_as_they_have_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcia.codec.GROUP_BYTES", 10)
+    five = Sample("", "", (Message("user", "abc"),), (b"xy",), ())
+    assert encode([five] * 5)[1] == (2, 2, 1)
+    assert decode(encode([five] * 5)[0]) == [five] * 5
+
+
+def test_a_chunk_is_passed_on_in_pieces_of_their_bytes_and_no_row_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = rows_file(tmp_path, [f"r{number}" for number in range(5)])
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    (tmp_path / "rows.json").write_text(json.dumps([*rows[:4], {**rows[4], "conversations": []}]))
+    reading = Reading.of(source, "last_line", None, DATA)
+    [chunk] = all_chunks(reading)
+    [whole] = shards.pieces(reading, chunk)
+    assert (whole.ids, whole.file, len(whole.bad)) == (("r0", "r1", "r2", "r3"), source.path, 1)
+    size = size_of(decode(whole.data)[0])
+    monkeypatch.setattr("lcia.shards.PIECE_BYTES", 2 * size)
+    cut = list(shards.pieces(reading, chunk))
+    assert [(piece.ids, piece.records, piece.file) for piece in cut] == [
+        (("r0", "r1"), whole.records[:2], source.path), (("r2", "r3"), whole.records[2:], source.path),
+        ((), (), source.path),
+    ]  # fmt: skip
+    assert [len(piece.bad) for piece in cut] == [0, 0, 1]

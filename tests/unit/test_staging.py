@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lcia.staging import BOOT, staging
+
 # Fills a folder, says where, and waits for its end.
 FILLER = """
 import sys
@@ -55,3 +57,22 @@ def test_folders_of_other_machines_are_let_alone(tmp_path: Path) -> None:
     assert _folder(process).name[5:18] != "0" * 13
     process.communicate()
     assert list(tmp_path.iterdir()) == [theirs]
+
+
+def test_a_folder_carries_the_name_of_this_start_of_the_machine(tmp_path: Path) -> None:
+    with staging(tmp_path / "made" / "as needed") as folder:
+        assert folder.name.startswith(f"lcia-{BOOT.read_text()[:13]}-")
+        assert list(folder.iterdir()) == []
+    assert not folder.exists()
+
+
+def test_a_folder_goes_with_its_block_even_where_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        _fail_in(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _fail_in(parent: Path) -> None:
+    with staging(parent) as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError

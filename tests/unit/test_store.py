@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -385,3 +388,164 @@ def test_a_folder_that_fills_while_it_is_deleted_is_deleted_again() -> None:
     fs = _Obstinate(3)
     delete(fs, "partial/x")
     assert fs.times == -1
+
+
+@pytest.mark.parametrize(("newest", "found"), [(None, "000000010"), (10, "000000010"), (9, "000000005"), (4, None)])
+def test_a_checkpoint_up_to_a_step_can_be_asked_for(
+    store: Store, tmp_path: Path, newest: int | None, found: str | None
+) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for step in (5, 10):
+        with checkpoints.save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    folder_, damaged = checkpoints.load(tmp_path / "scratch", newest)
+    assert ((folder_ and folder_.name), damaged) == (found, [])
+
+
+def test_a_local_checkpoint_goes_in_one_piece(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody ever sees half of it: it is renamed away, whole, before a file of it is deleted."""
+    checkpoints, moved = store.checkpoints(KEY), dict[str, set[str]]()
+    with checkpoints.save(5) as folder:
+        (folder / "state").write_text("step 5")
+    rename = os.rename
+
+    def watched(source: str, target: Path) -> None:
+        moved[source] = {f"{int(p.parent.name)}/{p.name}" for p in Path(source).rglob("*") if p.is_file()}
+        rename(source, target)
+
+    monkeypatch.setattr("lcia.store.os.rename", watched)
+    checkpoints.clear()
+    assert moved == {f"{store.base}/partial/{KEY}": {"5/state", "5/complete.json"}}
+
+
+class Watched:
+    """A file system that remembers what is deleted."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs, self.deleted = fs, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fs, name)
+
+    def delete_file(self, path: str) -> None:
+        self.deleted.append(path.rsplit("/", 1)[1])
+        self.fs.delete_file(path)
+
+    def delete_dir(self, path: str) -> None:
+        self.deleted.append(path.rsplit("/", 1)[1])
+        self.fs.delete_dir(path)
+
+
+def test_elsewhere_the_marker_of_a_checkpoint_goes_first(tmp_path: Path) -> None:
+    store = Store(f"fsspec+file://{tmp_path / 'store'}")
+    assert not store.local
+    for step in (5, 10, 15):
+        store.fs = Watched(getattr(store.fs, "fs", store.fs))
+        with store.checkpoints(KEY).save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    assert store.fs.deleted == ["complete.json", "000000005"]
+    assert store.checkpoints(KEY)._names() == ["000000010", "000000015"]
+
+
+def test_checkpoints_of_a_published_stage_whose_process_was_killed_go_with_the_next_write(store: Store) -> None:
+    for key in (KEY, "cd" + KEY[2:]):
+        with store.checkpoints(key).save(5) as folder:
+            (folder / "state").write_text("x")
+    _publish(store)
+    again = Store(store.root)
+    with again.publish("ef" + KEY[2:], {}):
+        pass
+    assert [path.name for path in (Path(store.base) / "partial").iterdir()] == ["cd" + KEY[2:]]
+
+
+def test_the_marker_is_on_the_disk_whole_before_the_result_is_renamed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, str]] = []
+
+    def fsync(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").resolve()
+        synced.append((path.name, path.read_text()))
+
+    monkeypatch.setattr("lcia.store.os.fsync", fsync)
+    _publish(store)
+    assert synced == [("complete.json", (store.fetch(KEY) / "complete.json").read_text())]
+
+
+def _occupied(monkeypatch: pytest.MonkeyPatch, number: int) -> list[object]:
+    """Every rename onto a result fails with this error."""
+    tried: list[object] = []
+
+    def rename(source: object, target: object) -> None:
+        if str(target).endswith(KEY):
+            tried.append(target)
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("lcia.store.os.rename", rename)
+    return tried
+
+
+def test_a_result_that_others_keep_changing_is_an_error_and_not_lost_in_silence(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = _occupied(monkeypatch, errno.ENOTEMPTY)
+    with pytest.raises(StoreError, match="other processes keep changing it"):
+        _publish(store)
+    assert len(tried) == 10
+
+
+def test_a_disk_that_is_full_is_said_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = _occupied(monkeypatch, errno.ENOSPC)
+    with pytest.raises(StoreError, match=r"cannot publish .*No space left on device"):
+        _publish(store)
+    assert len(tried) == 1
+
+
+def test_what_is_not_there_cannot_be_fetched_from_a_url(tmp_path: Path) -> None:
+    store = Store(f"fsspec+file://{tmp_path / 'store'}", tmp_path / "cache")
+    with pytest.raises(StoreError, match="holds no complete result"):
+        store.fetch(KEY)
+
+
+def test_a_result_is_checked_once_by_each_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    _publish(store)
+    looked: list[Path] = []
+    monkeypatch.setattr("lcia.store.defects", lambda folder: looked.append(folder) or [])
+    for _ in range(3):
+        store.fetch(KEY)
+    assert len(looked) == 1
+
+
+def test_a_local_store_fills_results_on_its_own_disk(store: Store) -> None:
+    """So that a rename publishes them."""
+    with store.publish(KEY, {}) as folder:
+        assert folder.is_relative_to(store.base)
+
+
+def test_files_in_subfolders_belong_to_a_result_and_empty_folders_do_not(store: Store) -> None:
+    with store.publish(KEY, {}) as folder:
+        (folder / "deep" / "er").mkdir(parents=True)
+        (folder / "deep" / "file").write_text("x")
+    marker = json.loads((store.fetch(KEY) / "complete.json").read_text())["files"]
+    assert set(marker) == {"deep/file", "stage.json"}
+    assert store.has(KEY)
+
+
+def test_a_checkpoint_that_another_process_deletes_meanwhile_counts_as_never_seen(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = store.checkpoints(KEY)
+    for step in (5, 10):
+        with checkpoints.save(step) as folder:
+            (folder / "state").write_text(f"step {step}")
+    copy = Checkpoints._copy
+
+    def gone(self: Checkpoints, name: str, into: Path) -> Path:
+        if name == "000000010":
+            shutil.rmtree(Path(store.base) / "partial" / KEY / name, ignore_errors=True)
+        return copy(self, name, into)
+
+    monkeypatch.setattr(Checkpoints, "_copy", gone)
+    found, damaged = checkpoints.load(tmp_path / "scratch")
+    assert found is not None
+    assert (found.name, damaged) == ("000000005", [])

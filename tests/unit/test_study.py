@@ -216,6 +216,18 @@ def test_a_single_method_is_compared_with_nothing() -> None:
     assert against_first(expand(_study(seeds=[0, 1])), [_matrix((60, 80)), _matrix((70, 90))]) == {}
 
 
+def test_a_study_that_names_nothing_is_one_run_of_the_default_method() -> None:
+    study = StudyConfig(name="s")
+    assert (study.methods, study.orders, study.seeds, study.max_concurrent_trials) == ({"lcia": {}}, "given", (0,), 4)
+    assert study.count() == 1
+
+
+def test_methods_that_share_no_seed_are_not_compared() -> None:
+    points, nan = expand(_study(methods=METHODS, seeds=[0, 1])), float("nan")
+    matrices = [_matrix((60, 80)), _matrix((nan, 90)), _matrix((nan, 80)), _matrix((80, 84))]
+    assert against_first(points, matrices) == {}
+
+
 def test_any_key_of_a_study_file_is_overridden_by_its_dotted_name(tmp_path: Path) -> None:
     written = {"name": "s", "base": BASE, "methods": METHODS, "seeds": [0]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(written, sort_keys=False))

@@ -13,7 +13,10 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 
 from lcia.config import TextConfig
 from lcia.embedders.text import TextEmbedder
+from lcia.protocols import Features
 from lcia.types import InputError, Sample
+
+pytestmark = pytest.mark.numeric
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "the", "object", "in", "image", "answer", "word")
 TEXTS = (
@@ -44,13 +47,19 @@ def by_hand(folder: Path, text: str, max_length: int) -> NDArray[np.float64]:
     ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
     cut = ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]]
     with torch.no_grad():
-        states = AutoModel.from_pretrained(folder).eval()(input_ids=torch.tensor([cut])).last_hidden_state[0]
-    mean: NDArray[np.float64] = states.double().mean(dim=0).numpy()
+        states = (
+            AutoModel.from_pretrained(folder, dtype=torch.float64)
+            .eval()(input_ids=torch.tensor([cut]))
+            .last_hidden_state[0]
+        )
+    mean: NDArray[np.float64] = states.mean(dim=0).numpy()
     return mean / np.linalg.norm(mean)
 
 
 def embed(folder: Path, max_length: int = 16) -> NDArray[np.float32]:
     embedder = TextEmbedder(TextConfig(kind="text", model=str(folder), max_length=max_length))
+    # The model in float64, so that what is left are the roundings of the vectors themselves.
+    embedder.model.double()
     return embedder.embed([Sample("", text, (), (), ()) for text in TEXTS])
 
 
@@ -69,3 +78,12 @@ def test_equal_texts_have_one_vector_of_unit_length(encoder: Path) -> None:
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="transformers cannot load"):
         TextEmbedder(TextConfig(kind="text", model=str(tmp_path)))
+
+
+def test_a_mean_similarity_is_that_of_each_text_of_the_first_over_all_of_the_second(encoder: Path) -> None:
+    embedder = TextEmbedder(TextConfig(kind="text", model=str(encoder)))
+    a = Features(("x", "y"), np.ones(2, np.int64), np.eye(3)[:2])
+    vectors = np.array([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    b = Features(("p", "q", "r"), np.ones(3, np.int64), vectors)
+    np.testing.assert_allclose(embedder.similarity(a, b), [[1, 0.6, 0], [0, 0.8, 0]], atol=1e-12)
+    np.testing.assert_allclose(embedder.mean_similarity(a, b), [1.6 / 3, 0.8 / 3], atol=1e-12)

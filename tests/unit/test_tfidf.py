@@ -16,6 +16,8 @@ from lcia.config import TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.protocols import Features
 
+pytestmark = pytest.mark.numeric
+
 VQA = "Answer the question using a single word or phrase."
 SCIENCE = "Answer with the option's letter from the given choices directly."
 OBJECT = "What is the object in the image?"

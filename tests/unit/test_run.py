@@ -1,0 +1,228 @@
+"""A whole run in one process: what is asked of the executor, and what the matrices are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcia import assistants, decisions
+from lcia.answers import read_answers
+from lcia.config import ClipConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
+from lcia.embedders.vectors import mean_cosine
+from lcia.fit import FitOptions
+from lcia.load import parse
+from lcia.local import LocalExecutor
+from lcia.protocols import Progress
+from lcia.run import Outcome, base_identity, check, run, scored, similarity_of, steps_of
+from lcia.stage import EvalStage, TrainStage
+from lcia.store import Store
+from lcia.types import InputError
+
+ROWS = 6
+RUN: dict[str, Any] = {
+    "benchmark": {"kind": "minicoin", "tasks": ["GQA", "Grounding"], "train_size": 16, "test_size": ROWS},
+    "training": {"max_steps": 3},
+    "evaluation": {"zero_shot": True, "upper_triangle": True},
+}
+
+
+class Watching(LocalExecutor):
+    """Remembers the keys of all stages that it is given."""
+
+    asked: list[str]
+
+    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+        self.asked = [stage.key for stage in (*trains, *evals)]
+        super().tune(trains, evals)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Two runs that differ in their name and their scoring, done together."""
+
+    outcomes: list[Outcome]
+    store: Store
+    seen: list[Progress]
+    asked: list[str]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    seen: list[Progress] = []
+    executor = Watching(Store(str(tmp_path_factory.mktemp("run"))), FitOptions(logging_steps=1), seen.append, 4)
+    legacy = {**RUN, "evaluation": {**RUN["evaluation"], "scoring": "legacy"}}
+    outcomes = run([parse(RunConfig, RUN, "strict"), parse(RunConfig, legacy, "legacy")], executor)
+    return Ran(outcomes, executor.store, seen, executor.asked)
+
+
+def test_runs_that_ask_for_the_same_stages_share_them(ran: Ran) -> None:
+    plans = [outcome.prepared.plan for outcome in ran.outcomes]
+    keys = [stage.key for stage in (*plans[0].trains, *plans[0].evals)]
+    assert keys == [stage.key for stage in (*plans[1].trains, *plans[1].evals)]
+    assert sorted(ran.asked) == sorted(set(keys))
+
+
+def test_progress_tells_every_step_and_every_answered_row(ran: Ran) -> None:
+    plan = ran.outcomes[0].prepared.plan
+    for stage in plan.trains:
+        assert [p.step for p in ran.seen if p.stage == stage.key] == [1, 2, 3]
+    for wanted in plan.evals:
+        [told] = [p for p in ran.seen if p.stage == wanted.key]
+        assert (told.kind, told.label, told.step, told.steps) == ("eval", wanted.task, ROWS, ROWS)
+
+
+def test_what_is_stored_is_neither_trained_nor_answered_again(ran: Ran) -> None:
+    seen: list[Progress] = []
+    [again] = run(
+        [ran.outcomes[0].config], LocalExecutor(Store(ran.store.root), FitOptions(logging_steps=1), seen.append)
+    )
+    assert seen == []
+    np.testing.assert_array_equal(again.matrix.scores, ran.outcomes[0].matrix.scores)
+
+
+def test_a_cell_is_the_mean_score_of_its_stage_s_answers_in_percent(ran: Ran) -> None:
+    [outcome, _] = ran.outcomes
+    for cell in outcome.prepared.plan.cells:
+        task = outcome.prepared.benchmark[cell.stage.task]
+        answers = read_answers(ran.store.fetch(cell.stage.key))
+        assert [answer["row"] for answer in answers] == list(range(ROWS))
+        for name, scorer in (("strict", task.strict), ("legacy", task.legacy)):
+            matrix = outcome.scores[name]
+            row = matrix.zero_shot if cell.row == -1 else matrix.scores[cell.row]
+            assert row is not None
+            expected = 100 * fmean(scorer(a["prediction"], a["references"]) for a in answers)
+            assert row[cell.column] == pytest.approx(expected)
+
+
+def test_every_wanted_cell_is_filled_and_the_base_answers_without_an_adapter(ran: Ran) -> None:
+    [outcome, _] = ran.outcomes
+    assert not np.isnan(outcome.matrix.scores).any()
+    assert outcome.matrix.zero_shot is not None
+    untuned = [cell.stage for cell in outcome.prepared.plan.cells if cell.row == -1]
+    assert {a["adapter"] for stage in untuned for a in read_answers(ran.store.fetch(stage.key))} == {None}
+    tuned = [cell.stage for cell in outcome.prepared.plan.cells if cell.row == 1]
+    keys = {stage.key for stage in outcome.prepared.plan.trains}
+    assert {a["adapter"] for stage in tuned for a in read_answers(ran.store.fetch(stage.key))} <= keys
+
+
+def test_without_zero_shot_the_matrix_has_no_such_row(ran: Ran) -> None:
+    config = parse(RunConfig, {**RUN, "evaluation": {}}, "plain")
+    [outcome] = run([config], LocalExecutor(Store(ran.store.root), FitOptions()))
+    assert outcome.matrix.zero_shot is None
+    assert np.isnan(outcome.matrix.scores).tolist() == [[False, True], [False, False]]
+
+
+def test_the_matrix_of_a_run_is_that_of_its_scoring(ran: Ran) -> None:
+    for outcome, scoring in zip(ran.outcomes, ("strict", "legacy"), strict=True):
+        assert outcome.matrix is outcome.scores[scoring]
+        assert outcome.config is outcome.prepared.config
+
+
+def test_scored_answers_carry_both_scores(ran: Ran) -> None:
+    outcome = ran.outcomes[0]
+    stage = outcome.prepared.plan.cells[0].stage
+    task = outcome.prepared.benchmark[stage.task]
+    for record in scored(outcome.prepared, stage, ran.store):
+        assert record["strict"] == task.strict(record["prediction"], record["references"])
+        assert record["legacy"] == task.legacy(record["prediction"], record["references"])
+
+
+def test_the_steps_of_a_stage_and_its_result_are_read_back(ran: Ran) -> None:
+    stage = ran.outcomes[0].prepared.plan.trains[0]
+    lines, result = steps_of(stage, ran.store)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert result == json.loads((ran.store.fetch(stage.key) / "result.json").read_text())
+    assert (result["steps"], result["rows"], result["workers"]) == (3, 16, 1)
+
+
+def test_who_serves_whom_adds_up_to_the_rows(ran: Ran) -> None:
+    prepared = ran.outcomes[0].prepared
+    served = decisions.served(prepared)
+    assert list(served) == ["GQA", "Grounding"]
+    for tasks in served.values():
+        assert {task: sum(groups.values()) for task, groups in tasks.items()} == {"GQA": ROWS, "Grounding": ROWS}
+    assert [samples for _, samples in decisions.placements(prepared)] == [16, 16]
+
+
+# Before anything is trained ---------------------------------------------------------------------------------------
+
+
+def test_a_task_without_the_split_that_is_evaluated_is_refused_with_both_names(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text("[]")
+    task = {"name": "mine", "train": "rows.json", "test": "rows.json"}
+    values = {
+        "benchmark": {"kind": "custom", "root": str(tmp_path), "tasks": [task]},
+        "evaluation": {"split": "validation"},
+    }
+    with pytest.raises(InputError, match=r"task mine has no validation data.*evaluation\.split"):
+        run([parse(RunConfig, values, "test")], LocalExecutor(Store(str(tmp_path / "store"))))
+
+
+def test_an_order_of_unknown_tasks_is_refused_without_reading_rows() -> None:
+    check(parse(RunConfig, {**RUN, "order": ["Grounding", "GQA"]}, "test"))
+    with pytest.raises(InputError, match="zebra"):
+        check(parse(RunConfig, {**RUN, "order": ["GQA", "zebra"]}, "test"))
+
+
+def test_only_the_splits_that_are_needed_are_read(tmp_path: Path) -> None:
+    def shards(**values: Any) -> set[str]:
+        executor = Listing(Store(str(tmp_path / "store")))
+        with pytest.raises(StopError):
+            run([parse(RunConfig, {**RUN, "evaluation": {}, **values}, "test")], executor)
+        return set(executor.shards)
+
+    assert shards() == {"GQA/train", "GQA/test", "Grounding/train", "Grounding/test"}
+    assert shards(protocol="zero_shot") == {"GQA/test", "Grounding/test"}
+    assert shards(evaluation={"split": "train"}) == {"GQA/train", "Grounding/train"}
+
+
+class StopError(Exception):
+    """Enough is known."""
+
+
+class Listing(LocalExecutor):
+    """Remembers the labels of the shards that are asked for, and makes none."""
+
+    shards: list[str]
+
+    def shard(self, stages: Sequence[Any]) -> None:
+        self.shards = [stage.label for stage in stages]
+        raise StopError
+
+
+def test_the_similarity_of_vectors_is_the_mean_cosine_and_that_of_tfidf_its_own() -> None:
+    assert similarity_of(TextConfig(kind="text", model="any")) is mean_cosine
+    assert similarity_of(ClipConfig(kind="clip")) is mean_cosine
+    assert similarity_of(TfidfConfig()).__name__ == "mean_similarity"
+
+
+def test_bases_differ_by_their_files_and_a_hub_s_by_its_revision(tmp_path: Path) -> None:
+    tiny, shapes = (base_identity(TinyConfig(base=base)) for base in ("scenes", "shapes"))
+    assert tiny != shapes
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    local = LlavaConfig(kind="llava", model=str(tmp_path))
+    before = base_identity(local)
+    (tmp_path / "model.safetensors").write_bytes(b"weightz")
+    assert base_identity(local) != before
+
+
+def test_one_base_serves_all_trainings_and_evaluations_of_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[object] = []
+    build = assistants.build
+    monkeypatch.setattr(assistants, "build", lambda *given, **named: built.append(given) or build(*given, **named))
+    executor = LocalExecutor(Store(str(tmp_path)), FitOptions())
+    values = {**RUN, "training": {"max_steps": 1}, "evaluation": {}}
+    run([parse(RunConfig, values, "one"), parse(RunConfig, {**values, "seed": 1}, "other")], executor)
+    assert len(built) == 1
+    wider = {**values, "lora": {"r": 2}}
+    run([parse(RunConfig, wider, "wider")], executor)
+    assert len(built) == 2
