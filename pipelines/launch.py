@@ -50,7 +50,7 @@ class ClusterConfig(Section):
 
 
 class TrackingConfig(Section):
-    """MLflow. `uri` null: a SQLite file in the storage folder."""
+    """MLflow. `uri` null: MLFLOW_TRACKING_URI of the environment, else a SQLite file in the storage folder."""
 
     enabled: bool = True
     uri: str | None = None
@@ -103,6 +103,11 @@ class LaunchConfig(Section):
     @property
     def store_root(self) -> str:
         return f"{self.root}/store"
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The MLflow server: the launch's, else that of the environment, whose address may hold a password."""
+        return self.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
 
     @property
     def cpus(self) -> float:

@@ -116,7 +116,7 @@ def tracked(launch: LaunchConfig, name: str) -> Iterator[RunTracker]:
     folder.mkdir(parents=True, exist_ok=True)
     tracker = None
     if launch.tracking.enabled:
-        uri = launch.tracking.uri or default_uri(folder if remote else Path(launch.root))
+        uri = launch.tracking_uri or default_uri(folder if remote else Path(launch.root))
         tracker = Tracker(folder / JOURNAL, uri, launch.tracking.experiment)
     try:
         yield RunTracker(tracker, folder, name)

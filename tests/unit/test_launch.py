@@ -80,3 +80,11 @@ def test_no_field_of_a_launch_is_one_of_a_run() -> None:
     from lcia.config import RunConfig
 
     assert not set(LaunchConfig.model_fields) & set(RunConfig.model_fields)
+
+
+def test_the_environment_names_the_tracking_server_where_the_launch_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:password@db/mlflow")
+    assert _launch().tracking_uri == "postgresql://user:password@db/mlflow"
+    assert _launch(tracking={"uri": "http://here:5000"}).tracking_uri == "http://here:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert _launch().tracking_uri is None
