@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test env lint types contracts unit integration e2e tiny-base shapes-base clean
+.PHONY: quickstart test env lint types contracts unit integration e2e tiny-base shapes-base docs clean
 
 quickstart: env  ## the main job on this machine: one to two minutes after the installation
 	$(VENV)/bin/lcia quickstart
@@ -44,6 +44,9 @@ integration: env
 
 e2e: env
 	$(PY) -m pytest $(TWO) tests/e2e
+
+docs: env  ## docs/configuration.md, from the fields of the configuration
+	$(PY) -m pipelines.reference docs/configuration.md
 
 tiny-base: env  ## trains the shipped checkpoint anew: about 20 CPU-minutes
 	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000

@@ -136,7 +136,7 @@ class _Draft:
     def of(cls, config: RunConfig, desk: _Desk) -> _Draft:
         benchmark = desk.benchmark(config.benchmark)
         order = order_of(config, benchmark)
-        wanted = [(task, split) for task in order for split in _splits(config)]
+        wanted = [(task, split) for task in order for split in splits_of(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if config.grouping.enabled and config.protocol == "continual":
@@ -161,7 +161,8 @@ def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
     return benchmark.order(config.order)
 
 
-def _splits(config: RunConfig) -> tuple[Split, ...]:
+def splits_of(config: RunConfig) -> tuple[Split, ...]:
+    """The splits of each task that a run reads."""
     split = config.evaluation.split
     return (split,) if config.protocol == "zero_shot" or split == "train" else ("train", split)
 

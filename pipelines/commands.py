@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,12 +13,13 @@ from typing import Any
 from rich.table import Table
 
 from lcia.config import RunConfig
-from lcia.load import load, override, parse
-from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
+from lcia.load import override, parse
+from lcia.run import Outcome, Prepared, complete, matrices, prepare
 from lcia.stats import Spread
 from lcia.study import Point, StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
+from pipelines.preflight import check_plan, check_run, check_words, gpu_complaint
 from pipelines.tables import (
     comparison_table,
     console,
@@ -48,15 +50,16 @@ def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: 
     where = override({"storage": str(storage), "num_workers": workers}, settings)
     launch = parse(LaunchConfig, where, "quickstart")
     points = [p.model_copy(update={"config": p.config.model_copy(update={"name": p.method})}) for p in expand(study)]
+    check_run([point.config for point in points], launch)
     _run([point.config for point in points], launch, study.name)
 
 
-def run(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], dry_run: bool) -> None:
+def run(chosen: RunConfig, where: LaunchConfig, dry_run: bool) -> None:
     if dry_run:
-        plan(config, overrides, launch, settings, False)
+        plan(chosen, where, False)
         return
-    chosen = load(RunConfig, config, overrides)
-    _run([chosen], load(LaunchConfig, launch, settings), chosen.name)
+    check_run([chosen], where)
+    _run([chosen], where, chosen.name)
 
 
 def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[Outcome]:
@@ -66,9 +69,6 @@ def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[
     from pipelines.progress import Progress
     from pipelines.tracking_run import tracked
 
-    for config in configs:
-        check(config)
-        launch.check_batch(config.training.batch_size)
     started = time.perf_counter()
     with Progress() as progress, tracked(launch, name) as tracker, session(launch, progress, tracker.watch) as executor:
         prepared = prepare(configs, executor)
@@ -102,8 +102,10 @@ def matrix_table(outcome: Outcome) -> Table:
 # Planning ---------------------------------------------------------------------------------------------------------
 
 
-def plan(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
-    prepared, store = _prepared(config, overrides, launch, settings)
+def plan(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
+    prepared, store = _prepared(chosen, where)
+    if too_many := gpu_complaint([chosen], where):
+        print(f"note: `lcia run` would be refused here: {too_many}", file=sys.stderr)
     rows = plan_rows(prepared.plan, store)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -113,26 +115,22 @@ def plan(config: Path, overrides: Sequence[str], launch: Path | None, settings: 
     print(f"{todo} of {len(rows)} stages to do")
 
 
-def _prepared(
-    config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str]
-) -> tuple[Prepared, Any]:
+def _prepared(chosen: RunConfig, where: LaunchConfig) -> tuple[Prepared, Any]:
     """The plan of a configuration; its data is prepared in this process, nothing is trained."""
+    check_plan([chosen], where)
     from lcia.local import LocalExecutor
     from lcia.store import Store
 
-    where = load(LaunchConfig, launch, settings)
-    chosen = load(RunConfig, config, overrides)
-    where.check_batch(chosen.training.batch_size)
     executor = LocalExecutor(Store(where.store_root))
     return prepare([chosen], executor)[0], executor.store
 
 
-def group(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
+    if not chosen.grouping.enabled:
+        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
+    prepared, _ = _prepared(chosen, where)
     from lcia import decisions
 
-    prepared, _ = _prepared(config, overrides, launch, settings)
-    if not prepared.config.grouping.enabled:
-        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
     placed = list(decisions.placements(prepared))
     routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
     if as_json:
@@ -145,19 +143,15 @@ def group(config: Path, overrides: Sequence[str], launch: Path | None, settings:
 # Studies ----------------------------------------------------------------------------------------------------------
 
 
-def study(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
+    points = expand(chosen)
+    check_run([point.config for point in points], where)
     from lcia.results import Session
     from pipelines.execute import session
     from pipelines.progress import Progress
     from pipelines.study import tune_runs
     from pipelines.tracking_run import tracked
 
-    chosen = load(StudyConfig, config, overrides)
-    where = load(LaunchConfig, launch, settings)
-    points = expand(chosen)
-    for point in points:
-        check(point.config)
-        where.check_batch(point.config.training.batch_size)
     started = time.perf_counter()
     with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
         prepared = prepare([point.config for point in points], ex)
@@ -220,14 +214,17 @@ def _summary(folder: Path) -> tuple[dict[str, Any], Path]:
         runs = summary["runs"] if chosen is None else {n: run for n, run in summary["runs"].items() if n == chosen}
         if runs:
             return {**summary, "runs": runs}, place / "report.html"
-    raise InputError(f"{folder} holds no finished run (no summary.json); give the folder that `lcia run` printed")
+    raise InputError(
+        f"{folder} does not hold a finished run (there is no summary.json): give the folder that `lcia run` printed"
+    )
 
 
-def launch(config: Path, overrides: Sequence[str], launch: Path, target: str, address: str) -> None:
+def launch(chosen: RunConfig, where: LaunchConfig, target: str, address: str, run_yaml: str | None) -> None:
+    """`run_yaml`: the text that the run was read from, where nothing overrides it; it keeps its comments."""
+    check_words([chosen], where)
     from pipelines import submit
 
-    chosen, where = load(RunConfig, config, overrides), load(LaunchConfig, launch, ())
-    submit.launch(chosen, where, target, address, None if overrides else config.read_text())
+    submit.launch(chosen, where, target, address, run_yaml)
 
 
 def schema(what: str) -> None:
