@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from lcia.config import RunConfig
@@ -92,10 +93,13 @@ def _show(outcomes: Sequence[Outcome], page: Path, seconds: float) -> None:
 def matrix_table(outcome: Outcome) -> Table:
     """Accuracy on each task (columns) after training each task (rows)."""
     table = Table(
-        "after training", *outcome.matrix.tasks, title=f"{outcome.config.name}: accuracy (%)", title_justify="left"
+        "after training",
+        *map(escape, outcome.matrix.tasks),
+        title=f"{outcome.config.name}: accuracy (%)",
+        title_justify="left",
     )
     for label, values in outcome.matrix.rows():
-        table.add_row(label, *("" if value != value else f"{value:.1f}" for value in values))
+        table.add_row(escape(label), *("" if value != value else f"{value:.1f}" for value in values))
     return table
 
 

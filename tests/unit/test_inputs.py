@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,3 +129,25 @@ def test_an_error_from_anywhere_shows_no_password(
     assert "http://user:***@tracking:5000" in (told := capsys.readouterr().err)
     assert "Traceback" in told
     assert "hunter2" not in told
+
+
+def test_a_name_with_brackets_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names in configurations hold none, but names of devices may."""
+    from rich.console import Console
+
+    from lcia.config import RunConfig
+    from lcia.matrix import AccuracyMatrix
+    from pipelines.commands import matrix_table
+
+    matrix = AccuracyMatrix.of(["a[/b]"], {("a[/b]", "a[/b]"): 50.0})
+    outcome: Any = SimpleNamespace(matrix=matrix, config=RunConfig())
+    Console(width=80).print(matrix_table(outcome))
+    assert capsys.readouterr().out.count("a[/b]") == 2
+
+
+def test_doctor_prints_a_device_with_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.doctor._devices", lambda: [("GPU", "Some GPU [/rev 2]", "")])
+    assert call("doctor") == 0
+    assert "Some GPU [/rev 2]" in capsys.readouterr().out

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import typing
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from lcia.config import RunConfig
+from lcia.config import RunConfig, ScorerName
+from lcia.matrix import METRICS
 from lcia.study import StudyConfig
 from pipelines.launch import LaunchConfig
 from pipelines.reference import models_of, page
@@ -44,3 +47,16 @@ def test_the_page_is_the_one_that_make_docs_writes() -> None:
 @pytest.mark.parametrize("key", ["scoring", "zero_shot", "upper_triangle", "protocol", "save_steps", "train_groups"])
 def test_the_page_names_a_key(key: str) -> None:
     assert f"| `{key}` |" in page()
+
+
+METRICS_PAGE = PAGE.with_name("metrics.md").read_text(encoding="utf-8")
+
+
+def test_every_metric_has_a_row_with_its_meaning() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \|", METRICS_PAGE.split("## Scores")[0], re.MULTILINE))
+    assert named == {metric.__name__ for metric in METRICS}
+
+
+def test_every_scorer_has_a_row_with_its_meaning() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \|", METRICS_PAGE.split("## Scores")[1], re.MULTILINE))
+    assert named == set(typing.get_args(ScorerName))
