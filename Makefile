@@ -16,7 +16,7 @@ held_default := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_IN
 held_avx2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
 held_own :=
 
-.PHONY: quickstart test env lint types contracts unit integration e2e processors tiny-base shapes-base clean
+.PHONY: quickstart test env lint types contracts unit integration e2e processors docs tiny-base shapes-base clean
 
 quickstart: env  ## the main job on this machine: one to two minutes after the installation
 	$(VENV)/bin/lcia quickstart
@@ -54,6 +54,9 @@ e2e: env
 
 processors: env  ## the numeric tests, as other processors would round
 	set -e; $(foreach set,$(PROCESSORS),echo "numeric tests on: $(set)"; env $(held_$(set)) $(PY) -m pytest $(TWO) -m numeric tests;)
+
+docs: env  ## docs/configuration.md, from the fields of the configuration
+	$(PY) -m pipelines.reference docs/configuration.md
 
 tiny-base: env  ## trains the shipped checkpoint again: about 20 CPU-minutes
 	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000

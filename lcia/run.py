@@ -148,7 +148,7 @@ class _Draft:
         order = order_of(config, benchmark)
         # Asks for the base, so that one that is not there is told before any data is read.
         desk.planner(config)
-        wanted = [(task, split) for task in order for split in _splits(config)]
+        wanted = [(task, split) for task in order for split in splits_of(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if _groups(config):
@@ -184,7 +184,8 @@ def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
     return benchmark.order(config.order)
 
 
-def _splits(config: RunConfig) -> tuple[Split, ...]:
+def splits_of(config: RunConfig) -> tuple[Split, ...]:
+    """The splits of each task that a run reads."""
     split = config.evaluation.split
     return (split,) if config.protocol == "zero_shot" or split == "train" else ("train", split)
 

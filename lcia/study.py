@@ -12,9 +12,9 @@ from pydantic import Field
 
 from lcia import benchmarks
 from lcia.config import RunConfig
-from lcia.load import parse, put
+from lcia.load import changed, parse, with_kinds
 from lcia.matrix import AccuracyMatrix, metrics
-from lcia.sections import Section
+from lcia.sections import Section, Seed
 from lcia.stats import Comparison, Spread, paired, spread
 from lcia.types import InputError
 
@@ -35,12 +35,21 @@ class StudyConfig(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$")
+    """Name of the study's folder."""
     base: dict[str, Any] = Field(default={})
+    """The run that all runs of the study start from, key by key as in a run's file."""
     methods: dict[str, dict[str, Any]] = Field(default={"lcia": {}})
+    """Name of a method -> what it changes, by dotted keys. The first one is what the others are compared with."""
     vary: dict[str, tuple[Any, ...]] = Field(default={})
+    """Dotted key -> values; every combination of them is run."""
     orders: Literal["given", "all"] | tuple[str | tuple[str, ...], ...] = "given"
-    seeds: tuple[int, ...] = (0,)
+    """`given` (the base's order), `all` permutations of its tasks, or a list of orders, each a list of
+    tasks or a name.
+    """
+    seeds: tuple[Seed, ...] = (0,)
+    """Every combination is run with each of these seeds."""
     max_concurrent_trials: Annotated[int, Field(ge=1)] = 4
+    """Runs that are followed at the same time."""
 
     def count(self) -> int:
         """Runs that expand() would give, without making them."""
@@ -100,9 +109,7 @@ def _orders(study: StudyConfig) -> Sequence[Order]:
 
 
 def _point(study: StudyConfig, number: int, where: _Where) -> Point:
-    values: Any = dict(study.base)
-    for name, value in (*study.methods[where.method].items(), *where.varied.items()):
-        values = put(values, name.split("."), value)
+    values = changed(with_kinds(RunConfig, study.base), (*study.methods[where.method].items(), *where.varied.items()))
     values |= {"seed": where.seed, "name": _name(number, where)} | ({"order": where.order} if where.order else {})
     config = parse(RunConfig, values, f"study {study.name}, run {number} ({where.method})")
     return Point(method=where.method, varied=where.varied, order=where.order, seed=where.seed, config=config)

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from lcia.secrets import redacted
 from lcia.types import InputError
 from pipelines import ending
 from pipelines.ending import leave
 
+
+class Verbs(TyperGroup):
+    """The commands of a group; a word that names none is answered with the one that was probably meant."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in self.commands or cmd_name.startswith("-"):
+            return super().get_command(ctx, cmd_name)
+        close = difflib.get_close_matches(cmd_name, self.commands, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.commands)}"
+        raise InputError(f"there is no command {cmd_name!r}; {hint}")
+
+
 app = typer.Typer(
     name="lcia",
-    help="Continual instruction tuning of multimodal models on Ray: dynamic EMA and instruction grouping.",
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make data.")
+data_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Look at, check and make data.")
 app.add_typer(data_app, name="data")
 
 Config = Annotated[Path, typer.Argument(help="Run configuration (YAML).", show_default=False)]
@@ -33,6 +49,23 @@ LaunchSet = Annotated[list[str] | None, typer.Option("--set", help="Overrides of
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and SIGTERM, as shells have them."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from lcia.results import environment
+
+        print(f"lcia {metadata.version('lcia-ray')} (commit {environment()['commit']})")
+        raise typer.Exit
+
+
+@app.callback()
+def lcia(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version and commit.")
+    ] = False,
+) -> None:
+    """Continual instruction tuning of multimodal models on Ray: dynamic EMA and instruction grouping."""
 
 
 @app.command()
@@ -65,9 +98,12 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare the data, show the plan, train nothing.")] = False,
 ) -> None:
     """Run a configuration; the same command after a kill continues where it was."""
+    from pipelines.inputs import launch_file, run_file
+
+    chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
     from pipelines.commands import run as command
 
-    command(config, overrides or [], launch, settings or [], dry_run)
+    command(chosen, where, dry_run)
 
 
 @app.command()
@@ -79,9 +115,12 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show the stages, cached or to do. Prepares the data (groups follow from it), trains nothing."""
+    from pipelines.inputs import launch_file, run_file
+
+    chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
     from pipelines.commands import plan as command
 
-    command(config, overrides or [], launch, settings or [], as_json)
+    command(chosen, where, as_json)
 
 
 @app.command()
@@ -93,9 +132,12 @@ def group(
     as_json: AsJson = False,
 ) -> None:
     """Show which tasks share an adapter and where test instructions are routed, with all similarities."""
+    from pipelines.inputs import launch_file, run_file
+
+    chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
     from pipelines.commands import group as command
 
-    command(config, overrides or [], launch, settings or [], as_json)
+    command(chosen, where, as_json)
 
 
 @app.command()
@@ -110,9 +152,12 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Run many configurations (orders, bounds, seeds) and compare them; equal stages are trained once."""
+    from pipelines.inputs import launch_file, study_file
+
+    chosen, where = study_file(config, overrides or ()), launch_file(launch, settings or ())
     from pipelines.commands import study as command
 
-    command(config, overrides or [], launch, settings or [], as_json)
+    command(chosen, where, as_json)
 
 
 @app.command()
@@ -135,11 +180,15 @@ def launch(
         str, typer.Option(help="rayjob: print Kubernetes manifests; jobs: submit to a Ray head.")
     ] = "rayjob",
     address: Annotated[str, typer.Option(help="For --target jobs: the head's http:// address.")] = "",
+    settings: LaunchSet = None,
 ) -> None:
     """Send a run to a cluster: render a KubeRay RayJob, or submit through the Ray Jobs API."""
+    from pipelines.inputs import launch_file, run_file
+
+    chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
     from pipelines.commands import launch as command
 
-    command(config, overrides or [], launch, target, address)
+    command(chosen, where, target, address, None if overrides else config.read_text(encoding="utf-8"))
 
 
 @app.command()
@@ -189,9 +238,12 @@ def clean(
 @data_app.command("validate")
 def data_validate(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read every row of every split; print a table of counts and defects. Exit code 2 if too many are bad."""
+    from pipelines.inputs import run_file
+
+    chosen = run_file(config, overrides or ())
     from pipelines.data_commands import validate as command
 
-    command(config, overrides or [], as_json)
+    command(chosen, as_json)
 
 
 @data_app.command("show")
@@ -203,9 +255,12 @@ def data_show(
     images: Annotated[Path | None, typer.Option(help="Folder to save the images in (PNG).")] = None,
 ) -> None:
     """Show what the model will see: prompt, the tokens that carry loss, image, group (from the first rows)."""
+    from pipelines.inputs import run_file
+
+    chosen = run_file(config, overrides or ())
     from pipelines.data_commands import show as command
 
-    command(config, overrides or [], task, rows, images)
+    command(chosen, task, rows, images)
 
 
 @data_app.command("make")
@@ -213,9 +268,12 @@ def data_make(
     config: Config, folder: Annotated[Path, typer.Argument(help="Folder to write.")], overrides: Overrides = None
 ) -> None:
     """Write MiniCoIN in CoIN's layout (JSON and PNG files)."""
+    from pipelines.inputs import run_file
+
+    chosen = run_file(config, overrides or ())
     from pipelines.data_commands import make as command
 
-    command(config, folder, overrides or [])
+    command(chosen.benchmark, folder)
 
 
 def main() -> None:
@@ -236,7 +294,7 @@ def guarded(command: Callable[[], Any]) -> int:
     try:
         code = command()
     except InputError as error:
-        print(f"lcia: {error}", file=sys.stderr)
+        print(f"lcia: {redacted(str(error))}", file=sys.stderr)
         return 2
     except typer.Exit as stop:
         return stop.exit_code
@@ -267,10 +325,10 @@ def _failed(error: Exception) -> int:
         print(f"lcia: {error.format_message()}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     if os.environ.get("LCIA_DEBUG"):
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), file=sys.stderr)
     # What fails inside Ray fails in the middle of a run.
     hint = f"{ending.TO_GO_ON} " if type(error).__module__.startswith("ray.") else ""
-    print(f"lcia: {type(error).__name__}: {error}\n{hint}(LCIA_DEBUG=1 shows where)", file=sys.stderr)
+    print(f"lcia: {type(error).__name__}: {redacted(str(error))}\n{hint}(LCIA_DEBUG=1 shows where)", file=sys.stderr)
     return 1
 
 

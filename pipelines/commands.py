@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lcia.config import RunConfig
-from lcia.load import load, override, parse
-from lcia.run import Outcome, Prepared, check, complete, matrices, prepare
+from lcia.load import override, parse
+from lcia.run import Outcome, Prepared, complete, matrices, prepare
 from lcia.study import StudyConfig, expand
 from lcia.studytables import KEYS as STUDY_KEYS
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
+from pipelines.preflight import check_plan, check_run, check_words, gpu_complaint
 from pipelines.tables import (
     console,
     matrix_table,
@@ -49,15 +50,16 @@ def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: 
     where = override({"storage": str(storage), "num_workers": workers}, settings)
     launch = parse(LaunchConfig, where, "quickstart")
     points = [p.model_copy(update={"config": p.config.model_copy(update={"name": p.method})}) for p in expand(study)]
+    check_run([point.config for point in points], launch)
     _run([point.config for point in points], launch, study.name)
 
 
-def run(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], dry_run: bool) -> None:
+def run(chosen: RunConfig, where: LaunchConfig, dry_run: bool) -> None:
     if dry_run:
-        plan(config, overrides, launch, settings, False)
+        plan(chosen, where, False)
         return
-    chosen = load(RunConfig, config, overrides)
-    _run([chosen], load(LaunchConfig, launch, settings), chosen.name)
+    check_run([chosen], where)
+    _run([chosen], where, chosen.name)
 
 
 def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[Outcome]:
@@ -67,9 +69,6 @@ def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[
     from pipelines.session import session
     from pipelines.tracking_run import tracked
 
-    for config in configs:
-        check(config)
-        launch.check_batch(config.training.batch_size)
     started = time.perf_counter()
     with Progress() as progress, tracked(launch, name) as tracker, session(launch, progress, tracker.watch) as executor:
         prepared = prepare(configs, executor)
@@ -109,8 +108,10 @@ def _warn(lines: Sequence[str]) -> None:
 # Planning ---------------------------------------------------------------------------------------------------------
 
 
-def plan(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
-    prepared, store = _prepared(config, overrides, launch, settings)
+def plan(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
+    prepared, store = _prepared(chosen, where)
+    if too_many := gpu_complaint([chosen], where):
+        print(f"note: `lcia run` would be refused here: {too_many}", file=sys.stderr)
     rows = plan_rows(prepared.plan, store)
     _warn_of_groups([prepared])
     if as_json:
@@ -121,26 +122,22 @@ def plan(config: Path, overrides: Sequence[str], launch: Path | None, settings: 
     print(f"{todo} of {len(rows)} stages to do")
 
 
-def _prepared(
-    config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str]
-) -> tuple[Prepared, Any]:
+def _prepared(chosen: RunConfig, where: LaunchConfig) -> tuple[Prepared, Any]:
     """The plan of a configuration; its data is prepared in this process, nothing is trained."""
+    check_plan([chosen], where)
     from lcia.local import LocalExecutor
     from lcia.store import Store
 
-    where = load(LaunchConfig, launch, settings)
-    chosen = load(RunConfig, config, overrides)
-    where.check_batch(chosen.training.batch_size)
     executor = LocalExecutor(Store(where.store_root))
     return prepare([chosen], executor)[0], executor.store
 
 
-def group(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
+    if not chosen.grouping.enabled:
+        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
+    prepared, _ = _prepared(chosen, where)
     from lcia import decisions
 
-    prepared, _ = _prepared(config, overrides, launch, settings)
-    if not prepared.config.grouping.enabled:
-        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
     placed = list(decisions.placements(prepared))
     routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
     _warn_of_groups([prepared])
@@ -155,19 +152,15 @@ def group(config: Path, overrides: Sequence[str], launch: Path | None, settings:
 # Studies ----------------------------------------------------------------------------------------------------------
 
 
-def study(config: Path, overrides: Sequence[str], launch: Path | None, settings: Sequence[str], as_json: bool) -> None:
+def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
+    points = expand(chosen)
+    check_run([point.config for point in points], where)
     from lcia.results import Session
     from pipelines.progress import Progress
     from pipelines.session import session
     from pipelines.study import tune_runs
     from pipelines.tracking_run import tracked
 
-    chosen = load(StudyConfig, config, overrides)
-    where = load(LaunchConfig, launch, settings)
-    points = expand(chosen)
-    for point in points:
-        check(point.config)
-        where.check_batch(point.config.training.batch_size)
     started = time.perf_counter()
     with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
         prepared = prepare([point.config for point in points], ex)
@@ -251,11 +244,12 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def launch(config: Path, overrides: Sequence[str], launch: Path, target: str, address: str) -> None:
+def launch(chosen: RunConfig, where: LaunchConfig, target: str, address: str, run_yaml: str | None) -> None:
+    """`run_yaml`: the text that the run was read from, where nothing overrides it; it keeps its comments."""
+    check_words([chosen], where)
     from pipelines import submit
 
-    chosen, where = load(RunConfig, config, overrides), load(LaunchConfig, launch, ())
-    submit.launch(chosen, where, target, address, None if overrides else config.read_text())
+    submit.launch(chosen, where, target, address, run_yaml)
 
 
 def schema(what: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lcia import benchmarks, shards
-from lcia.config import MiniCoinConfig, RunConfig
-from lcia.load import load
+from lcia.bases import check_base
+from lcia.config import BenchmarkConfig, MiniCoinConfig, RunConfig
 from lcia.readers import Reading, samples
 from lcia.run import order_of
 from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
@@ -24,9 +24,8 @@ PEEK = 200
 """Rows of each task that `show` reads to tell the groups."""
 
 
-def validate(config: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Reads every row of every split; raises InputError where more are bad than data.max_bad_fraction bears."""
-    chosen = load(RunConfig, config, overrides)
+def validate(chosen: RunConfig, as_json: bool) -> None:
+    """Reads every row of every split; raises InputError where more are bad than data.max_bad_fraction allows."""
     rows, complaints = [], []
     for task, split, source in _sources(chosen):
         counts, report = _count(chosen, task, source)
@@ -58,9 +57,9 @@ def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.Sh
     return counts, name
 
 
-def show(config: Path, overrides: Sequence[str], task: str | None, rows: int, images: Path | None) -> None:
+def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) -> None:
     """Prints for the first rows of each task what the model is given, which of it carries loss, and the group."""
-    chosen = load(RunConfig, config, overrides)
+    check_base(chosen.assistant, chosen.lora)
     benchmark = benchmarks.build(chosen.benchmark)
     names = [benchmark[task].name] if task else order_of(chosen, benchmark)
     groups, assistant = _groups(chosen, benchmark), _assistant(chosen)
@@ -137,11 +136,10 @@ def _save_images(folder: Path | None, name: str, sample: Sample) -> None:
         print(f"image: {path}")
 
 
-def make(config: Path, folder: Path, overrides: Sequence[str]) -> None:
+def make(chosen: BenchmarkConfig, folder: Path) -> None:
     """Writes MiniCoIN in CoIN's layout."""
     from lcia.benchmarks.minicoin import write_coin_layout
 
-    chosen = load(RunConfig, config, overrides).benchmark
     if not isinstance(chosen, MiniCoinConfig):
         raise InputError(f"only minicoin can be made; benchmark.kind is {chosen.kind}")
     if folder.exists() and any(folder.iterdir()):

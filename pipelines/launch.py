@@ -16,70 +16,125 @@ class PoolConfig(Section):
     """Resources of one pod (KubeRay) that runs Ray workers of one kind."""
 
     cpu: Count = 4
+    """CPUs of a pod."""
     memory: str = "16Gi"
+    """Memory of a pod, as Kubernetes writes it: 16Gi, 500M."""
     gpu: Annotated[int, Field(ge=0)] = 0
+    """GPUs of a pod."""
     gpu_type: str | None = None
+    """Only nodes whose `gpu_label` has this value; null: any node."""
     gpu_label: str = "nvidia.com/gpu.product"
+    """Label of nodes that names the type of their GPUs."""
 
 
 class SecretKey(Section):
     """An environment variable and the Kubernetes secret that holds its value; no file of ours does."""
 
     variable: str
+    """Environment variable of the pods."""
     name: str
+    """Name of the Kubernetes secret."""
     key: str
+    """Key in that secret."""
 
 
 class ClusterConfig(Section):
     """The only block that Kubernetes needs besides the run itself; numbers of pods follow from the launch."""
 
     image: str
+    """Container image, with a fixed tag."""
     namespace: str = "lcia"
+    """Kubernetes namespace."""
     overlay: str = "local-kind"
+    """Which kustomize overlay of cluster/ the namespace was set up with; a note, nothing reads it."""
     head: PoolConfig = PoolConfig(cpu=2, memory="8Gi")
+    """The pod of the Ray head, which runs no tasks."""
     embed: PoolConfig = PoolConfig()
+    """Pods of the actors that embed and answer."""
     train: PoolConfig = PoolConfig(cpu=8, memory="64Gi", gpu=1)
+    """Pods of the training workers."""
     queue: str | None = None
+    """Name of the Kueue queue; null: none."""
     deadline_seconds: Count = 86_400
+    """The job is stopped after so long."""
     pre_running_deadline_seconds: Count = 3_600
+    """The job is stopped if its pods do not run after so long."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = 3_600
+    """How long the cluster stays after the end."""
     backoff_limit: Annotated[int, Field(ge=0)] = 2
+    """How often a failed job is started again; it continues from the storage."""
     submission_mode: Literal["K8sJobMode", "HTTPMode"] = "K8sJobMode"
+    """How the operator hands the command to Ray: by a pod of its own, or over HTTP."""
     claim: str = "lcia-runs"
+    """Name of the PersistentVolumeClaim mounted in every pod at /mnt/lcia."""
     secrets: tuple[SecretKey, ...] = ()
+    """Environment variables that come from Kubernetes secrets."""
 
 
 class TrackingConfig(Section):
     """MLflow. `uri` null: MLFLOW_TRACKING_URI of the environment, else a SQLite file in the storage folder."""
 
     enabled: bool = True
+    """false: no MLflow."""
     uri: str | None = None
+    """Address of an MLflow server, or sqlite:///FILE; null: MLFLOW_TRACKING_URI of the environment, else mlflow.db in
+    the storage folder.
+    """
     experiment: str = "lcia"
+    """Name of the MLflow experiment."""
+
+    @classmethod
+    def _instead(cls, address: str) -> str:
+        if address.startswith(("http://", "https://")):
+            return "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+        return "MLFLOW_TRACKING_URI in the environment, with tracking.uri null"
 
 
 class LaunchConfig(Section):
     """Workers, devices, storage, tracking. The global batch is the run's, whatever stands here."""
 
     storage: str = "runs"
+    """Where results, checkpoints and run folders lie: a folder, or a URL that all workers can write."""
     ray_address: str | None = None
+    """Address of a Ray cluster that stands (`auto`, `ray://HOST:10001`); null: RAY_ADDRESS of the environment, else a
+    Ray on this machine.
+    """
     num_workers: Count = 1
+    """Training workers of one stage; they share the global batch."""
     train_groups: Count = 1
+    """Stages trained side by side, each by `num_workers` workers."""
     parallelism: Parallelism = "ddp"
+    """Whether a worker holds the whole model (`ddp`) or a shard of it (`fsdp2`, docs/sharding.md)."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    """CPUs of a training worker."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of a training worker."""
     per_device_train_batch_size: Count = 16
+    """Most rows that a worker computes at once; the rest of its share is accumulated."""
     per_device_eval_batch_size: Count = 50
+    """Rows that an evaluation actor answers at once."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: slower, less memory."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """Which attention of transformers; null: its choice."""
     save_steps: Count = 50
+    """Steps between two checkpoints of a stage."""
     logging_steps: Count = 5
+    """Steps between two lines of a stage's log."""
     eval_actors: Count = 1
+    """Actors that answer test rows; each holds the whole model."""
     embed_actors: Count = 1
+    """Actors that embed instructions with a model."""
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    """GPUs of an actor; a part of one is allowed."""
     max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a stage's workers are started again before the stage counts as failed."""
     object_store_memory: Annotated[int, Field(ge=80_000_000)] | None = None
+    """Bytes of Ray's object store; null: Ray's choice."""
     tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
     cluster: ClusterConfig | None = None
+    """Pods and image of a RayJob; null: no Kubernetes."""
 
     @model_validator(mode="before")
     @classmethod

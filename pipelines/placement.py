@@ -45,7 +45,7 @@ def memory_bytes(quantity: str) -> int:
     """Bytes of a Kubernetes memory quantity such as 64Gi."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|G|T|Ki|Mi|Gi|Ti)?", quantity)
     if found is None:
-        raise InputError(f"memory {quantity!r} is no Kubernetes quantity: write for example 16Gi or 500M")
+        raise InputError(f"memory {quantity!r} is not a Kubernetes quantity: write for example 16Gi or 500M")
     return int(float(found[1]) * _UNITS[found[2] or ""])
 
 

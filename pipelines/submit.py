@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lcia.config import RunConfig
+from lcia.secrets import has_password
 from lcia.types import InputError
 from pipelines.kuberay import render_rayjob, to_yaml
 from pipelines.launch import LaunchConfig
@@ -140,8 +142,7 @@ def _connect(address: str) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    if not address.startswith(("http://", "https://")):
-        raise InputError(f"{address!r} is not an address of a Ray dashboard: write http://HOST:8265")
+    _check_address(address)
     try:
         return JobSubmissionClient(address)
     except ConnectionError as error:
@@ -162,6 +163,18 @@ def _brief(error: Exception) -> str:
     """The first line of a server's answer, which may be a whole page."""
     line = next(iter(str(error).splitlines()), "")
     return f"{line if len(line) <= ANSWER_LENGTH else line[:ANSWER_LENGTH] + ' ...'}."
+
+
+def _check_address(address: str) -> None:
+    if has_password(address):
+        raise InputError("--address holds a password: take it out and set RAY_AUTH_TOKEN in the environment")
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise InputError(f"{address!r} is not the address of a Ray dashboard: write http://HOST:8265")
 
 
 async def _stream(client: JobSubmissionClient, job: str, show: Callable[[str], object]) -> None:

@@ -7,21 +7,16 @@ from dataclasses import replace
 from lcia.config import CustomConfig, CustomTask
 from lcia.files import below
 from lcia.scoring import pair
-from lcia.types import Benchmark, FileSource, InputError, Share, Split, TaskSpec
+from lcia.types import Benchmark, FileSource, Share, Split, TaskSpec
 
 
 def benchmark(config: CustomConfig) -> Benchmark:
-    """The tasks in the order in which they are named.
-
-    Raises:
-        InputError: there is no task, or two share a name.
-    """
-    names = [task.name for task in config.tasks]
-    if not names:
-        raise InputError("benchmark.tasks is empty: name at least one task")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"benchmark.tasks names {', '.join(repeated)} more than once")
-    return Benchmark(config.name, tuple(_task(config, task) for task in config.tasks), (("given", tuple(names)),))
+    """The tasks in the order in which they are named."""
+    return Benchmark(
+        config.name,
+        tuple(_task(config, task) for task in config.tasks),
+        (("given", tuple(task.name for task in config.tasks)),),
+    )
 
 
 def _task(config: CustomConfig, task: CustomTask) -> TaskSpec:

@@ -29,7 +29,7 @@ CONFIGURATIONS = {
         ["training.learning_rate=-1"],
         "training.learning_rate: Input should be greater than 0",
     ),
-    "an unknown strategy": (["strategy.kind=magic"], "does not match any of the expected tags"),
+    "an unknown strategy": (["strategy.kind=magic"], "there is no kind 'magic'"),
     "bounds the wrong way round": (
         ["strategy.kind=paper", "strategy.beta_min=0.9", "strategy.beta_max=0.1"],
         "lies above",
@@ -40,7 +40,7 @@ CONFIGURATIONS = {
     ),
     "a task that is not there": (["order=[GQA, Cooking]"], "order names Cooking"),
     "a task named twice": (["order=[GQA, GQA]"], "order names a task twice"),
-    "an override without a value": (["training.max_steps"], "is no override"),
+    "an override without a value": (["training.max_steps"], "is not an override"),
     "a name that leaves the runs folder": (["name=../out"], "String should match pattern"),
     "a batch that cannot be split": (["training.batch_size=15"], "cannot be split over launch.num_workers 2"),
     "a root that is not there": (["benchmark.kind=coin", "benchmark.root=/no/such/folder"], "/no/such/folder"),

@@ -10,7 +10,7 @@ import pytest
 from lcia import benchmarks
 from lcia.config import CustomConfig, CustomTask, DataConfig, ScorerName
 from lcia.shards import Rows, write_source
-from lcia.types import Benchmark, FileSource, InputError
+from lcia.types import Benchmark, FileSource
 
 TASK = CustomTask(name="shape", train="shape/train.json", test="shape/test.json")
 
@@ -53,12 +53,6 @@ def test_a_stream_of_ones_own_has_its_order_reversed_by_name() -> None:
     benchmark = build("/data", TASK, TASK.model_copy(update={"name": "color"}))
     assert benchmark.order("reverse") == ("color", "shape")
     assert benchmark.order("given") == benchmark.order(None) == ("shape", "color")
-
-
-@pytest.mark.parametrize(("tasks", "words"), [([], "empty"), ([TASK, TASK], "shape more than once")])
-def test_no_task_and_a_repeated_one_are_refused(tasks: list[CustomTask], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        build("/data", *tasks)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_all_mistakes_of_a_launch_are_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
         _launch(num_worker=2, eval_actors=0, parallelism="maybe", cluster={"namespace": "lcia"})
     text = str(caught.value)
-    assert "4 mistake(s)" in text
+    assert "4 mistakes" in text
     assert "num_worker: unknown key; did you mean 'num_workers'?" in text
     assert "eval_actors: Input should be greater than or equal to 1 (given: 0)" in text
     assert "parallelism: " in text
