@@ -96,9 +96,9 @@ def _demand_an_answer(driver: fsspec.AbstractFileSystem, path: str) -> None:
         driver.info(path)
     except FileNotFoundError as error:
         cause = error.__cause__
-        missing = cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in (404, 410)
-        if not missing:
-            raise cause from None
+        if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in (404, 410):
+            return
+        raise cause from None
 
 
 def digest_of(place: str) -> str:
