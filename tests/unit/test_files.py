@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
@@ -14,6 +16,7 @@ from lcia.digests import file_digest
 from lcia.files import digest_of, matching, open_buffered
 from lcia.images import ImageFolder
 from lcia.readers import fingerprint
+from lcia.records import RowError
 from lcia.types import FileSource, InputError
 
 
@@ -69,9 +72,37 @@ def test_images_on_a_server_that_is_not_there_are_no_bad_rows(closed_port: int) 
         folder.identities(["a.png"])
 
 
-def test_an_image_that_a_remote_folder_lacks_is_a_bad_row() -> None:
-    from lcia.records import RowError
+class _Answers(BaseHTTPRequestHandler):
+    """Answers with the status that the file's name is."""
 
+    def do_GET(self) -> None:
+        self.send_error(int(self.path.rpartition("/")[2].partition(".")[0]))
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_web_server_may_lack_an_image_but_not_refuse_it() -> None:
+    server = HTTPServer(("127.0.0.1", 0), _Answers)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        folder = ImageFolder(f"http://127.0.0.1:{server.server_port}/images", 1000)
+        with pytest.raises(RowError, match="does not exist"):
+            folder.read("404.png")
+        with pytest.raises(InputError, match=r"403\.png"):
+            folder.read("403.png")
+        with pytest.raises(InputError, match=r"500\.png"):
+            folder.read("500.png")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_an_image_that_a_remote_folder_lacks_is_a_bad_row() -> None:
     fsspec.filesystem("memory").pipe("/lacking/a.png", b"x")
     with pytest.raises(RowError, match="does not exist"):
         ImageFolder("memory://lacking", 1000).read("b.png")
