@@ -114,7 +114,8 @@ class _Desk:
     def __init__(self, store: Store) -> None:
         self.benchmark, self.fingerprint = cache(benchmarks.build), cache(fingerprint)
         self.assistant, self.base = cache(pinned_assistant), cache(base_identity)
-        self.embedder, self.identity = cache(pinned_embedder), cache(embedder_identity)
+        self._embedder, self._identity = cache(pinned_embedder), cache(embedder_identity)
+        self.embedding = cache(self._new_embedding)
         self.features = cache(lambda key: features.read(store.fetch(key)))
         self._planner = cache(self._new_planner)
 
@@ -127,9 +128,9 @@ class _Desk:
         exact = config.model_copy(update={"assistant": assistant})
         return Planner(exact, self.base(assistant), similarity_of(config.grouping.embedder))
 
-    def embedding(self, shards: ShardStage, config: EmbedderConfig) -> EmbedStage:
-        embedder = self.embedder(config)
-        return EmbedStage(shards=shards.key, embedder=embedder, identity=self.identity(embedder))
+    def _new_embedding(self, shards: str, config: EmbedderConfig) -> EmbedStage:
+        embedder = self._embedder(config)
+        return EmbedStage(shards=shards, embedder=embedder, identity=self._identity(embedder))
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,13 @@ class _Draft:
     def of(cls, config: RunConfig, desk: _Desk) -> _Draft:
         benchmark = desk.benchmark(config.benchmark)
         order = order_of(config, benchmark)
-        # Asks for the base, so that one that is not there is told before any data is read.
-        desk.planner(config)
+        # Only so that a base that is not there is told before any data is read.
+        desk.base(desk.assistant(config.assistant))
         wanted = [(task, split) for task in order for split in splits_of(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if _groups(config):
-            embeds = {at: desk.embedding(stage, config.grouping.embedder) for at, stage in shards.items()}
+            embeds = {at: desk.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
     def plan(self, desk: _Desk, counts: Mapping[str, ShardCounts]) -> Prepared:
