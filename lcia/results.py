@@ -175,14 +175,22 @@ def _final(outcome: Outcome) -> list[EvalStage]:
 
 
 def _write_predictions(outcome: Outcome, cell: Cell, store: Store, folder: Path) -> None:
-    """predictions/<place>-<task trained last>/<task asked about>.parquet; 0-untuned: the base before any training."""
-    place = "0-untuned" if cell.row == ZERO_SHOT else f"{cell.row + 1}-{outcome.prepared.plan.order[cell.row]}"
+    """predictions/<place>-<task trained last>/<task asked about>.parquet."""
+    place = _place(outcome, cell)
     (folder / place).mkdir(parents=True, exist_ok=True)
     groups, stage = _group_names(outcome, cell.row), cell.stage
     records = [{**r, "group": groups.get(r["adapter"], "base")} for r in scored(outcome.prepared, stage, store)]
     columns = [pa.field("group", pa.string()), pa.field("strict", pa.float64()), pa.field("legacy", pa.float64())]
     table = pa.Table.from_pylist(records, schema=pa.schema([*SCHEMA, *columns]))
     pq.write_table(table, folder / place / f"{stage.task}.parquet")
+
+
+def _place(outcome: Outcome, cell: Cell) -> str:
+    """0-untuned: the base before any training; N-all-tasks: after training all N tasks at once."""
+    order, protocol = outcome.prepared.plan.order, outcome.config.protocol
+    if cell.row == ZERO_SHOT or protocol == "zero_shot":
+        return "0-untuned"
+    return f"{cell.row + 1}-{'all-tasks' if protocol == 'multitask' else order[cell.row]}"
 
 
 def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
