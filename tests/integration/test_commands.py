@@ -157,7 +157,7 @@ def test_a_threshold_that_separates_paraphrases_is_warned_of_before_anything_is_
     given = (config, *PARAPHRASED, "--set", f"storage={tmp_path / 'runs'}")
     assert call(verb, *given, "grouping.threshold=origin", "grouping.fallback=newest") == 0
     told = capsys.readouterr().err
-    assert "warning: the threshold 0.90 separates 3 tasks from their own paraphrases" in told
+    assert "warning: The threshold 0.90 separates 3 tasks from their own paraphrases" in told
     assert re.search(r"warning: \d+ of 10 test samples of VQAv2 are answered by g2 \(trained on OCR-VQA\)", told)
     assert call(verb, *given) == 0
     assert "warning" not in capsys.readouterr().err
