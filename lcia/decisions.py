@@ -102,7 +102,7 @@ def _separated(prepared: Prepared) -> Iterator[str]:
     if apart:
         named = ", ".join(f"{p.task} {p.own:.2f}" for p in apart)
         yield (
-            f"the threshold {apart[-1].threshold:.2f} separates {_tasks(len(apart))} from their own paraphrases: "
+            f"The threshold {apart[-1].threshold:.2f} separates {_tasks(len(apart))} from their own paraphrases: "
             f"the instructions of one task are on average this much alike: {named}. "
             "Lower grouping.threshold, or leave it at auto"
         )
@@ -114,7 +114,7 @@ def _unclear(prepared: Prepared) -> Iterator[str]:
     gap = prepared.plan.placements[-1].gap if prepared.plan.placements else None
     if gap and limits and gap[1] - gap[0] < CLEAR * (limits[1] - limits[0]):
         yield (
-            f"the similarities of these tasks have no clear gap: auto chose the threshold between {gap[0]:.2f} and "
+            f"The similarities of these tasks have no clear gap: auto chose the threshold between {gap[0]:.2f} and "
             f"{gap[1]:.2f}. Look at `lcia group CONFIG` and give grouping.threshold a number"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +47,27 @@ class TaskAnswers:
             f"{self.task} was not learnt: its score right after training is {self.learnt:.1f} %, and always answering "
             f"{self.majority!r} scores {self.majority_score:.1f} %{most if self.learnt_counts else ''}"
         )
+
+
+def gather(found: Mapping[str, Sequence[TaskAnswers]]) -> list[str]:
+    """The warnings of several runs by name: one per task, however many runs did not learn it."""
+    if len(found) == 1:
+        return [told.warning for answers in found.values() for told in answers if told.warning]
+    missed: dict[str, list[TaskAnswers]] = {}
+    for answers in found.values():
+        for told in answers:
+            if told.warning:
+                missed.setdefault(told.task, []).append(told)
+    return [_gathered(task, told, len(found)) for task, told in missed.items()]
+
+
+def _gathered(task: str, told: Sequence[TaskAnswers], runs: int) -> str:
+    scores = sorted(one.learnt for one in told if one.learnt is not None)
+    between = f"{scores[0]:.1f}" if scores[0] == scores[-1] else f"{scores[0]:.1f} to {scores[-1]:.1f}"
+    return (
+        f"{task} was not learnt in {len(told)} of {runs} runs: its score right after training is {between} %, "
+        f"and always answering {told[0].majority!r} scores {told[0].majority_score:.1f} %"
+    )
 
 
 def to_record(answers: TaskAnswers) -> dict[str, Any]:

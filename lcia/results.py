@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from lcia import answered, decisions, report, studytables
+from lcia import answered, decisions, learnt, report, studytables
 from lcia import matrix as matrices
 from lcia.answers import SCHEMA, read_result
 from lcia.figures import StageSteps
-from lcia.learnt import TaskAnswers, to_record
+from lcia.learnt import TaskAnswers
 from lcia.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
 from lcia.report import Prediction, ReportInput, RunReport
@@ -84,7 +84,9 @@ def _summary(
     outcomes: Sequence[Outcome], answers: Sequence[tuple[TaskAnswers, ...]], session: Session, store: Store
 ) -> dict[str, Any]:
     runs = {o.config.name: summarize(o, told, store) for o, told in zip(outcomes, answers, strict=True)}
-    warnings = decisions.gather({name: run["warnings"] for name, run in runs.items()})
+    names = [outcome.config.name for outcome in outcomes]
+    grouping = {name: decisions.warnings(o.prepared) for name, o in zip(names, outcomes, strict=True)}
+    warnings = [*decisions.gather(grouping), *learnt.gather(dict(zip(names, answers, strict=True)))]
     known = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts}
     return {**known, "environment": environment(), "warnings": warnings, "runs": runs}
 
@@ -120,7 +122,7 @@ def summarize(outcome: Outcome, answers: Sequence[TaskAnswers], store: Store) ->
         "train_seconds": sum(stage["seconds"] for stage in trains),
         "evaluations": evals,
         "eval_seconds": sum(stage["seconds"] or 0.0 for stage in evals),
-        "answers": [to_record(told) for told in answers],
+        "answers": [learnt.to_record(told) for told in answers],
         **_decisions(outcome.prepared),
         "served": decisions.served(outcome.prepared),
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
@@ -173,14 +175,22 @@ def _final(outcome: Outcome) -> list[EvalStage]:
 
 
 def _write_predictions(outcome: Outcome, cell: Cell, store: Store, folder: Path) -> None:
-    """predictions/<place>-<task trained last>/<task asked about>.parquet; 0-untuned: the base before any training."""
-    place = "0-untuned" if cell.row == ZERO_SHOT else f"{cell.row + 1}-{outcome.prepared.plan.order[cell.row]}"
+    """predictions/<place>-<task trained last>/<task asked about>.parquet."""
+    place = _place(outcome, cell)
     (folder / place).mkdir(parents=True, exist_ok=True)
     groups, stage = _group_names(outcome, cell.row), cell.stage
     records = [{**r, "group": groups.get(r["adapter"], "base")} for r in scored(outcome.prepared, stage, store)]
     columns = [pa.field("group", pa.string()), pa.field("strict", pa.float64()), pa.field("legacy", pa.float64())]
     table = pa.Table.from_pylist(records, schema=pa.schema([*SCHEMA, *columns]))
     pq.write_table(table, folder / place / f"{stage.task}.parquet")
+
+
+def _place(outcome: Outcome, cell: Cell) -> str:
+    """0-untuned: the base before any training; N-all-tasks: after training all N tasks at once."""
+    order, protocol = outcome.prepared.plan.order, outcome.config.protocol
+    if cell.row == ZERO_SHOT or protocol == "zero_shot":
+        return "0-untuned"
+    return f"{cell.row + 1}-{'all-tasks' if protocol == 'multitask' else order[cell.row]}"
 
 
 def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:

@@ -29,6 +29,8 @@ from pipelines.tables import (
 )
 
 SUMMARY = "summary.json"
+MOST_WARNINGS = 20
+"""On the terminal; a study of many orders has many. Its page and summary.json hold them all."""
 GIVE = "give the folder that `lcia run`, `lcia study` or `lcia quickstart` wrote, for example runs/quickstart"
 WRITE_AGAIN = "run the same command again: what is done is kept, and the summary is written again"
 
@@ -101,8 +103,10 @@ def _warn_of_groups(prepared: Sequence[Prepared]) -> None:
 
 
 def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
+    for line in lines[:MOST_WARNINGS]:
         print(f"warning: {line}", file=sys.stderr)
+    if len(lines) > MOST_WARNINGS:
+        print(f"warning: {len(lines) - MOST_WARNINGS} more like these", file=sys.stderr)
 
 
 # Planning ---------------------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ def test_a_run_leaves_matrix_metrics_predictions_adapters_and_report(finished: P
     assert set(summary["metrics"]) >= {"avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt"}
     assert summary["metrics"]["fwt"]["value"] is None
     assert summary["metrics"]["fwt"]["reason"]
-    assert {p.name for p in (folder / "predictions").iterdir()} == {"VQAv2.parquet", "OCR-VQA.parquet"}
+    kept = {p.relative_to(folder / "predictions").as_posix() for p in folder.glob("predictions/*/*")}
+    assert kept == {"1-VQAv2/VQAv2.parquet", "2-OCR-VQA/VQAv2.parquet", "2-OCR-VQA/OCR-VQA.parquet"}
     assert (folder / "adapters" / "g0" / "adapter_model.safetensors").is_file()
     assert "<html" in (folder / "report.html").read_text()[:200]
 

@@ -19,6 +19,7 @@ from lcia.local import LocalExecutor
 from lcia.matrix import from_json
 from lcia.run import run
 from lcia.store import Store
+from pipelines import cli
 from tests.e2e.conftest import launch_file, lcia, start
 
 BASE = {
@@ -79,6 +80,19 @@ def test_a_finished_study_started_again_trains_nothing(studied: Studied) -> None
     folder = studied.folder
     result = lcia("study", folder / "study.yaml", "--launch", folder / "launch.yaml", "--json")
     assert json.loads(result.stdout)["stages"]["trained"] == 0
+
+
+def test_report_prints_what_the_study_printed(studied: Studied, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = studied.folder / "runs" / "orders"
+    assert cli.guarded(lambda: cli.app(["report", str(folder), "--json"], standalone_mode=False)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name: found[name] for name in studied.printed if name != "stages"} == {
+        name: value for name, value in studied.printed.items() if name != "stages"
+    }
+    assert set(found["methods"]) == {"lcia, beta_min=0.5", "lcia, beta_min=0.9"}
+    assert next(iter(found["runs"])) == "0000-lcia-beta_min_0.5-order1-seed0"
+    assert cli.guarded(lambda: cli.app(["report", str(folder)], standalone_mode=False)) == 0
+    assert "score of each task (%)" in capsys.readouterr().out
 
 
 def test_ray_gives_the_matrix_that_one_process_gives(studied: Studied, tmp_path: Path) -> None:

@@ -145,6 +145,40 @@ def test_show_of_a_task_that_is_not_there_is_refused(config: Path, capsys: pytes
     assert "no task 'Cooking'" in capsys.readouterr().err
 
 
+# plan and group ---------------------------------------------------------------------------------------------------
+
+PARAPHRASED = ("benchmark.instructions=10type", "benchmark.train_size=60", "benchmark.test_size=10")
+
+
+@pytest.mark.parametrize("verb", ["plan", "group"])
+def test_a_threshold_that_separates_paraphrases_is_warned_of_before_anything_is_trained(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    given = (config, *PARAPHRASED, "--set", f"storage={tmp_path / 'runs'}")
+    assert call(verb, *given, "grouping.threshold=origin", "grouping.fallback=newest") == 0
+    told = capsys.readouterr().err
+    assert "warning: The threshold 0.90 separates 3 tasks from their own paraphrases" in told
+    assert re.search(r"warning: \d+ of 10 test samples of VQAv2 are answered by g2 \(trained on OCR-VQA\)", told)
+    assert call(verb, *given) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_group_names_threshold_and_gap_of_every_decision(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (config, *PARAPHRASED, "--set", f"storage={tmp_path / 'runs'}")
+    assert call("group", *given, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(p["task"], p["group"]) for p in found["groups"]] == list(zip(TASKS, (0, 1, 0), strict=True))
+    for placement in found["groups"]:
+        low, high = placement["gap"]
+        assert placement["threshold"] == pytest.approx((low + high) / 2)
+    assert {route["threshold"] for route in found["routes"]} == {found["groups"][-1]["threshold"]}
+    assert found["warnings"] == []
+    assert call("group", *given) == 0
+    assert "(gap 0.000 to " in capsys.readouterr().out
+
+
 # init, doctor, schema ---------------------------------------------------------------------------------------------
 
 

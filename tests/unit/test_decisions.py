@@ -124,7 +124,7 @@ def test_a_stream_that_is_grouped_as_a_person_would_has_no_warning() -> None:
 
 def test_paraphrases_that_the_threshold_separates_are_warned_of_with_their_likeness() -> None:
     [first, *_] = decisions.warnings(_prepared(texts=TEN, threshold="origin", fallback="newest"))
-    assert first.startswith("the threshold 0.90 separates 3 tasks from their own paraphrases")
+    assert first.startswith("The threshold 0.90 separates 3 tasks from their own paraphrases")
     assert "GQA 0.80, Grounding 0.68, OCR-VQA 0.84" in first
 
 

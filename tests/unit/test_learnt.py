@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lcia.learnt import TaskAnswers, to_record
+from lcia.learnt import TaskAnswers, gather, to_record
 
 
 def told(learnt: float | None, majority: float = 50.0, samples: int = 100) -> TaskAnswers:
@@ -42,3 +42,12 @@ def test_the_warning_says_scores_and_the_most_frequent_answer() -> None:
         "GQA was not learnt: its score right after training is 51.0 %, and always answering 'red' scores 50.0 %; "
         "90 of 100 answers are 'red'"
     )
+
+
+def test_of_several_runs_there_is_one_warning_a_task() -> None:
+    assert gather({"only": [told(51.0), told(99.0)]}) == [told(51.0).warning]
+    assert gather({"a": [told(51.0)], "b": [told(40.0)], "c": [told(99.0)]}) == [
+        "GQA was not learnt in 2 of 3 runs: its score right after training is 40.0 to 51.0 %, "
+        "and always answering 'red' scores 50.0 %"
+    ]
+    assert gather({"a": [told(99.0)], "b": []}) == []

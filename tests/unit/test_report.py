@@ -310,3 +310,10 @@ def test_every_run_of_a_study_is_listed_and_the_page_says_which_it_shows():
         assert name in text
     assert "Below, 1 of the 4 runs are shown one by one." in text
     assert "shown one by one" not in studied(shown=4).text
+
+
+def test_a_long_instruction_keeps_a_width_to_wrap_in():
+    told = Decision("second", "test", "g1", "routed", samples=4, instruction="Answer the question with one word.")
+    text = report.render(ReportInput("t", (replace(run(), decisions=(told,)),)))
+    assert '<span class="instruction">Answer the question with one word.</span>' in text
+    assert re.search(r"\.instruction \{[^}]*min-width: 14rem", text)

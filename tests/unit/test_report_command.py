@@ -79,3 +79,11 @@ def test_a_studys_folder_gives_its_tables_again_and_a_runs_folder_that_run(
     (tmp_path / one).mkdir()
     assert call("report", tmp_path / one, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {**SUMMARY, "warnings": ["mine"], "runs": {one: RUN}}
+
+
+def test_a_flood_of_warnings_is_cut_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = [f"number {number}" for number in range(23)]
+    (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, "warnings": many, "runs": {"one": RUN}}))
+    assert call("report", tmp_path) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told == [*(f"warning: {line}" for line in many[:20]), "warning: 3 more like these"]
