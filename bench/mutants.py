@@ -1,6 +1,6 @@
 """How many small wrong changes of lcia's core the tests notice.
 
-    python -m bench.mutants [--count 160] [--seed 1] [--only lcia/store.py] [--tests tests/unit] [--out FILE]
+    python -m bench.mutants [--count 160] [--seed 1] [--only lcia/store.py] [--tests tests/unit ...] [--out FILE]
 
 Draws lines of the core, changes one thing in each (bench/mutations.py) and runs the tests that reach the line, in a
 child of this process, which has imported what is heavy once. No file of the checkout is touched: the child imports the
@@ -174,7 +174,7 @@ def sample(arguments: argparse.Namespace) -> list[Mutation]:
     return [chooser.choice(by_line[place]) for place in places]
 
 
-def measure(tests: str, scratch: Path) -> Reach:
+def measure(tests: Sequence[str], scratch: Path) -> Reach:
     """Runs all tests once, unchanged."""
     data, times = str(scratch / "coverage"), scratch / "seconds.json"
 
@@ -182,7 +182,7 @@ def measure(tests: str, scratch: Path) -> Reach:
         measured = coverage.Coverage(data_file=data, source=["lcia"], config_file=False, context="")
         recorder = Recorder(measured)
         measured.start()
-        code = pytest.main([*_options(scratch, tests), "--maxfail=10"], plugins=[recorder])
+        code = pytest.main([*_options(scratch, *tests), "--maxfail=10"], plugins=[recorder])
         measured.stop()
         measured.save()
         seconds = {test: time for test, time in recorder.seconds.items() if test not in recorder.failing}
@@ -309,7 +309,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=160, help="lines to change")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="only files with this in their path, while you write their tests")
-    parser.add_argument("--tests", default="tests/unit", help="where the quick tests are")
+    parser.add_argument("--tests", nargs="+", default=["tests/unit"], help="where the quick tests are")
     parser.add_argument("--quick", action="store_true", help="leave out the tests in processes of their own")
     parser.add_argument("--out", type=Path, help="also write the JSON object to this file")
     return parser.parse_args()

@@ -21,7 +21,10 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+    ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
 }  # fmt: skip
+MERGED = (ast.Dict, ast.DictComp)
+"""Of two dictionaries the right one wins."""
 FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 WORDS = ("warn", "info", "debug", "warning", "error")
 
@@ -129,7 +132,7 @@ def _changed_expression(node: ast.AST) -> Iterator[ast.AST]:
     match node:
         case ast.Compare(ops=[operation]):
             yield _with(node, ops=[COMPARISONS[type(operation)]()])
-        case ast.BinOp(op=ast.BitOr()):
+        case ast.BinOp(op=ast.BitOr()) if isinstance(node.left, MERGED) or isinstance(node.right, MERGED):
             yield _with(node, left=node.right, right=node.left)
         case ast.BinOp(op=operator) if type(operator) in OPERATORS and not _text(node):
             yield _with(node, op=OPERATORS[type(operator)]())
