@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from lcia.staging import is_occupied, leftovers, staging
 from lcia.store import Store
@@ -116,7 +116,9 @@ def _figures(name: str, run: Mapping[str, Any]) -> Figures:
 
 
 def _table(found: Sequence[Listed]) -> Table:
-    table = Table("run", "state", "date", "runs", "strategies", "avg_acc", "forgetting", "seconds")
+    table = Table(
+        Column("run", overflow="fold"), "state", "date", "runs", "strategies", "avg_acc", "forgetting", "seconds"
+    )
     for one in found:
         strategies = ", ".join(dict.fromkeys(run.strategy for run in one.runs))
         avg_acc, forgetting = (_range([getattr(r, name) for r in one.runs]) for name in ("avg_acc", "forgetting"))
@@ -158,7 +160,7 @@ def clean(storage: Path, dry_run: bool, yes: bool, unreferenced: bool) -> None:
     for one in found:
         print(f"{_megabytes(one.size):>12}  {one.why:<36}  {one.path.relative_to(storage)}")
     total = _megabytes(sum(one.size for one in found))
-    print(f"{len(found)} folders, {total}")
+    print(f"{len(found)} {'folder' if len(found) == 1 else 'folders'}, {total}")
     if not found or dry_run:
         return
     if not yes and not sys.stdin.isatty():

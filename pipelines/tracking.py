@@ -60,9 +60,10 @@ class Tracker:
             parent=parent,
         )
 
-    def metric(self, run_key: str, name: str, value: float, step: int) -> None:
-        """One point of a curve; a point that a run before this one has recorded stays as it is."""
+    def metric(self, run_key: str, name: str, value: float, step: int, at: int | None = None) -> None:
+        """One point of a curve, measured now or `at` (milliseconds); what was recorded before stays as it is."""
         event = {"run": run_key, "name": name, "value": value if math.isfinite(value) else str(value), "step": step}
+        event |= {} if at is None else {"time": at}
         if (known := _metric_id(event)) not in self._known:
             self._known.add(known)
             self._record("metric", **event)

@@ -88,6 +88,8 @@ class RunTracker:
         self._tracker, self._folder, self._name = tracker, folder, name
         self._children: dict[str, list[Child]] = {}
         self._open: dict[str, None] = {}
+        self._seen: dict[str, dict[int, int]] = {}
+        """When (milliseconds) the driver saw which step of a stage, by the stage's key."""
         self._told: set[str] = set()
         self._store: Store | None = None
         self._main, self._source = name, source_tags() if tracker else {}
@@ -152,6 +154,7 @@ class RunTracker:
     def _point(self, key: str, stage: Mapping[str, Any]) -> None:
         """The newest figures of a stage under way. What falls between two looks comes with the whole curves."""
         assert self._tracker is not None
+        self._seen.setdefault(key, {}).setdefault(int(stage["step"]), round(time.time() * 1000))
         for child in self._children.get(key, []):
             self._start(child.key, child.name, child.params, child.tags, child.parent)
             for name, value in stage["values"].items():
@@ -177,7 +180,8 @@ class RunTracker:
             for line in lines:
                 for name, value in line.items():
                     if name != "step":
-                        self._tracker.metric(child.key, name, value, int(line["step"]))
+                        step = int(line["step"])
+                        self._tracker.metric(child.key, name, value, step, self._seen_at(key, step))
             # The seconds are those since the last interruption.
             steps = result["steps"] - max(result.get("resumed_at", [0]))
             samples = steps * child.stage.training.batch_size
@@ -186,6 +190,10 @@ class RunTracker:
             for file in ("adapter_model.safetensors", "adapter_config.json"):
                 self._tracker.artifact(child.key, self._store.fetch(key) / file, "adapter")
             self._end(child.key)
+
+    def _seen_at(self, key: str, step: int) -> int | None:
+        """When a step, or the first one after it that the driver saw, was there; None: it saw none."""
+        return min((at for seen, at in self._seen.get(key, {}).items() if seen >= step), default=None)
 
     def finish(self, outcomes: Sequence[Outcome], session: Session, store: Store) -> Path:
         """Writes the run folder, sends accuracies, metrics and the report; returns the report's path."""

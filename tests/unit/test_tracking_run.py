@@ -39,6 +39,7 @@ class Recorder:
         self.begun: dict[str, dict[str, Any]] = {}
         self.status: dict[str, str] = {}
         self.points: dict[tuple[str, str, int], float] = {}
+        self.times: dict[tuple[str, str, int], int | None] = {}
         self.closed = False
 
     def begin(
@@ -50,8 +51,10 @@ class Recorder:
     def finish(self, key: str, status: str = "FINISHED") -> None:
         self.status[key] = status
 
-    def metric(self, key: str, name: str, value: float, step: int) -> None:
-        self.points.setdefault((key, name, step), value)
+    def metric(self, key: str, name: str, value: float, step: int, at: int | None = None) -> None:
+        if (key, name, step) not in self.points:
+            self.points[key, name, step] = value
+            self.times[key, name, step] = at
 
     def next_step(self, key: str, name: str) -> int:
         return sum(known[:2] == (key, name) for known in self.points)
@@ -116,6 +119,18 @@ def test_the_figures_of_a_stage_arrive_while_it_trains(
         follower.watch(_under_way(finished[0]))
         points = {known: value for known, value in recorder.points.items() if known[0] == child}
         assert points == {(child, "loss", 1): 2.5, (child, "samples_per_second", 1): 40.0}
+
+
+def test_a_point_that_was_not_seen_is_as_old_as_the_next_one_that_was(
+    finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.tracking_run.time.time", lambda: 7.0)
+    child = f"{run_key(finished[0].config)}/0"
+    with _begun(finished, tmp_path) as follower:
+        follower.watch(_under_way(finished[0], 2))
+        follower.watch({k: {**stage, "done": True} for k, stage in _under_way(finished[0], 2).items()})
+    assert recorder.times[child, "loss", 1] == 7000
+    assert recorder.points[child, "loss", 2] == 2.5
 
 
 def test_a_stage_that_was_in_the_store_is_shown_as_finished_with_its_curve(
