@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from lcia.types import InputError
@@ -55,7 +54,7 @@ def doctor(as_json: bool) -> None:
         return
     table = Table("check", "found", "hint", title="doctor", title_justify="left")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console().print(table)
 
 

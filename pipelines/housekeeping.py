@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.markup import escape
 from rich.table import Column, Table
 
 from lcia.staging import is_occupied, leftovers, staging
@@ -125,7 +124,7 @@ def _table(found: Sequence[Listed]) -> Table:
         seconds = "" if one.seconds is None else f"{one.seconds:.0f}"
         count = str(len(one.runs)) if one.runs else ""
         cells = (one.name, one.state, one.date[:16].replace("T", " "), count, strategies, avg_acc, forgetting, seconds)
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     return table
 
 

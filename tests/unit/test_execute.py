@@ -64,8 +64,8 @@ def test_one_missing_result_is_enough_for_ray_to_start(
     """With all data there nothing else would start the servers, and the run would wait for ever."""
     folder, prepared = cached
     here, [missing, *_] = executor(folder), getattr(prepared.plan, kind)
-    has = here.store.has
-    monkeypatch.setattr(here.store, "has", lambda key: key != missing.key and has(key))
+    usable = here.store.usable
+    monkeypatch.setattr(here.store, "usable", lambda key: key != missing.key and usable(key))
     with pytest.raises(RayStartsError):
         here.tune(prepared.plan.trains, prepared.plan.evals)
 

@@ -67,5 +67,5 @@ def test_an_embedder_is_loaded_once_for_all_tasks(tmp_path: Path, monkeypatch: p
     for key in ("aa", "bb", "cc"):
         with executor.store.publish(key, {}) as folder:
             write_shards(folder / "rows", ["a text"])
-    executor.embed([EmbedStage(shards=key, embedder=TfidfConfig()) for key in ("aa", "bb", "cc")])
+    executor.embed([EmbedStage(shards=key, embedder=TfidfConfig(), identity="") for key in ("aa", "bb", "cc")])
     assert built == [TfidfConfig()]

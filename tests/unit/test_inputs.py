@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,15 +132,11 @@ def test_an_error_from_anywhere_shows_no_password(
 
 def test_a_name_with_brackets_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     """Names in configurations hold none, but names of devices may."""
-    from rich.console import Console
-
-    from lcia.config import RunConfig
     from lcia.matrix import AccuracyMatrix
-    from pipelines.commands import matrix_table
+    from pipelines.tables import console, matrix_table
 
     matrix = AccuracyMatrix.of(["a[/b]"], {("a[/b]", "a[/b]"): 50.0})
-    outcome: Any = SimpleNamespace(matrix=matrix, config=RunConfig())
-    Console(width=80).print(matrix_table(outcome))
+    console().print(matrix_table("run", matrix))
     assert capsys.readouterr().out.count("a[/b]") == 2
 
 

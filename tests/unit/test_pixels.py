@@ -14,7 +14,7 @@ from lcia.assistants.pictures import Pictures
 from lcia.images import check_image
 from lcia.pixels import FORMATS, decode_rgb
 from lcia.records import RowError
-from lcia.report import picture
+from lcia.wording import picture
 
 RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
 FINE = {"quality": 100, "subsampling": 0}

@@ -28,6 +28,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+CLIP = ["grouping.threshold=0.8", "grouping.embedder.kind=clip"]
+
+
 def test_the_default_run_passes_and_leaves_nothing_but_the_storage_folder(tmp_path: Path) -> None:
     check_run([RUN], launch(tmp_path))
     assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
@@ -41,8 +44,8 @@ def test_the_default_run_passes_and_leaves_nothing_but_the_storage_folder(tmp_pa
         (["assistant.kind=llava", "assistant.model=/nope"], {}, "assistant.model: there is no folder /nope"),
         (["lora.target_modules=nothing"], {}, "lora.target_modules: 'nothing' matches no layer"),
         (["grouping.embedder.kind=text", "grouping.embedder.model=/nope"], {}, "embedder.model: there is no folder"),
-        (["grouping.embedder={kind: clip, model: 'local-dir:/nope'}"], {}, "embedder.model: there is no folder /nope"),
-        (["grouping.embedder={kind: clip, pretrained: /nope}"], {}, "embedder.pretrained: there is no file /nope"),
+        ([*CLIP, "grouping.embedder.model=local-dir:/nope"], {}, "embedder.model: there is no folder /nope"),
+        ([*CLIP, "grouping.embedder.pretrained=/nope"], {}, "embedder.pretrained: there is no file /nope"),
         (["benchmark={kind: coin, root: /nope}"], {}, "there is no /nope/ScienceQA/train.json"),
         ([], {"storage": "/proc/nope/runs"}, "storage: /proc/nope/runs cannot be written"),
         ([], {"storage": "nope://bucket"}, "nope"),
