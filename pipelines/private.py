@@ -121,13 +121,23 @@ def _loopback_interface() -> str:
 def _private_folder() -> tuple[Path, int]:
     """A new folder of mode 0700 with a token of mode 0600 in it, and its lock, which says that its process lives."""
     _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_parent()))
+    folder, lock = _claimed()
     ending.TO_REMOVE.add(folder)
-    lock = os.open(folder, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
     with open(os.open(folder / TOKEN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     return folder, lock
+
+
+def _claimed() -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_parent()))
+        # Another run may sweep it away before it is locked: then a new one is made.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
 
 
 def _parent() -> str:
