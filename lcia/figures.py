@@ -193,7 +193,7 @@ def loss_curves(stages: Sequence[StageSteps]) -> Figure:
 def _mark_start(axes: Axes, label: str, start: float) -> None:
     axes.axvline(start, color=INK, alpha=0.3, linewidth=0.8)
     # The task alone: what stands behind the dot is the run's strategy, and eight such labels would overlap.
-    where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes.annotate(label.split(" · ")[0], (start, 1), (3, 3), fontsize=8, **where)
 
 
