@@ -24,7 +24,7 @@ Every key of the three kinds of file, with its default. Made by `make docs` from
 A section that may be of several kinds keeps the default's kind unless `kind` is named: `strategy.pull=1000` needs no
 `strategy.kind`. Another kind drops the keys of the one before.
 """
-FILES = {
+FILES: dict[str, tuple[str, type[BaseModel]]] = {
     "run": ("A run: `lcia run FILE`", RunConfig),
     "study": ("A study: `lcia study FILE`", StudyConfig),
     "launch": ("A launch: `--launch FILE`, `--set KEY=VALUE`", LaunchConfig),
