@@ -175,11 +175,6 @@ def _groups(config: RunConfig) -> bool:
     return config.grouping.enabled and config.protocol == "continual"
 
 
-def check(config: RunConfig) -> None:
-    """Raises InputError where the benchmark cannot be built or the order names tasks it lacks; reads no rows."""
-    order_of(config, benchmarks.build(config.benchmark))
-
-
 def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
     """The task order: the configuration's, or the benchmark's own."""
     return benchmark.order(config.order)

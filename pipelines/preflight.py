@@ -114,8 +114,8 @@ def check_storage(root: str) -> None:
         with fs.open_output_stream(probe) as stream:
             stream.write(b"")
         fs.delete_file(probe)
-    except OSError as error:
-        raise InputError(redacted(f"storage {root} cannot be written: {error}")) from None
+    except Exception as error:  # noqa: BLE001 - each driver has errors of its own; told to the user
+        raise InputError(redacted(f"storage {root} cannot be written: {type(error).__name__}: {error}")) from None
 
 
 def check_folder(key: str, folder: Path) -> None:

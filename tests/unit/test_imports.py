@@ -15,6 +15,8 @@ LIGHT = "types config stage store plan run study codebook matrix scoring load an
     [
         ([f"lcia.{name}" for name in LIGHT.split()], ["torch", "transformers", "peft", "ray", "mlflow"]),
         (["pipelines.cli"], ["torch", "transformers", "ray", "mlflow", "matplotlib"]),
+        (["pipelines.cli", "pipelines.inputs"], ["numpy", "pyarrow", "pandas", "sklearn", "torch", "ray", "mlflow"]),
+        (["lcia.bases", "pipelines.preflight"], ["torch", "transformers", "peft", "ray", "mlflow", "sklearn"]),
         (["lcia.local", "lcia.results"], ["ray", "mlflow", "typer"]),
     ],
 )

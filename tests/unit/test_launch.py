@@ -93,3 +93,19 @@ def test_the_environment_names_the_tracking_server_where_the_launch_does_not(mon
     assert _launch(tracking={"uri": "http://here:5000"}).tracking_uri == "http://here:5000"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert _launch().tracking_uri is None
+
+
+@pytest.mark.parametrize(
+    ("values", "instead"),
+    [
+        ({"storage": "s3://KEY:hunter2@bucket"}, "storage: .*AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ({"ray_address": "ray://user:hunter2@head:10001", "storage": "/x"}, "ray_address: .*RAY_AUTH_TOKEN"),
+        ({"tracking": {"uri": "https://user:hunter2@mlflow"}}, r"tracking\.uri: .*MLFLOW_TRACKING_PASSWORD"),
+        ({"tracking": {"uri": "postgresql://u:hunter2@db/x"}}, r"tracking\.uri: .*MLFLOW_TRACKING_URI .*uri null"),
+        ({"cluster": {"image": "https://u:hunter2@registry/lcia:1"}}, r"cluster\.image: .*in the environment"),
+    ],
+)
+def test_an_address_with_a_password_names_the_variable_that_takes_it(values: dict[str, Any], instead: str) -> None:
+    with pytest.raises(InputError, match=instead) as caught:
+        _launch(**values)
+    assert "hunter2" not in str(caught.value)

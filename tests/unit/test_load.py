@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from lcia.config import RunConfig
 from lcia.load import load, override, parse
 from lcia.methods import CurvatureConfig, PaperConfig
+from lcia.study import StudyConfig, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.reference import models_of
@@ -242,4 +244,29 @@ def test_a_file_that_is_not_yaml_shows_no_password(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(f"storage: {{a: {SECRET}\nb\n")
     with pytest.raises(InputError, match="is not valid YAML") as caught:
         load(RunConfig, tmp_path / "run.yaml")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_study_keeps_the_kind_of_the_default_in_its_base_methods_and_varied_keys() -> None:
+    values = {"name": "s", "base": {"strategy": {"short_average": 0.5}}, "methods": {"m": {"strategy.lambda": 2}},
+              "vary": {"strategy.pull": [1, 1000]}}  # fmt: skip
+    found = [point.config.strategy for point in expand(parse(StudyConfig, values, "test"))]
+    wanted = {"short_average": 0.5, "lambda": 2}
+    assert found == [CurvatureConfig.model_validate({**wanted, "pull": pull}) for pull in (1, 1000)]
+
+
+def test_a_study_drops_no_key_of_a_method_silently() -> None:
+    values = {"name": "s", "methods": {"m": {"strategy.pull": 7}}, "vary": {"strategy.kind": ["ewc", "sequential"]}}
+    with pytest.raises(
+        InputError, match=r"strategy\.pull: unknown key of kind sequential; kind curvature and kind ewc"
+    ):
+        expand(parse(StudyConfig, values, "test"))
+
+
+@pytest.mark.parametrize("key", ["base", "methods", "vary"])
+def test_a_study_holds_no_password_either(key: str) -> None:
+    inner: dict[str, Any] = {"base": {"benchmark": {"root": SECRET}}, "methods": {"m": {"benchmark.root": SECRET}},
+                             "vary": {"benchmark.root": [SECRET]}}  # fmt: skip
+    with pytest.raises(InputError, match=f"{key}: an address here holds a password") as caught:
+        parse(StudyConfig, {"name": "s", key: inner[key]}, "test")
     assert "hunter2" not in str(caught.value)

@@ -170,3 +170,16 @@ def test_a_plan_for_another_machine_is_made_with_a_note(
     shown = capsys.readouterr()
     assert "note: `lcia run` would be refused here: the launch asks for GPUs" in shown.err
     assert "stages to do" in shown.out
+
+
+def test_an_error_of_the_storages_driver_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable:
+        def create_dir(self, path: str, *, recursive: bool) -> None:
+            raise RuntimeError("no answer from https://key:hunter2@minio:9000")
+
+    monkeypatch.setattr("lcia.files.filesystem", lambda place: (Unreachable(), "bucket/runs"))
+    with pytest.raises(
+        InputError, match=r"storage s3://bucket/runs cannot be written: RuntimeError: no answer"
+    ) as caught:
+        preflight.check_storage("s3://bucket/runs")
+    assert "hunter2" not in str(caught.value)
