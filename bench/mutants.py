@@ -1,6 +1,6 @@
 """How many small wrong changes of lcia's core the tests notice.
 
-    python -m bench.mutants [--count 160] [--seed 1] [--only lcia/store.py] [--tests tests/unit ...] [--out FILE]
+    python -m bench.mutants [--count 160] [--seed 1] [--only lcia/store.py ...] [--tests tests/unit ...] [--out FILE]
 
 Draws lines of the core, changes one thing in each (bench/mutations.py) and runs the tests that reach the line, in a
 child of this process, which has imported what is heavy once. No file of the checkout is touched: the child imports the
@@ -46,7 +46,11 @@ BEYOND = {
         "agree.py",
     ),
     "tests/integration/test_ema_distributed.py": ("strategies/tracked.py", "strategies/sums.py"),
-    "tests/integration/test_ema_kernels.py": ("strategies/chunks.py", "strategies/curvature.py"),
+    "tests/integration/test_ema_kernels.py": (
+        "strategies/chunks.py",
+        "strategies/curvature.py",
+        "strategies/scalar.py",
+    ),
 }
 """Tests in processes of their own, for what a single process never does; asked where the quick ones see nothing."""
 HEAVY = (
@@ -166,7 +170,7 @@ def core() -> list[Path]:
 def sample(arguments: argparse.Namespace) -> list[Mutation]:
     """One change in each of `count` lines, every line of the core that can be changed being as likely as any other."""
     by_line: dict[tuple[str, int], list[Mutation]] = defaultdict(list)
-    for path in (path for path in core() if arguments.only in path.as_posix()):
+    for path in (path for path in core() if any(name in path.as_posix() for name in arguments.only)):
         for mutation in mutations(path.as_posix(), path.read_text()):
             by_line[mutation.file, mutation.line].append(mutation)
     chooser = random.Random(arguments.seed)
@@ -308,7 +312,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=160, help="lines to change")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="only files with this in their path, while you write their tests")
+    parser.add_argument("--only", nargs="+", default=["lcia"], help="files or folders, while you write their tests")
     parser.add_argument("--tests", nargs="+", default=["tests/unit"], help="where the quick tests are")
     parser.add_argument("--quick", action="store_true", help="leave out the tests in processes of their own")
     parser.add_argument("--out", type=Path, help="also write the JSON object to this file")

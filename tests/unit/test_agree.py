@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from lcia import agree
@@ -68,3 +69,7 @@ def test_workers_that_never_agree_end_with_an_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RuntimeError, match="different steps"):
         _choose(Workers(True, 0), found, 5, monkeypatch)
     assert len(found.asked) == 5
+
+
+def test_a_worker_that_is_alone_agrees_with_itself() -> None:
+    assert agree.agreed(7, Accelerator(cpu=True)) == 7

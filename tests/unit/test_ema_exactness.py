@@ -427,3 +427,22 @@ def test_a_gradient_is_intact_if_nobody_wrote_to_it_and_the_next_one_lives_elsew
     if overwritten:
         gradient.add_(1)
     assert reference.intact(torch.zeros(4) if moved else gradient[2:]) is intact
+
+
+@pytest.mark.parametrize("rule", [PAPER, RULES[3], Curvature(0.5, 0.9, 0.1)], ids=lambda r: type(r).__name__.lower())
+def test_a_missing_gradient_that_counts_as_zero_is_a_gradient_of_zeros(rule: Any) -> None:
+    ends = []
+    for written in (False, True):
+        used, rare = (nn.Parameter(torch.linspace(1, 2, size).double()) for size in (30, 20))
+        optimizer = torch.optim.SGD([used, rare], lr=0.1)
+        average = DynamicEma({"used": used, "rare": rare}, rule, Options(missing_gradient="zero")).attach(optimizer)
+        for with_rare in (True, True, False, False, True):
+            (used.pow(3).sum() + (rare.pow(3).sum() if with_rare else 0)).backward()
+            if written and not with_rare:
+                rare.grad = torch.zeros_like(rare)
+            optimizer.step()
+            optimizer.zero_grad()
+        figures = average.statistics()
+        ends.append((average.weights()["rare"], {name: figures[name] for name in ("beta", "retain", "steps")}))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]

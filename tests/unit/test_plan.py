@@ -206,3 +206,12 @@ def test_zero_shot_and_multi_task_show_the_untuned_base_where_it_belongs() -> No
     assert [cell.row for cell in together.cells] == [ZERO_SHOT] * 3 + [2] * 3
     assert together.groups == ({0: together.trains[0].key},)
     assert together.trains[0].first
+
+
+def test_an_entry_asks_about_its_task_with_that_task_s_shards() -> None:
+    for made in (_plan(), _plan(protocol="multitask"), _plan(evaluation={"zero_shot": True})):
+        for cell in made.cells:
+            assert (cell.stage.task, cell.stage.shards) == (TASKS[cell.column], f"{TASKS[cell.column]}/test")
+            assert (cell.stage.base, cell.stage.max_new_tokens) == ("base", 32)
+        for stage in made.trains:
+            assert stage.shards == tuple(f"{task}/train" for task in stage.tasks)

@@ -76,3 +76,11 @@ def _fail_in(parent: Path) -> None:
     with staging(parent) as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
+
+
+def test_no_lock_stays_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(3):
+        with staging(tmp_path / str(number)):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
