@@ -39,4 +39,4 @@ def has_password(address: str) -> bool:
 
 def instead(address: str) -> str:
     """The environment variables that give access to a place of this address's scheme without a password in it."""
-    return _INSTEAD.get(address.partition("://")[0].lower(), "environment variables that its driver reads")
+    return _INSTEAD.get(address.partition("://")[0].lower(), "variables that its driver reads") + " in the environment"
