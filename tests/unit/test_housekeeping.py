@@ -123,7 +123,10 @@ def test_a_broken_summary_is_named_and_the_others_are_listed(
     assert f"{broken}: summary.json cannot be read" in capsys.readouterr().err
 
 
-def test_names_with_brackets_are_printed_as_they_are(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_with_brackets_are_printed_as_they_are(
+    storage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     _run(storage, "[red]a[b]", _summary(lcia=1.0))
     runs(storage, False)
     assert "[red]a[b]" in capsys.readouterr().out
