@@ -164,8 +164,9 @@ def test_a_threshold_that_separates_paraphrases_is_warned_of_before_anything_is_
 
 
 def test_group_names_threshold_and_gap_of_every_decision(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # pytest-xdist sets 80, which would wrap the cells
     given = (config, *PARAPHRASED, "--set", f"storage={tmp_path / 'runs'}")
     assert call("group", *given, "--json") == 0
     found = json.loads(capsys.readouterr().out)

@@ -65,7 +65,7 @@ def test_names_are_printed_as_they_are_and_warnings_go_to_stderr(
 def test_a_studys_folder_gives_its_tables_again_and_a_runs_folder_that_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it, and narrow tables break lines
+    monkeypatch.setenv("COLUMNS", "200")  # pytest-xdist sets 80, which would wrap the cells
     record = to_record(tables())
     runs = dict.fromkeys(record["labels"], RUN)
     (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, **record, "runs": runs}))
