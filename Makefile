@@ -48,7 +48,7 @@ e2e: env
 docs: env  ## docs/configuration.md, from the fields of the configuration
 	$(PY) -m pipelines.reference docs/configuration.md
 
-tiny-base: env  ## trains the shipped checkpoint anew: about 20 CPU-minutes
+tiny-base: env  ## trains the shipped checkpoint again: about 20 CPU-minutes
 	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000
 
 # To name single plain shapes first, then to look for them: both at once were not learnt in 3,000 steps.

@@ -72,7 +72,7 @@ def expand(study: StudyConfig) -> list[Point]:
     """Every run of a study, with distinct names.
 
     Raises:
-        InputError: a combination is no valid configuration, or there are more than MAX_RUNS.
+        InputError: a combination is not a valid configuration, or there are more than MAX_RUNS.
     """
     if (runs := study.count()) > MAX_RUNS:
         raise InputError(f"study {study.name} asks for {runs} runs, more than {MAX_RUNS}: name fewer orders or values")

@@ -288,7 +288,7 @@ def test_another_configuration_of_the_same_name_is_another_job() -> None:
         (launched(object_store_memory=8_000_000_000), "does not fit cluster.embed"),
         (clustered(head={"cpu": 2, "memory": "4Gi"}), "give at least 8Gi"),
         (clustered(head={"cpu": 2, "memory": "8Gi", "gpu": 1}), "no task runs on the head"),
-        (clustered(embed={"memory": "plenty"}), "no Kubernetes quantity"),
+        (clustered(embed={"memory": "plenty"}), "not a Kubernetes quantity"),
         (clustered(image="lcia"), "has no fixed tag"),
         (clustered(image="lcia:latest"), "has no fixed tag"),
         (clustered(image="rayproject/ray:2.9.0"), "not of rayVersion"),
