@@ -11,6 +11,7 @@ equivalent_mutants.json, which no test could notice, count for nothing. Exit cod
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -268,15 +269,19 @@ def _in_child(run: Callable[[], int], log: Path, seconds: float) -> int:
             code = run()
         finally:
             os._exit(code)
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return -1
+    until, code = time.monotonic() + seconds, None
+    try:
+        while code is None and time.monotonic() < until:
+            time.sleep(0.05)
+            done, status = os.waitpid(pid, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if done else None
+    finally:
+        # Whatever the tests started goes with them, and all of it when this process is interrupted.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    if code is None:
+        os.waitpid(pid, 0)
+    return -1 if code is None else code
 
 
 def equivalent(mutation: Mutation) -> str | None:
