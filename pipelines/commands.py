@@ -162,7 +162,7 @@ def study(config: Path, overrides: Sequence[str], launch: Path | None, settings:
     with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
         prepared = prepare([point.config for point in points], ex)
         tracker.begin(prepared, ex.store)
-        ex.set_damaged_aside(stage for one in prepared for stage in (*one.plan.trains, *one.plan.evals))
+        ex.set_damaged_aside(stage.key for one in prepared for stage in (*one.plan.trains, *one.plan.evals))
         tune_runs(points, ex, chosen.name, chosen.max_concurrent_trials)
         outcomes = [Outcome(p, matrices(p, ex.store)) for p in prepared]
         counts = ex.counts()

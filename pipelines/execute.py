@@ -143,9 +143,9 @@ class RayExecutor:
         ray.get(self._broker.add_found.remote(found, trains))
         return [stage for stage in stages if stage.key not in set(found)]
 
-    def set_damaged_aside(self, stages: Iterable[TrainStage | EvalStage]) -> None:
-        """Reads what the store holds of these stages, so that trials find what is damaged absent and make it again."""
-        for key in dict.fromkeys(stage.key for stage in stages):
+    def set_damaged_aside(self, keys: Iterable[str]) -> None:
+        """Reads what the store holds under these keys, so that trials find what is damaged absent and make it again."""
+        for key in dict.fromkeys(keys):
             self.store.usable(key)
 
     def _show(self, stage: Any, step: int) -> None:
