@@ -62,8 +62,10 @@ class Tracker:
 
     def metric(self, run_key: str, name: str, value: float, step: int, at: int | None = None) -> None:
         """One point of a curve, measured now or `at` (milliseconds); what was recorded before stays as it is."""
-        event = {"run": run_key, "name": name, "value": value if math.isfinite(value) else str(value), "step": step}
-        event |= {} if at is None else {"time": at}
+        point = value if math.isfinite(value) else str(value)
+        event: Event = {"run": run_key, "name": name, "value": point, "step": step}
+        if at is not None:
+            event["time"] = at
         if (known := _metric_id(event)) not in self._known:
             self._known.add(known)
             self._record("metric", **event)
