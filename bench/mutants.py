@@ -269,19 +269,20 @@ def _in_child(run: Callable[[], int], log: Path, seconds: float) -> int:
             code = run()
         finally:
             os._exit(code)
-    until, code = time.monotonic() + seconds, None
+    until = time.monotonic() + seconds
+    ended: int | None = None
     try:
-        while code is None and time.monotonic() < until:
+        while ended is None and time.monotonic() < until:
             time.sleep(0.05)
             done, status = os.waitpid(pid, os.WNOHANG)
-            code = os.waitstatus_to_exitcode(status) if done else None
+            ended = os.waitstatus_to_exitcode(status) if done else None
     finally:
         # Whatever the tests started goes with them, and all of it when this process is interrupted.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-    if code is None:
+    if ended is None:
         os.waitpid(pid, 0)
-    return -1 if code is None else code
+    return -1 if ended is None else ended
 
 
 def equivalent(mutation: Mutation) -> str | None:
