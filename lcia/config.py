@@ -235,7 +235,7 @@ class TrainingConfig(Section):
 
 # --- grouping -------------------------------------------------------------------------------------------------------
 # `auto_range` of an embedder: the similarity that unrelated instructions reach, and the one that paraphrases of one
-# task reach; a threshold that is chosen from the data lies between them. None: nobody measured it (docs/grouping.md).
+# task reach; a threshold that is chosen from the data lies between them. None: not measured (docs/grouping.md).
 
 
 class TfidfConfig(Section):

@@ -96,14 +96,14 @@ def warnings(prepared: Prepared) -> list[str]:
 
 
 def _separated(prepared: Prepared) -> Iterator[str]:
-    """Tasks whose own instructions are less alike than the threshold asks for."""
+    """Tasks whose own instructions are less similar than the threshold asks for."""
     placed = [p for p in prepared.plan.placements if p.own is not None and p.threshold is not None]
     apart = [p for p in placed if (p.own or 0.0) < (p.threshold or 0.0)]
     if apart:
         named = ", ".join(f"{p.task} {p.own:.2f}" for p in apart)
         yield (
             f"The threshold {apart[-1].threshold:.2f} separates {_tasks(len(apart))} from their own paraphrases: "
-            f"the instructions of one task are on average this much alike: {named}. "
+            f"the mean similarity of one task's own instructions is: {named}. "
             "Lower grouping.threshold, or leave it at auto"
         )
 
@@ -126,7 +126,7 @@ def _foreign(prepared: Prepared) -> Iterator[str]:
     home = {placement.task: group_name(placement.group) for placement in prepared.plan.placements}
     table = served(prepared)
     for task in home:
-        # Before a task was trained no group knows it, and nobody expects one to.
+        # Before a task was trained no group knows it, and none is expected to.
         rows = [row for row in prepared.plan.order[prepared.plan.order.index(task) :] if row in table]
         lost = {row: {g: n for g, n in table[row].get(task, {}).items() if g != home[task]} for row in reversed(rows)}
         worst = _worst(lost)

@@ -32,7 +32,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS files
 class _Stamp(NamedTuple):
     """What tells whether a file is still the same: bytes, nanoseconds of its times, and its number on the disk.
 
-    `changed` (ctime) moves also where a copy keeps the old `modified`, and nobody can set it.
+    `changed` (ctime) moves also where a copy keeps the old `modified`, and it cannot be set by hand.
     """
 
     size: int

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TaskAnswers:
-    """One task of a run; scores in percent under the run's scoring, None where nobody evaluated.
+    """One task of a run; scores in percent under the run's scoring, None where it was not evaluated.
 
     `majority` is the most frequent reference of the evaluated samples, `majority_score` what always giving it scores.
     `learnt_counts` and `final_counts` are the most frequent predictions, right after the task was trained and at the

@@ -32,7 +32,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AccuracyMatrix:
-    """`scores[j, i]`: score in percent on task i after training task j, nan where nobody evaluated.
+    """`scores[j, i]`: score in percent on task i after training task j, nan where it was not evaluated.
 
     `tasks` are in training order; entries above the diagonal (tasks not trained yet) may be given. `zero_shot` [tasks]:
     the untuned model's scores.
@@ -167,7 +167,7 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def to_json(matrix: AccuracyMatrix) -> dict[str, Any]:
-    """A value for json.dumps: the matrix with its metrics; null where there is no figure."""
+    """A value for json.dumps: the matrix with its metrics; null where a figure is undefined."""
     named = {name: {"value": metric.value, "reason": metric.reason} for name, metric in metrics(matrix).items()}
     base = None if matrix.zero_shot is None else _nulls(matrix.zero_shot)
     scores = [_nulls(row) for row in matrix.scores]
@@ -182,7 +182,7 @@ def from_json(value: Mapping[str, Any]) -> AccuracyMatrix:
 
 
 def to_csv(matrix: AccuracyMatrix) -> str:
-    """A row per trained task, a column per evaluated one; empty where nobody evaluated."""
+    """A row per trained task, a column per evaluated one; empty where it was not evaluated."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["after", *matrix.tasks])

@@ -158,7 +158,7 @@ def compare_tasks(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -
 
 def _task(task: str, found: Sequence[AccuracyMatrix]) -> TaskSpread:
     at = [matrix.tasks.index(task) for matrix in found]
-    # Of joint training and of the untuned model there is one row, and its last entry was no news.
+    # Joint training and the untuned model have one row each; its last entry is not the score of a task just learnt.
     followed = not any(np.isnan(np.diagonal(matrix.scores)).any() for matrix in found)
     learnt = [float(matrix.scores[i, i]) if followed else np.nan for matrix, i in zip(found, at, strict=True)]
     final = [float(matrix.scores[-1, i]) for matrix, i in zip(found, at, strict=True)]

@@ -50,7 +50,7 @@ class Broker:
             self.change.notify_all()
 
     async def add_trains(self, stages: list[dict[str, Any]]) -> None:
-        """Queues training stages ({key, parent, record}) that nobody has asked for yet."""
+        """Queues training stages ({key, parent, record}) that were not asked for yet."""
         async with self.change:
             for stage in stages:
                 if not self._known(stage["key"]) and not self._inherits(stage["key"], [stage["parent"]]):

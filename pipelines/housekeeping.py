@@ -153,7 +153,7 @@ def clean(storage: Path, dry_run: bool, yes: bool, unreferenced: bool) -> None:
     """Shows what no run of a storage folder needs, asks, and deletes it.
 
     Raises:
-        InputError: a run is under way there, or nobody can be asked.
+        InputError: a run is under way there, or there is no terminal to ask on.
     """
     found = unneeded(storage, unreferenced)
     for one in found:
@@ -163,7 +163,9 @@ def clean(storage: Path, dry_run: bool, yes: bool, unreferenced: bool) -> None:
     if not found or dry_run:
         return
     if not yes and not sys.stdin.isatty():
-        raise InputError("nothing was deleted: nobody can be asked here, so give --yes (or --dry-run to look only)")
+        raise InputError(
+            "nothing was deleted: there is no terminal to ask on, so give --yes (or --dry-run to look only)"
+        )
     if yes or typer.confirm("Delete them?"):
         # A run may have been started while the question stood there.
         _refuse_if_alive(storage)

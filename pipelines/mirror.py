@@ -57,7 +57,7 @@ class Mirror:
         return MlflowClient(tracking_uri=self._position.uri)
 
     def _check(self) -> None:
-        """Starts over where this is no longer the database, or no longer the journal, that the position is about."""
+        """Starts over where the position belongs to another database or another journal."""
         from mlflow.exceptions import MlflowException
 
         if self._checked:

@@ -24,7 +24,7 @@ class OneNodeConfig(TorchConfig):  # type: ignore[misc]  # Ray carries no types 
 
 
 class _OneNodeBackend(_TorchBackend):  # type: ignore[misc]
-    """torch's own meeting point, TCPStore, listens on all interfaces and asks nobody for a token."""
+    """torch's own meeting point, TCPStore, listens on all interfaces and does not ask for a token."""
 
     def on_start(self, worker_group: Any, backend_config: OneNodeConfig) -> None:
         on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0

@@ -1,4 +1,4 @@
-"""A local Ray for this user on this machine: loopback addresses, a token, and a folder that nobody else can enter."""
+"""A local Ray for this user on this machine: loopback, a token, and a folder that other users cannot enter."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def environment(folder: Path, processes: int) -> dict[str, str | None]:
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
-        # Nobody reads them, and the ports that offer them ask for no token.
+        # They are not read, and the ports that offer them ask for no token.
         "RAY_enable_metrics_collection": "0",
-        # Most of them wait most of the time: more than one to a core is no reason for a warning.
+        # Most of them wait most of the time: more than one to a core does not call for a warning.
         "RAY_worker_maximum_startup_concurrency": str(processes),
     }
 

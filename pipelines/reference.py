@@ -123,7 +123,7 @@ def _literals(annotation: Any) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """One line, in which a table's bars are no borders."""
+    """One line; bars in it do not end a table's cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

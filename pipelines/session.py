@@ -36,7 +36,7 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
     try:
         yield RayExecutor(launch, backend.start, *watchers)
     except BaseException as error:
-        # Nobody waits for the end of a stage now: its last checkpoint is in the store.
+        # The end of a stage is not waited for: its last checkpoint is in the store.
         backend.close(hurry=isinstance(error, KeyboardInterrupt))
         raise
     else:
@@ -123,7 +123,7 @@ def _start_here(launch: LaunchConfig) -> PrivateRay:
     from pipelines.private import PrivateRay
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # Nobody takes this machine away with a notice.
+    # This machine is not taken away with a notice, as a spot instance is.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Workers and actors share the cores; what they hold must fit, and Ray Data needs CPUs for tasks of its own.

@@ -136,7 +136,7 @@ def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def placements_table(placed: Iterable[tuple[Placement, int]]) -> Table:
-    """Which group each task is trained in, and why: `itself` is how alike the task's own instructions are."""
+    """Which group each task is trained in, and why: `itself` is the mean similarity of the task's own instructions."""
     columns = ("task", "samples", "group", "decision", "itself", "threshold", "similarity to earlier groups")
     table = new_table("training", *columns)
     for p, samples in placed:

@@ -13,7 +13,7 @@ import yaml
 STREAM = {
     "name": "stream",
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 120, "test_size": 24},
-    # Long enough that whoever is to be killed in mid-stage is, on a fast machine too.
+    # Long enough that a process which is to be killed in mid-stage is, on a fast machine too.
     "training": {"max_steps": 80},
     "strategy": {"kind": "curvature", "lambda": 1.0, "pull": 1000.0},
     "grouping": {"enabled": False},

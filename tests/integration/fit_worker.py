@@ -153,13 +153,13 @@ def continued(worker: Worker) -> dict[str, Any]:
 
 def details(worker: Worker) -> dict[str, Any]:
     """What needs two workers and no chain of stages."""
-    anew(worker)
+    again(worker)
     return {"fresh": fresh(worker), **quarrel(worker)}
 
 
-def anew(worker: Worker) -> None:
+def again(worker: Worker) -> None:
     """The second stage on a base that no other stage was trained on."""
-    root = worker.folder / "anew"
+    root = worker.folder / "again"
     if worker.is_main:
         shutil.copytree(worker.folder / "aside" / "curvature", root, ignore=shutil.ignore_patterns("partial"))
     worker.accelerator.wait_for_everyone()

@@ -149,9 +149,9 @@ def test_the_same_workers_end_it_with_the_same_bits(out: Path, strategy: str) ->
 
 
 def test_a_base_that_trained_other_stages_before_is_as_good_as_a_new_one(out: Path) -> None:
-    chained, anew = _stage(out / "fsdp2-2-float64", "curvature"), _stage(out / "anew", "curvature")
-    assert (chained / ADAPTER).read_bytes() == (anew / ADAPTER).read_bytes()
-    assert "resumed_at" not in json.loads((anew / "result.json").read_text())
+    chained, again = _stage(out / "fsdp2-2-float64", "curvature"), _stage(out / "again", "curvature")
+    assert (chained / ADAPTER).read_bytes() == (again / ADAPTER).read_bytes()
+    assert "resumed_at" not in json.loads((again / "result.json").read_text())
 
 
 @pytest.mark.parametrize("projector", [False, True])

@@ -1,4 +1,4 @@
-"""A gradient that is not finite is told whatever the rule, whoever reads first; the average is not moved by it."""
+"""A gradient that is not finite is told under every rule, wherever it is read; the average is not moved by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever runs stages has the model of each stage's own settings loaded, and loads no model twice in a row."""
+"""Each executor of stages has the model of each stage's own settings loaded, and loads no model twice in a row."""
 
 from __future__ import annotations
 

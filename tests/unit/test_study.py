@@ -238,7 +238,7 @@ def test_any_key_of_a_study_file_is_overridden_by_its_dotted_name(tmp_path: Path
     assert [p.config.benchmark for p in points] == [wanted] * 4
 
 
-@pytest.mark.usefixtures("capsys")  # no terminal, whoever looks on
+@pytest.mark.usefixtures("capsys")  # not a terminal, wherever the tests run
 def test_tables_are_cut_to_a_terminal_and_to_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "90")
     assert console().width == 90
