@@ -124,6 +124,8 @@ def _changed_statement(node: ast.stmt) -> Iterator[ast.AST]:
             yield ast.copy_location(ast.Return(ast.Constant(None)), node)
         case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Raise() | ast.Continue():
             yield ast.copy_location(ast.Pass(), node)
+        case ast.If(test=ast.Name() | ast.Attribute() | ast.Call() | ast.NamedExpr() as test):
+            yield _with(node, test=ast.UnaryOp(ast.Not(), test))
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
             yield ast.copy_location(ast.Pass(), node)
 
