@@ -33,8 +33,8 @@ def widest_gap(between: Sequence[float], within: Sequence[float], limits: tuple[
     `between`: similarity of each pair of different tasks; `within`: of each task to itself, below 1 where it has
     paraphrases. `limits` = (what unrelated instructions reach, what paraphrases of one task reach): both count as
     similarities, and what lies beyond them is moved onto them. So one task alone, or tasks that are all equal, give the
-    middle of the limits. No task's own
-    paraphrases count as more similar than the least similar paraphrases of all tasks.
+    middle of the limits. No task's own paraphrases count as more similar than the least similar paraphrases of all
+    tasks.
     """
     low, high = limits
     same = max(low, min(high, *within))
