@@ -42,7 +42,7 @@ class Broker:
         self.change = asyncio.Condition()
 
     async def expect(self, servers: dict[str, int]) -> None:
-        """How many servers of each kind ("train", "eval") there are; when the last has failed, nothing more is queued."""
+        """How many servers of each kind ("train", "eval") there are; after the last has failed, stages fail at once."""
         self.servers.update(servers)
 
     async def add_found(self, trains: list[str]) -> None:
