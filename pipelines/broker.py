@@ -36,8 +36,14 @@ class Broker:
         self.progress: dict[str, dict[str, Any]] = {}
         self.trains: deque[dict[str, Any]] = deque()
         self.tickets: deque[dict[str, Any]] = deque()
+        self.servers: Counter[str] = Counter()
+        self.gone: dict[str, str] = {}
         self.closed = False
         self.change = asyncio.Condition()
+
+    async def expect(self, servers: dict[str, int]) -> None:
+        """How many servers of each kind ("train", "eval") there are; after the last has failed, stages fail at once."""
+        self.servers.update(servers)
 
     async def add_found(self, trains: list[str]) -> None:
         """Trainings that were asked for and that the store already holds."""
@@ -56,6 +62,7 @@ class Broker:
                 if not self._known(stage["key"]) and not self._inherits(stage["key"], [stage["parent"]]):
                     self.trains.append(stage)
                 self.asked[stage["key"]] += 1
+            self._refuse_without_servers()
             self.change.notify_all()
 
     async def add_tickets(self, key: str, tickets: list[dict[str, Any]]) -> None:
@@ -63,6 +70,7 @@ class Broker:
         async with self.change:
             if not self._known(key) and not self._inherits(key, tickets[0]["needs"]):
                 self.tickets.extend(tickets)
+            self._refuse_without_servers()
             self.change.notify_all()
 
     def _known(self, key: str) -> bool:
@@ -176,16 +184,26 @@ class Broker:
     async def fail(self, kind: str, message: str) -> None:
         """Everything of a kind ("train", "eval") that is queued or running will not come."""
         async with self.change:
-            # Without training there are no adapters, so nothing can be evaluated either.
-            lost = self.asked_open() if kind == "train" else {ticket["key"] for ticket in self.tickets}
-            under_way = {key for key, p in self.progress.items() if p["kind"] == kind and key not in self.done}
-            self.errors.update(dict.fromkeys((lost | under_way) - self.given_up, message))
-            self.tickets.clear()
-            if kind == "train":
-                self.trains.clear()
-                self.running.clear()
-            self.progress = {key: p for key, p in self.progress.items() if key in self.done}
+            self.servers[kind] -= 1
+            if self.servers[kind] == 0:
+                self.gone[kind] = message
+            self._lose(kind, message)
             self.change.notify_all()
+
+    def _refuse_without_servers(self) -> None:
+        for kind, message in self.gone.items():
+            self._lose(kind, message)
+
+    def _lose(self, kind: str, message: str) -> None:
+        # Without training there are no adapters, so nothing can be evaluated either.
+        lost = self.asked_open() if kind == "train" else {ticket["key"] for ticket in self.tickets}
+        under_way = {key for key, p in self.progress.items() if p["kind"] == kind and key not in self.done}
+        self.errors.update(dict.fromkeys((lost | under_way) - self.given_up, message))
+        self.tickets.clear()
+        if kind == "train":
+            self.trains.clear()
+            self.running.clear()
+        self.progress = {key: p for key, p in self.progress.items() if key in self.done}
 
     async def wait(self, keys: list[str], patience: float = 1.0) -> dict[str, str] | None:
         """Errors by key; None while a key is open, at the next change or after `patience` seconds."""

@@ -63,6 +63,11 @@ class Backend:
         return self._broker
 
     def _serve(self) -> list[threading.Thread]:
+        import ray
+
+        # Before any thread does: what two threads import at once may be half there for one of them.
+        import ray.train.torch
+
         from pipelines import evaluate, train
 
         launch, folder = self._launch, str(self.local.folder) if self.local else ""
@@ -76,6 +81,8 @@ class Backend:
             threading.Thread(target=_guard, args=(kind, job, self.name), name=f"{SERVER}-{number}", daemon=True)
             for number, (kind, job) in enumerate(jobs)
         ]
+        assert self._broker is not None
+        ray.get(self._broker.expect.remote({"train": launch.train_groups, "eval": launch.eval_actors}))
         for thread in threads:
             thread.start()
         return threads

@@ -38,14 +38,13 @@ def tune_runs(prepared: Sequence[Prepared], executor: RayExecutor, name: str, co
 
 def _tune(prepared: Sequence[Prepared], executor: RayExecutor, name: str, concurrent: int) -> list[Exception]:
     """The errors of the trials."""
-    broker = executor.connect()
     # Tune would take Ctrl-C for itself and return as if all were done; what is finished is in the store anyway.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # Its older output is silent when it is told to be.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     from ray import tune
 
-    settings = {"launch": executor.launch.model_dump(mode="json"), "broker": broker,
+    settings = {"launch": executor.launch.model_dump(mode="json"), "broker": executor.connect(),
                 "configs": [one.config.model_dump(mode="json", by_alias=True) for one in prepared]}  # fmt: skip
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, settings=settings), {"cpu": 0.1}),

@@ -104,8 +104,8 @@ def test_ray_gives_the_matrix_that_one_process_gives(studied: Studied, tmp_path:
 
 
 def test_a_training_that_diverges_is_named_and_stops_no_other(tmp_path: Path) -> None:
-    study = {**STUDY, "orders": None, "vary": {"training.learning_rate": [1e-3, 1e30]}}
-    study["base"] = {**BASE, "strategy": {"kind": "curvature"}}
+    base = {**BASE, "strategy": {"kind": "curvature"}}
+    study = {"name": "rates", "base": base, "vary": {"training.learning_rate": [1e-3, 1e30]}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     result = lcia("study", tmp_path / "study.yaml", "--launch", launch_file(tmp_path, num_workers=1))
     assert result.returncode == 1

@@ -188,3 +188,16 @@ def test_a_stage_that_is_given_up_is_not_shown_as_under_way() -> None:
         return await broker.snapshot()
 
     assert story(tell) == {}
+
+
+def test_what_is_asked_for_after_the_last_server_has_failed_fails_at_once() -> None:
+    """Else a run would wait for ever for a server that failed while it started."""
+
+    async def tell(broker: Broker) -> Any:
+        await broker.expect({"train": 1, "eval": 1})
+        await broker.fail("train", "no memory")
+        await broker.add_trains([stage("a")])
+        await broker.add_tickets(*answers("of a", "a"))
+        return await broker.wait(["a", "of a"])
+
+    assert story(tell) == {"a": "no memory", "of a": "no memory"}
