@@ -17,10 +17,11 @@ from lcia.answers import read_answers
 from lcia.config import ClipConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
 from lcia.embedders.vectors import mean_cosine
 from lcia.fit import FitOptions
+from lcia.identity import base_identity
 from lcia.load import parse
 from lcia.local import LocalExecutor
 from lcia.protocols import Progress
-from lcia.run import Outcome, base_identity, check, run, scored, similarity_of, steps_of
+from lcia.run import Outcome, run, scored, similarity_of, steps_of
 from lcia.stage import EvalStage, TrainStage
 from lcia.store import Store
 from lcia.types import InputError
@@ -163,12 +164,6 @@ def test_a_task_without_the_split_that_is_evaluated_is_refused_with_both_names(t
     }
     with pytest.raises(InputError, match=r"task mine has no validation data.*evaluation\.split"):
         run([parse(RunConfig, values, "test")], LocalExecutor(Store(str(tmp_path / "store"))))
-
-
-def test_an_order_of_unknown_tasks_is_refused_without_reading_rows() -> None:
-    check(parse(RunConfig, {**RUN, "order": ["Grounding", "GQA"]}, "test"))
-    with pytest.raises(InputError, match="zebra"):
-        check(parse(RunConfig, {**RUN, "order": ["GQA", "zebra"]}, "test"))
 
 
 def test_only_the_splits_that_are_needed_are_read(tmp_path: Path) -> None:
