@@ -10,6 +10,7 @@ from typing import Any, assert_never
 
 from lcia.assistants.tiny import BASES
 from lcia.config import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
+from lcia.identity import hub_file
 from lcia.types import InputError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -47,32 +48,16 @@ def model_folder(key: str, model: str, revision: str | None = None) -> Path:
         return folder
     if folder.exists() or folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise InputError(f"{key}: there is no folder {model} on this machine; give a folder or a hub id")
-    return _hub_folder(key, model, revision or "main")
+    try:
+        return hub_file(model, revision, CONFIG).parent
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
 
 
 def _not_a_model(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return ": it is an adapter; give the base that it was trained on"
     return ": give the folder that save_pretrained wrote"
-
-
-def _hub_folder(key: str, model: str, revision: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(model, CONFIG, revision=revision)
-        if not isinstance(cached, str) and constants.HF_HUB_OFFLINE:
-            raise InputError(
-                f"{key}: {model} is neither a folder nor in the hub's cache, and HF_HUB_OFFLINE forbids to fetch "
-                f"it: give a folder, or run `hf download {model}` once with access to the hub"
-            )
-        return Path(cached if isinstance(cached, str) else hf_hub_download(model, CONFIG, revision=revision)).parent
-    except HFValidationError:
-        raise InputError(f"{key}: there is no folder {model}, and a hub id looks like ORGANISATION/NAME") from None
-    except (OSError, EntryNotFoundError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{key}: {model} is not a folder, and the hub does not give it: {reason}") from None
 
 
 def _check_llava(model: str, folder: Path) -> None:

@@ -130,24 +130,36 @@ def _files(folder: Path) -> Iterator[str]:
 def hub_commit(model: str, revision: str | None, file: str = "config.json") -> str:
     """The commit that a branch or tag (None: main) of a hub repository names, 40 hex digits.
 
-    It is asked for as the loaders do, by fetching a small `file`: on the hub, or, where there is no network or
-    HF_HUB_OFFLINE is set, in the local cache. A revision that is a commit needs neither.
+    It is asked for as the loaders do, by fetching a small `file`; a revision that is a commit needs no network.
+
+    Raises:
+        InputError: neither the hub nor the local cache has it.
+    """
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    path = hub_file(model, revision, file)
+    commit = path.parent.name  # .../snapshots/<commit>/config.json
+    assert COMMIT.fullmatch(commit), f"not a snapshot of the hub's cache: {path}"
+    return commit
+
+
+def hub_file(model: str, revision: str | None, file: str) -> Path:
+    """A small file of a hub repository: from the hub, or, without a network or with HF_HUB_OFFLINE, from its cache.
 
     Raises:
         InputError: neither has it.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-    if revision is not None and COMMIT.fullmatch(revision):
-        return revision
+    missing = f"{model} (revision {revision or 'main'}) is neither a folder nor found on the hub or in its local cache"
     try:
-        path = Path(hf_hub_download(model, file, revision=revision))
+        return Path(hf_hub_download(model, file, revision=revision))
+    except HFValidationError:
+        raise InputError(f"{missing}: a hub id looks like ORGANISATION/NAME") from None
     except (OSError, ValueError, EntryNotFoundError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
         raise InputError(
-            f"{model} (revision {revision or 'main'}) is neither a folder nor found on the hub or in its local cache: "
-            f"give a folder, download the model first, or set revision to a commit ({error})"
+            f"{missing}: give a folder, run `hf download {model}` once with access to the hub, or set revision to a "
+            f"commit ({reason})"
         ) from error
-    commit = path.parent.name  # .../snapshots/<commit>/config.json
-    assert COMMIT.fullmatch(commit), f"not a snapshot of the hub's cache: {path}"
-    return commit

@@ -50,10 +50,11 @@ def _sweep(parent: Path) -> None:
     """
     for folder in parent.glob(f"{_prefix()}*"):
         with contextlib.suppress(OSError):
-            _delete_unlocked(folder)
+            delete_unlocked(folder)
 
 
-def _delete_unlocked(folder: Path) -> None:
+def delete_unlocked(folder: Path) -> None:
+    """Deletes a folder unless its process lives; raises OSError where it does, or where it is another user's."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from lcia.staging import delete_unlocked
 from pipelines import ending
 
 LOOPBACK = "127.0.0.1"
@@ -149,9 +150,4 @@ def _sweep() -> None:
     """Deletes what killed processes of this user left behind."""
     for folder in Path(_parent()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or one in use
-            lock = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
+            delete_unlocked(folder)

@@ -104,7 +104,7 @@ def test_a_hub_id_outside_the_cache_needs_the_hub(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        InputError, match=r"neither a folder nor in the hub's cache.* `hf download someone/no-such-llava"
+        InputError, match=r"neither a folder nor found on the hub.* `hf download someone/no-such-llava`"
     ):
         check("someone/no-such-llava")
     with pytest.raises(InputError, match="a hub id looks like ORGANISATION/NAME"):
