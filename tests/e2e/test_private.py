@@ -108,7 +108,7 @@ def _wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None
 
 def _facts(process: psutil.Process) -> tuple[list[Listening], str, str]:
     """Open ports, command line, and the token file that it was told of; nothing of a process that ended meanwhile."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+    with contextlib.suppress(psutil.Error):
         title = " ".join(process.cmdline())
         sockets = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         token = process.environ().get("RAY_AUTH_TOKEN_PATH", "")
