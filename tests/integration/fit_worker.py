@@ -175,9 +175,10 @@ def one_step(worker: Worker) -> dict[str, Any]:
     """A first stage of one step, which no rounding of an earlier one can have changed."""
     store = Store(str(worker.folder / f"one_step-{worker.layout.name}"))
     if worker.is_main:
-        shutil.copytree(worker.folder / "base", store.base)
+        shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
     worker.accelerator.wait_for_everyone()
-    config = {**STREAM, "training": {**TRAINING, "max_steps": 1}, "strategy": STRATEGIES["curvature"]}
+    config = {**STREAM, "training": {**TRAINING, "max_steps": 1, "bf16": True}}
+    config["strategy"] = STRATEGIES["curvature"]
     stage = planned(config, store).plan.trains[0]
     fit_stage(stage, worker.assistant(), store, worker.options(), worker.accelerator, silent)
     return {}
@@ -187,7 +188,7 @@ def mixed(worker: Worker) -> dict[str, Any]:
     """Rows with and without pictures, one at a time, and a projector that is trained."""
     store = Store(str(worker.folder / f"mixed-{worker.layout.name}"))
     if worker.is_main:
-        shutil.copytree(worker.folder / "base", store.base)
+        shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
     worker.accelerator.wait_for_everyone()
     task = {"name": "mixed", "train": "mixed.json", "test": "mixed.json"}
     config = {
@@ -242,7 +243,7 @@ def diverged(worker: Worker) -> dict[str, Any]:
     """What each worker says when one of them alone meets a loss that is not finite, and the next stage on that base."""
     assistant, store, rank = worker.assistant(), Store(str(worker.folder / f"diverged-{worker.layout.name}")), 1
     if worker.is_main:
-        shutil.copytree(worker.folder / "base", store.base)
+        shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
     worker.accelerator.wait_for_everyone()
     stage = planned({**STREAM, "strategy": STRATEGIES["curvature"]}, store).plan.trains[0]
     plain = fit.answer_loss
