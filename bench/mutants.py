@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -92,7 +93,19 @@ class Reach:
         first, last = mutation.head
         wanted = lines if mutation.always else range(first, last + 1)
         names = {name for line in wanted for name in lines.get(line, ()) if name}
+        if mutation.always:
+            # What runs on import runs before any test: those that ask for the module by name may look at it.
+            names |= self._importing(mutation.module)
         return [test for test in self.seconds if test in names or test.split("::")[0] in names]
+
+    def _importing(self, module: str) -> set[str]:
+        """The files of tests that import a module, by name or from its package."""
+        package, _, name = module.rpartition(".")
+        wanted = re.compile(
+            rf"^(from|import) {re.escape(module)}\b|^from {re.escape(package)} import .*\b{name}\b", re.M
+        )
+        files = {test.split("::")[0] for test in self.seconds}
+        return {file for file in files if wanted.search(Path(file).read_text())}
 
 
 class Recorder:
@@ -233,7 +246,7 @@ def _survivor(mutation: Mutation, folder: Path, run: Callable[[], int], seconds:
     """Whether all tests pass with the change; a test that never ends does not."""
 
     def changed() -> int:
-        module = mutation.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        module = mutation.module
         package = Path(mutation.file).parent.absolute().as_posix() if mutation.file.endswith("__init__.py") else ""
         paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         os.environ |= {"LCIA_MUTANT_MODULE": module, "LCIA_MUTANT_FILE": str(folder / "mutant.py"),

@@ -43,6 +43,11 @@ class Mutation:
     node: int
     choice: int
 
+    @property
+    def module(self) -> str:
+        """The dotted name of the module that is changed."""
+        return self.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
     def source(self, text: str) -> str:
         """The module with this change."""
         tree = ast.parse(text)

@@ -27,6 +27,7 @@ from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store import Store
+from pipelines.launch import LaunchConfig
 
 PLAIN = Pictures.__call__
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -153,3 +154,9 @@ def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:
     LocalExecutor(Store(store.root), FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
     assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
     assert {p.stage for p in seen} == {prepared.plan.trains[-1].key}
+
+
+def test_a_loop_without_options_saves_and_logs_as_a_launch_does() -> None:
+    launch, options = LaunchConfig(), FitOptions()
+    assert (options.save_steps, options.logging_steps) == (launch.save_steps, launch.logging_steps)
+    assert (options.micro_batch, options.parallelism) == (launch.per_device_train_batch_size, launch.parallelism)

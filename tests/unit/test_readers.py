@@ -146,6 +146,10 @@ def test_a_box_is_the_answer_where_there_is_no_other(folder: Path) -> None:
     assert only_sample(read_rows(folder, [row], "test")).references == ("[0.1, 0.2, 0.3, 0.4]",)
 
 
+def test_an_answer_is_needed_unless_a_source_says_otherwise() -> None:
+    assert FileSource("rows.json", "llava").needs_answer
+
+
 def test_questions_without_answers_are_read_where_none_is_needed(folder: Path) -> None:
     row = {"question_id": 1, "text": "Why?"}
     assert only_sample(read_rows(folder, [row], "test", needs_answer=False)).references == ()

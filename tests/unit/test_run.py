@@ -221,3 +221,14 @@ def test_one_base_serves_all_trainings_and_evaluations_of_a_configuration(
     wider = {**values, "lora": {"r": 2}}
     run([parse(RunConfig, wider, "wider")], executor)
     assert len(built) == 2
+
+
+def test_rows_that_cannot_be_used_stop_a_run_before_anything_is_trained(tmp_path: Path) -> None:
+    good = {"id": "0", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}
+    (tmp_path / "rows.json").write_text(json.dumps([good, {"id": "1", "conversations": []}]))
+    task = {"name": "mine", "train": "rows.json", "test": "rows.json"}
+    values = {"benchmark": {"kind": "custom", "root": str(tmp_path), "tasks": [task]}}
+    executor = Watching(Store(str(tmp_path / "store")))
+    with pytest.raises(InputError, match=r"mine/train: 1 of 2 rows cannot be used \(bad_field 1\)"):
+        run([parse(RunConfig, values, "test")], executor)
+    assert not hasattr(executor, "asked")

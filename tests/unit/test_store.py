@@ -30,6 +30,12 @@ def _publish(store: Store, text: str = "weights") -> None:
         (folder / "adapter").write_text(text)
 
 
+def test_the_record_beside_a_result_is_sorted_and_readable(store: Store) -> None:
+    with store.publish(KEY, {"task": "Größe", "kind": "train"}):
+        pass
+    assert (store.fetch(KEY) / "stage.json").read_text() == '{\n "kind": "train",\n "task": "Größe"\n}'
+
+
 def test_what_is_published_is_found_and_read(store: Store) -> None:
     assert not store.has(KEY)
     _publish(store)
