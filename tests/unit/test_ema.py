@@ -303,3 +303,9 @@ def test_the_distance_is_that_between_theta_and_its_average() -> None:
     stars = oracle("fixed", tale)[1]
     expected = math.sqrt(sum(((a - b) ** 2).sum().item() for a, b in zip(tale.weights[-1], stars, strict=True)))
     assert average.statistics()["distance"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_two_parameters_of_one_name_are_refused() -> None:
+    pair = [("w", torch.nn.Parameter(torch.ones(2))), ("w", torch.nn.Parameter(torch.ones(3)))]
+    with pytest.raises(ValueError, match="two parameters have the same name"):
+        DynamicEma(pair, Fixed(0.9))
