@@ -6,7 +6,9 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,6 +156,15 @@ def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:
     LocalExecutor(Store(store.root), FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
     assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
     assert {p.stage for p in seen} == {prepared.plan.trains[-1].key}
+
+
+def test_the_speed_is_that_of_the_steps_since_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, seen = count(step=10), list[Progress]()
+    monkeypatch.setattr("lcia.fit.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    [prepared] = prepare([parse(RunConfig, STREAM, "test")], LocalExecutor(Store(str(tmp_path))))
+    LocalExecutor(Store(str(tmp_path)), FitOptions(logging_steps=2), seen.append).tune(prepared.plan.trains[:1], [])
+    # Ten seconds from one look at the clock to the next, and two steps of eight rows.
+    assert [progress.values["samples_per_second"] for progress in seen] == [1.6] * 3
 
 
 def test_a_loop_without_options_saves_and_logs_as_a_launch_does() -> None:
