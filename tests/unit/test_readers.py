@@ -19,7 +19,7 @@ from PIL import Image
 from lcia import formats
 from lcia.config import DataConfig
 from lcia.formats import CHUNK_ROWS, chunks
-from lcia.readers import Defect, Reading, all_chunks, check, fingerprint
+from lcia.readers import Defect, Reading, all_chunks, check, fingerprint, generated_chunks
 from lcia.records import check_storable, draft, instruction_of
 from lcia.types import FileSource, Format, GeneratedSource, InputError, InstructionRule, Message, Sample, Split
 
@@ -661,3 +661,9 @@ def test_real_rows_that_nobody_here_made_are_all_good(shared_data: Path) -> None
         assert {row.instruction for row in found if isinstance(row, Sample)} == {
             "Answer the question using a single word or phrase."
         }
+
+
+def test_generated_rows_are_cut_into_chunks_of_which_the_last_is_shorter() -> None:
+    source = GeneratedSource("GQA", "train", CHUNK_ROWS + 10, seed=0)
+    cut = [(chunk.start, chunk.stop, chunk.first, chunk.rows) for chunk in generated_chunks(source)]
+    assert cut == [(0, CHUNK_ROWS, 1, CHUNK_ROWS), (CHUNK_ROWS, CHUNK_ROWS + 10, CHUNK_ROWS + 1, 10)]
