@@ -309,3 +309,30 @@ def test_two_parameters_of_one_name_are_refused() -> None:
     pair = [("w", torch.nn.Parameter(torch.ones(2))), ("w", torch.nn.Parameter(torch.ones(3)))]
     with pytest.raises(ValueError, match="two parameters have the same name"):
         DynamicEma(pair, Fixed(0.9))
+
+
+def test_only_the_rule_curvature_measures_a_curvature() -> None:
+    average = DynamicEma([("w", torch.nn.Parameter(torch.ones(2)))], Fixed(0.9))
+    with pytest.raises(ValueError, match="only the rule Curvature measures a curvature"):
+        average.curvature()
+
+
+def test_small_tensors_of_one_size_are_averaged_together_as_each_is_alone() -> None:
+    """The second one lacks a gradient in the third step, and keeps what it remembers of the second."""
+
+    def stars(names: tuple[str, ...]) -> dict[str, list[float]]:
+        weights = {name: torch.nn.Parameter(torch.full((4,), 1.0, dtype=torch.float64)) for name in names}
+        optimizer = torch.optim.SGD(weights.values(), lr=0.1)
+        options = Options(missing_gradient="skip")
+        average = DynamicEma(weights, Proximal("absolute", 2.0), options).attach(optimizer)
+        for step in range(6):
+            for name, weight in weights.items():
+                gradient = torch.arange(1, 5, dtype=torch.float64) * (10 - step * step / (4 if name == "a" else 3)) / 10
+                weight.grad = None if (name, step) == ("b", 2) else gradient
+            optimizer.step()
+        average.apply_()
+        return {name: weight.tolist() for name, weight in weights.items()}
+
+    together = stars(("a", "b"))
+    for name in ("a", "b"):
+        assert together[name] == pytest.approx(stars((name,))[name], rel=1e-12)
