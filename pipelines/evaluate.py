@@ -80,10 +80,8 @@ def serve(launch: LaunchConfig, name: str, collector: Collector) -> None:
     Raises:
         ray.exceptions.RayActorError: it was killed more often than that.
     """
-    broker, lives = (
-        brokers.connect(name),
-        {"max_restarts": launch.max_failures, "max_task_retries": launch.max_failures},
-    )
+    broker = brokers.connect(name)
+    lives = {"max_restarts": launch.max_failures, "max_task_retries": launch.max_failures}
     actor = (
         ray.remote(Answerer)
         .options(num_cpus=1, num_gpus=launch.gpus_per_actor, **lives)
