@@ -317,14 +317,15 @@ def test_only_the_rule_curvature_measures_a_curvature() -> None:
         average.curvature()
 
 
-def test_small_tensors_of_one_size_are_averaged_together_as_each_is_alone() -> None:
+@pytest.mark.parametrize("rule", [Proximal("absolute", 2.0), RULES["paper"], RULES["official"]])
+def test_small_tensors_of_one_size_are_averaged_together_as_each_is_alone(rule: Proximal | Paper | Official) -> None:
     """The second one lacks a gradient in the third step, and keeps what it remembers of the second."""
 
     def stars(names: tuple[str, ...]) -> dict[str, list[float]]:
         weights = {name: torch.nn.Parameter(torch.full((4,), 1.0, dtype=torch.float64)) for name in names}
         optimizer = torch.optim.SGD(weights.values(), lr=0.1)
         options = Options(missing_gradient="skip")
-        average = DynamicEma(weights, Proximal("absolute", 2.0), options).attach(optimizer)
+        average = DynamicEma(weights, rule, options).attach(optimizer)
         for step in range(6):
             for name, weight in weights.items():
                 gradient = torch.arange(1, 5, dtype=torch.float64) * (10 - step * step / (4 if name == "a" else 3)) / 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ def test_all_mistakes_are_named_at_once() -> None:
     assert "did you mean 'training'?" in text
     assert "training.batch_size: Input should be greater than or equal to 1 (given: 0)" in text
     assert "strategy.lamda: unknown key; did you mean 'lambda'?" in text
+
+
+def test_an_error_shows_the_first_80_characters_of_a_long_value() -> None:
+    with pytest.raises(InputError, match=re.escape(f"(given: {'7x' * 40})")):
+        load(RunConfig, None, [f"training.batch_size={'7x' * 60}"])
 
 
 def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
