@@ -56,15 +56,15 @@ processors: env  ## the numeric tests, as other processors would round
 	set -e; $(foreach set,$(PROCESSORS),echo "numeric tests on: $(set)"; env $(held_$(set)) $(PY) -m pytest $(TWO) -m numeric tests;)
 
 docs: env  ## docs/configuration.md, from the fields of the configuration
-	$(PY) -m pipelines.reference docs/configuration.md
+	$(PY) -m pipelines.terminal.reference docs/configuration.md
 
 tiny-base: env  ## trains the shipped checkpoint again: about 20 CPU-minutes
-	$(PY) -m lcia.align --out lcia/assistants/tiny_base --steps 6000
+	$(PY) -m tools.align_tiny_base --out lcia/assistants/tiny_base --steps 6000
 
 # To name single plain shapes first, then to look for them: both at once were not learnt in 3,000 steps.
 shapes-base: env  ## the second one, from the first: about 25 CPU-minutes
-	$(PY) -m lcia.align --out $(SHAPES)/plain --start lcia/assistants/tiny_base --talk plain --learning-rate 1e-3 --steps 3000
-	$(PY) -m lcia.align --out $(SHAPES) --start $(SHAPES)/plain --talk seek --learning-rate 1e-3 --steps 1000
+	$(PY) -m tools.align_tiny_base --out $(SHAPES)/plain --start lcia/assistants/tiny_base --talk plain --learning-rate 1e-3 --steps 3000
+	$(PY) -m tools.align_tiny_base --out $(SHAPES) --start $(SHAPES)/plain --talk seek --learning-rate 1e-3 --steps 1000
 	rm -r $(SHAPES)/plain
 
 clean:  ## the environment only; runs are never deleted

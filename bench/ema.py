@@ -20,10 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bench.ema_workloads import Tensors, Training, authors_loop, block_training, lora_shapes, tiny_training
-from lcia.strategies.curvature import CurvatureAverage
-from lcia.strategies.ema import Curvature, DynamicEma, Fixed, Official, Paper, Proximal
-from lcia.strategies.hooks import Step
-from lcia.strategies.scalar import ScalarAverage
+from lcia.ema.curvature import CurvatureAverage
+from lcia.ema.dynamic import Curvature, DynamicEma, Fixed, Official, Paper, Proximal
+from lcia.ema.hooks import Step
+from lcia.ema.scalar import ScalarAverage
 
 RULES: dict[str, Any] = {
     "fixed": Fixed(0.99),

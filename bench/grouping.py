@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench.checkpoints import random_clip
-from lcia.config import ClipConfig, TfidfConfig
+from lcia.config.run import ClipConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.protocols import Features
 
@@ -77,8 +77,8 @@ def embedding(photos: Path, images: int, model: str) -> dict[str, Any]:
     import ray
     import torch
 
-    from lcia import features as local
-    from pipelines import embed as on_ray
+    from lcia.embedders import features as local
+    from pipelines.stages import embed as on_ray
 
     torch.set_num_threads(1)  # as Ray gives an actor of one CPU
     seconds: dict[tuple[str, int], float] = {}

@@ -1,6 +1,6 @@
 """How many small wrong changes of lcia's core the tests notice.
 
-    python -m bench.mutants [--count 160] [--seed 1] [--only lcia/store.py ...] [--tests tests/unit ...] [--out FILE]
+    python -m bench.mutants [--count 160] [--seed 1] [--only lcia/store ...] [--tests tests/unit ...] [--out FILE]
 
 Draws lines of the core, changes one thing in each (bench/mutations.py) and runs the tests that reach the line, in a
 child of this process, which has imported what is heavy once. No file of the checkout is touched: the child imports the
@@ -36,22 +36,22 @@ ROOT = Path(__file__).resolve().parent.parent
 BAR = 0.05
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
 ASIDE = (
-    "align.py", "figures.py", "report.py", "results.py", "strategies/kernels.py", "benchmarks/captions.py",
-    "benchmarks/drawing.py", "benchmarks/instructions.py", "benchmarks/minicoin_tasks.py", "benchmarks/vocabulary.py",
+    "report/figures.py", "report/page.py", "report/run_folder.py", "ema/triton_kernels.py", "data/minicoin/drawing.py",
+    "data/minicoin/instructions.py", "data/minicoin/questions.py", "data/minicoin/vocabulary.py",
 )  # fmt: skip
-"""Not the core: tools, pages and figures, made-up pictures and wordings, and what runs on a GPU only."""
+"""Not the core: pages and figures, made-up pictures and wordings, and what runs on a GPU only."""
 BEYOND = {
     "tests/integration/test_fit_distributed.py": (
-        "parallel.py",
+        "training/parallel.py",
         "assistants/sharded.py",
         "assistants/llava.py",
-        "agree.py",
+        "training/consensus.py",
     ),
-    "tests/integration/test_ema_distributed.py": ("strategies/tracked.py", "strategies/sums.py"),
+    "tests/integration/test_ema_distributed.py": ("ema/tracked.py", "ema/sweeps.py"),
     "tests/integration/test_ema_kernels.py": (
-        "strategies/chunks.py",
-        "strategies/curvature.py",
-        "strategies/scalar.py",
+        "ema/triton_launch.py",
+        "ema/curvature.py",
+        "ema/scalar.py",
     ),
 }
 """Tests in processes of their own, for what a single process never does; asked where the quick ones see nothing."""

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.checkpoints import SMALL_CLIP, random_clip
-from lcia.benchmarks import minicoin
-from lcia.config import ClipConfig, DataConfig, TfidfConfig
+from lcia.config.run import ClipConfig, DataConfig, TfidfConfig
+from lcia.data.minicoin import rows as minicoin
 from lcia.types import FileSource, GeneratedSource, Source
 
 PICTURES = 50
@@ -60,8 +60,8 @@ def measure(rows: int, store_bytes: int, side: int, clip: bool) -> dict[str, flo
     """Streams `rows` rows through both stages on a Ray of its own; peaks in MB (resident, shared memory included)."""
     import ray
 
-    from pipelines.data import write_source
-    from pipelines.embed import embed_shards
+    from pipelines.stages.embed import embed_shards
+    from pipelines.stages.shard import write_source
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=store_bytes, log_to_driver=False,
              logging_level="warning")  # fmt: skip

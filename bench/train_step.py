@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcia.config import RunConfig
-from lcia.load import parse
+from lcia.config.load import parse
+from lcia.config.run import RunConfig
 from lcia.run import Executor, prepare, steps_of
 
 SHORT = 50
@@ -51,9 +51,9 @@ def measure(steps: int, rounds: int) -> dict[str, Any]:
     import torch
 
     from lcia.local import LocalExecutor
-    from lcia.store import Store
+    from lcia.store.folders import Store
     from pipelines.launch import LaunchConfig
-    from pipelines.session import session
+    from pipelines.stages.session import session
 
     torch.set_num_threads(1)  # as Ray gives a worker of one CPU
     found: dict[str, list[float]] = {"plain": [], "beside_ray": [], "on_ray": []}

@@ -7,14 +7,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lcia import embedders
-from lcia.config import LoraConfig
-from lcia.features import embed_shards
-from lcia.fit import FitOptions, fit_stage
-from lcia.predict import Predictor, evaluate_stage
+from lcia.config.run import LoraConfig
+from lcia.data.shards import write_source
+from lcia.embedders.features import embed_shards
+from lcia.evaluation.predict import Predictor, evaluate_stage
 from lcia.protocols import Assistant, Observer, Progress
-from lcia.shards import write_source
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
-from lcia.store import Store
+from lcia.store.folders import Store
+from lcia.training.fit import FitOptions, fit_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

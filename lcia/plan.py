@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from lcia.codebook import Books, Grouping, Placement, Query, Route, Similarity
-from lcia.config import RunConfig
+from lcia.config.run import RunConfig
+from lcia.grouping.codebook import Books, Grouping, Placement, Query, Route, Similarity
 from lcia.protocols import Features
 from lcia.stage import EvalStage, TrainStage
 from lcia.types import Split

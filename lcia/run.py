@@ -14,17 +14,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lcia import benchmarks, features
-from lcia.answers import read_answers
-from lcia.codebook import Similarity
-from lcia.config import EmbedderConfig, RunConfig, TfidfConfig
-from lcia.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
-from lcia.matrix import AccuracyMatrix
+from lcia import benchmarks
+from lcia.config.run import EmbedderConfig, RunConfig, TfidfConfig
+from lcia.data.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
+from lcia.data.sources import fingerprint
+from lcia.embedders import features
+from lcia.evaluation.answers import read_answers
+from lcia.grouping.codebook import Similarity
+from lcia.metrics.matrix import AccuracyMatrix
+from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
-from lcia.readers import fingerprint
-from lcia.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
-from lcia.store import Store
+from lcia.store.folders import Store
 from lcia.types import Benchmark, InputError, Split, TaskSpec
 
 SCORINGS = ("strict", "legacy")

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lcia.config import AssistantConfig, DataConfig, EmbedderConfig, LoraConfig, TrainingConfig
-from lcia.methods import StrategyConfig
-from lcia.sections import Section
+from lcia.config.run import AssistantConfig, DataConfig, EmbedderConfig, LoraConfig, TrainingConfig
+from lcia.config.sections import Section
+from lcia.config.strategies import StrategyConfig
 from lcia.types import FileSource, GeneratedSource, InstructionRule, Split
 
 SCHEMA = 2
@@ -88,7 +88,7 @@ class ShardStage(_Stage):
 
 class EmbedStage(_Stage):
     """Features of the distinct instructions of one ShardStage; `identity` tells one model of the embedder from another
-    (lcia.identity)."""
+    (lcia.models.identity)."""
 
     kind: Literal["embed"] = "embed"
     shards: str
@@ -110,7 +110,7 @@ def _placeless(config: Section) -> dict[str, object]:
 
 
 class _ModelStage(_Stage):
-    """A stage of a model: `base` tells one frozen base from another (lcia.identity), `assistant` how it is used."""
+    """A stage of a model: `base` tells one frozen base from another (models.identity), `assistant` how it is used."""
 
     base: str
     assistant: AssistantConfig

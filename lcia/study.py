@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field
 
 from lcia import benchmarks
-from lcia.config import RunConfig
-from lcia.load import changed, parse, with_kinds
-from lcia.matrix import AccuracyMatrix, metrics
-from lcia.sections import Section, Seed
-from lcia.stats import Comparison, Spread, paired, spread
+from lcia.config.load import changed, parse, with_kinds
+from lcia.config.run import RunConfig
+from lcia.config.sections import Section, Seed
+from lcia.metrics.matrix import AccuracyMatrix, metrics
+from lcia.metrics.stats import Comparison, Spread, paired, spread
 from lcia.types import InputError
 
 Order: TypeAlias = str | tuple[str, ...] | None

@@ -28,12 +28,12 @@ warnings.filterwarnings("ignore")
 
 from transformers.utils import logging
 
-from lcia.config import RunConfig
-from lcia.load import parse
+from lcia.config.load import parse
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
-from lcia.matrix import metrics
+from lcia.metrics.matrix import metrics
 from lcia.run import complete, prepare
-from lcia.store import Store
+from lcia.store.folders import Store
 
 logging.disable_progress_bar()
 folder = TemporaryDirectory()

@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 from lcia.secrets import redacted
 from lcia.types import InputError
-from pipelines import ending
-from pipelines.ending import leave
+from pipelines import exits
+from pipelines.exits import leave
 
 
 class Verbs(TyperGroup):
@@ -53,7 +53,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 def _version(asked: bool) -> None:
     if asked:
-        from lcia.results import environment
+        from lcia.report.run_folder import environment
 
         print(f"lcia {metadata.version('lcia-ray')} (commit {environment()['commit']})")
         raise typer.Exit
@@ -76,7 +76,7 @@ def quickstart(
     settings: LaunchSet = None,
 ) -> None:
     """Compare sequential tuning with the default method on a short stream; no file needed."""
-    from pipelines.commands import quickstart as command
+    from pipelines.terminal.commands import quickstart as command
 
     command(overrides or [], storage, workers, settings or [])
 
@@ -84,7 +84,7 @@ def quickstart(
 @app.command()
 def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("run.yaml")) -> None:
     """Write a commented configuration to start from."""
-    from pipelines.doctor import init as command
+    from pipelines.terminal.doctor import init as command
 
     command(path)
 
@@ -98,10 +98,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare the data, show the plan, train nothing.")] = False,
 ) -> None:
     """Run a configuration; the same command after a kill continues where it was."""
-    from pipelines.inputs import launch_file, run_file
+    from pipelines.terminal.inputs import launch_file, run_file
 
     chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.commands import run as command
+    from pipelines.terminal.commands import run as command
 
     command(chosen, where, dry_run)
 
@@ -115,10 +115,10 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show the stages, cached or to do. Prepares the data (groups follow from it), trains nothing."""
-    from pipelines.inputs import launch_file, run_file
+    from pipelines.terminal.inputs import launch_file, run_file
 
     chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.commands import plan as command
+    from pipelines.terminal.commands import plan as command
 
     command(chosen, where, as_json)
 
@@ -132,10 +132,10 @@ def group(
     as_json: AsJson = False,
 ) -> None:
     """Show which tasks share an adapter and where test instructions are routed, with all similarities."""
-    from pipelines.inputs import launch_file, run_file
+    from pipelines.terminal.inputs import launch_file, run_file
 
     chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.commands import group as command
+    from pipelines.terminal.commands import group as command
 
     command(chosen, where, as_json)
 
@@ -152,10 +152,10 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Run many configurations (orders, bounds, seeds) and compare them; equal stages are trained once."""
-    from pipelines.inputs import launch_file, study_file
+    from pipelines.terminal.inputs import launch_file, study_file
 
     chosen, where = study_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.commands import study as command
+    from pipelines.terminal.commands import study as command
 
     command(chosen, where, as_json)
 
@@ -166,7 +166,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Print a finished run's table, or its summary as JSON."""
-    from pipelines.commands import report as command
+    from pipelines.terminal.commands import report as command
 
     command(run_folder, as_json)
 
@@ -183,10 +183,10 @@ def launch(
     settings: LaunchSet = None,
 ) -> None:
     """Send a run to a cluster: render a KubeRay RayJob, or submit through the Ray Jobs API."""
-    from pipelines.inputs import launch_file, run_file
+    from pipelines.terminal.inputs import launch_file, run_file
 
     chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.commands import launch as command
+    from pipelines.terminal.commands import launch as command
 
     command(chosen, where, target, address, None if overrides else config.read_text(encoding="utf-8"))
 
@@ -194,7 +194,7 @@ def launch(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine: versions, devices, memory, what is missing."""
-    from pipelines.doctor import doctor as command
+    from pipelines.terminal.doctor import doctor as command
 
     command(as_json)
 
@@ -204,7 +204,7 @@ def schema(
     what: Annotated[str, typer.Argument(help="run, launch or study.")] = "run",
 ) -> None:
     """Print the JSON Schema of a configuration."""
-    from pipelines.commands import schema as command
+    from pipelines.terminal.commands import schema as command
 
     command(what)
 
@@ -215,7 +215,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a storage folder: state, date, metrics, seconds."""
-    from pipelines.housekeeping import runs as command
+    from pipelines.terminal.housekeeping import runs as command
 
     command(storage, as_json)
 
@@ -230,7 +230,7 @@ def clean(
     ] = False,
 ) -> None:
     """Show what no run needs (leftovers, damaged results, old checkpoints), ask, and delete it."""
-    from pipelines.housekeeping import clean as command
+    from pipelines.terminal.housekeeping import clean as command
 
     command(storage, dry_run, yes, unreferenced)
 
@@ -238,10 +238,10 @@ def clean(
 @data_app.command("validate")
 def data_validate(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Read every row of every split; print a table of counts and defects. Exit code 2 if too many are bad."""
-    from pipelines.inputs import run_file
+    from pipelines.terminal.inputs import run_file
 
     chosen = run_file(config, overrides or ())
-    from pipelines.data_commands import validate as command
+    from pipelines.terminal.data_commands import validate as command
 
     command(chosen, as_json)
 
@@ -255,10 +255,10 @@ def data_show(
     images: Annotated[Path | None, typer.Option(help="Folder to save the images in (PNG).")] = None,
 ) -> None:
     """Show what the model will see: prompt, the tokens that carry loss, image, group (from the first rows)."""
-    from pipelines.inputs import run_file
+    from pipelines.terminal.inputs import run_file
 
     chosen = run_file(config, overrides or ())
-    from pipelines.data_commands import show as command
+    from pipelines.terminal.data_commands import show as command
 
     command(chosen, task, rows, images)
 
@@ -268,24 +268,24 @@ def data_make(
     config: Config, folder: Annotated[Path, typer.Argument(help="Folder to write.")], overrides: Overrides = None
 ) -> None:
     """Write MiniCoIN in CoIN's layout (JSON and PNG files)."""
-    from pipelines.inputs import run_file
+    from pipelines.terminal.inputs import run_file
 
     chosen = run_file(config, overrides or ())
-    from pipelines.data_commands import make as command
+    from pipelines.terminal.data_commands import make as command
 
     command(chosen.benchmark, folder)
 
 
 def main() -> None:
     """Entry point: InputError becomes exit code 2, a run's error 1; Ctrl-C 130 and SIGTERM 143, with how to go on."""
-    ending.will_leave()
+    exits.will_leave()
     signal.signal(signal.SIGTERM, _end)
     leave(guarded(lambda: app(standalone_mode=False)))
 
 
 def _end(number: int, frame: object) -> None:
     """Answers SIGTERM as Ctrl-C is answered, with a code of its own."""
-    ending.SIGNALS.append(number)
+    exits.SIGNALS.append(number)
     raise KeyboardInterrupt
 
 
@@ -300,20 +300,20 @@ def guarded(command: Callable[[], Any]) -> int:
         return stop.exit_code
     except KeyboardInterrupt:
         return _interrupted()
-    except ending.StageFailedError as error:
-        ending.wait_if_ending()
-        print(f"lcia: {error}\n{ending.TO_GO_ON}", file=sys.stderr)
+    except exits.StageFailedError as error:
+        exits.wait_if_ending()
+        print(f"lcia: {error}\n{exits.TO_GO_ON}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001 - the last stop: told to the user, with the way to the traceback
-        ending.wait_if_ending()
+        exits.wait_if_ending()
         return _failed(error)
     # typer turns Ctrl-C into a result of its own.
     return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
-    print(f"\nlcia: stopped; {ending.TO_GO_ON}", file=sys.stderr)
-    return TERMINATED if ending.SIGNALS else INTERRUPTED
+    print(f"\nlcia: stopped; {exits.TO_GO_ON}", file=sys.stderr)
+    return TERMINATED if exits.SIGNALS else INTERRUPTED
 
 
 def _failed(error: Exception) -> int:
@@ -327,7 +327,7 @@ def _failed(error: Exception) -> int:
     if os.environ.get("LCIA_DEBUG"):
         print(redacted(traceback.format_exc()), file=sys.stderr)
     # What fails inside Ray fails in the middle of a run.
-    hint = f"{ending.TO_GO_ON} " if type(error).__module__.startswith("ray.") else ""
+    hint = f"{exits.TO_GO_ON} " if type(error).__module__.startswith("ray.") else ""
     print(f"lcia: {type(error).__name__}: {redacted(str(error))}\n{hint}(LCIA_DEBUG=1 shows where)", file=sys.stderr)
     return 1
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lcia.sections import Count, Section
+from lcia.config.sections import Count, Section
 from lcia.types import InputError, Parallelism
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from lcia.config import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
+from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
     from lcia.assistants.llava import LlavaAssistant

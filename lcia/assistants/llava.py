@@ -17,7 +17,7 @@ from torch import Tensor
 from lcia.assistants.dialogue import UNTRAINED, Dialogue, Encoded
 from lcia.assistants.pictures import Pictures
 from lcia.assistants.sharded import fill, hollow, in_turn, layers
-from lcia.config import LlavaConfig, LoraConfig
+from lcia.config.run import LlavaConfig, LoraConfig
 from lcia.protocols import Batch
 from lcia.types import InputError, Message, Sample
 

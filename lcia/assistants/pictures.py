@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lcia.pixels import decode_rgb
+from lcia.data.pixels import decode_rgb
 
 
 class Pictures:

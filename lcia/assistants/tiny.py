@@ -1,11 +1,11 @@
-"""The small LLaVA that ships with the package: the same class, checkpoints made by lcia.align."""
+"""The small LLaVA that ships with the package: the same class, checkpoints made by tools.align_tiny_base."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcia.config import LlavaConfig, LoraConfig, TinyConfig
+from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
     from lcia.assistants.llava import Hardware, LlavaAssistant

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from lcia.benchmarks import coin, custom, minicoin
-from lcia.config import BenchmarkConfig, CoinConfig, CustomConfig, MiniCoinConfig
+from lcia.config.run import BenchmarkConfig, CoinConfig, CustomConfig, MiniCoinConfig
 from lcia.types import Benchmark
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lcia.addresses import below
 from lcia.benchmarks.minicoin import RULES, TESTED_ON_VAL
-from lcia.config import COIN_ORDER, CoinConfig
-from lcia.files import below
-from lcia.scoring import COIN
+from lcia.config.run import COIN_ORDER, CoinConfig
+from lcia.metrics.scoring import COIN
 from lcia.types import Benchmark, FileSource, InputError, InstructionType, Split, TaskSpec
 
 LICENCE = "CoIN's annotations are CC BY-NC-SA 4.0; the images keep the licences of the data sets they are from"

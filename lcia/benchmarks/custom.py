@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lcia.config import CustomConfig, CustomTask
-from lcia.files import below
-from lcia.scoring import pair
+from lcia.addresses import below
+from lcia.config.run import CustomConfig, CustomTask
+from lcia.metrics.scoring import pair
 from lcia.types import Benchmark, FileSource, Share, Split, TaskSpec
 
 

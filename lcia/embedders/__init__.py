@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from lcia.config import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
+from lcia.config.run import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
 from lcia.protocols import Embedder
 
 

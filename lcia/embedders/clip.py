@@ -11,10 +11,10 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 
-from lcia.codebook import unit
-from lcia.config import ClipConfig
+from lcia.config.run import ClipConfig
+from lcia.data.pixels import decode_rgb
 from lcia.embedders.vectors import cosine, in_batches, mean_cosine, once
-from lcia.pixels import decode_rgb
+from lcia.grouping.codebook import unit
 from lcia.protocols import Features
 from lcia.types import InputError, Sample
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from lcia.codebook import unit
-from lcia.config import TextConfig
+from lcia.config.run import TextConfig
 from lcia.embedders.vectors import cosine, mean_cosine, once
+from lcia.grouping.codebook import unit
 from lcia.protocols import Features
 from lcia.types import InputError, Sample
 

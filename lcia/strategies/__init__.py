@@ -1,24 +1,24 @@
-"""What a method adds to plain LoRA tuning. `lcia.strategies.ema` stands alone and needs torch only."""
+"""What a method adds to plain LoRA tuning. `lcia.ema.dynamic` stands alone and needs torch only."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
-    from lcia.methods import AverageSection, StrategyConfig
+    from lcia.config.strategies import AverageSection, StrategyConfig
+    from lcia.ema.dynamic import Options
     from lcia.protocols import Strategy
-    from lcia.strategies.ema import Options
 
 
 def build(config: StrategyConfig, steps: int) -> Strategy:
     """The strategy of a stage of `steps` optimizer steps."""
     # Imported here, so that the average can be used without the configuration's dependencies.
-    from lcia import methods as m
+    from lcia.config import strategies as m
+    from lcia.ema import rules
+    from lcia.ema.dynamic import Options
     from lcia.protocols import Strategy
-    from lcia.strategies import rules
-    from lcia.strategies.ema import Options
+    from lcia.strategies.average import EmaStrategy
     from lcia.strategies.ewc import EwcStrategy
-    from lcia.strategies.strategy import EmaStrategy
 
     match config:
         case m.SequentialConfig():
@@ -50,6 +50,6 @@ def fixed_beta(beta: float | None, retain: float | None, steps: int) -> float:
 
 
 def _options(config: AverageSection) -> Options:
-    from lcia.strategies.ema import Options
+    from lcia.ema.dynamic import Options
 
     return Options(config.beta_min, config.beta_max, config.scope, config.start, config.missing_gradient)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lcia.ema.curvature import Consolidation, Handling
+from lcia.ema.hooks import attach
+from lcia.ema.tracked import Missing, Tracked
 from lcia.protocols import Strategy
-from lcia.strategies.curvature import Consolidation, Handling
-from lcia.strategies.hooks import attach
-from lcia.strategies.strategy import kept_curvature, old_curvature
-from lcia.strategies.tracked import Missing, Tracked
+from lcia.strategies.average import kept_curvature, old_curvature
 
 
 class EwcStrategy(Strategy):

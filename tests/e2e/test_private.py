@@ -35,7 +35,7 @@ print("CONNECTED")
 TWICE = """
 import os, ray, tempfile
 from pathlib import Path
-from pipelines.private import PrivateRay, environment
+from pipelines.stages.private import PrivateRay, environment
 
 names = environment(Path(), 1)
 before = {name: os.environ.get(name) for name in names}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcia import report
-from lcia.figures import StageSteps
-from lcia.matrix import AccuracyMatrix
-from lcia.report import Decision, Prediction, ReportInput, RunReport
+from lcia.metrics.matrix import AccuracyMatrix
+from lcia.report import page
+from lcia.report.figures import StageSteps
+from lcia.report.page import Decision, Prediction, ReportInput, RunReport
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
@@ -60,8 +60,8 @@ def example():
 def visit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     counts, environment = ({"task": "shape", "rows": 2000},), {"torch": "2.13.0"}
-    page = report.write(ReportInput("A stream", (example(),), counts, environment), folder)
-    return Visit(page, folder)
+    shown = page.write(ReportInput("A stream", (example(),), counts, environment), folder)
+    return Visit(shown, folder)
 
 
 def test_the_browser_shows_every_part_of_the_report(visit):

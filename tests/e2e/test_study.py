@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lcia.config import RunConfig
-from lcia.load import parse
+from lcia.config.load import parse
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
-from lcia.matrix import from_json
+from lcia.metrics.matrix import from_json
 from lcia.run import run
-from lcia.store import Store
+from lcia.store.folders import Store
 from pipelines import cli
 from tests.e2e.conftest import launch_file, lcia, start
 

@@ -15,13 +15,13 @@ from transformers import LlavaForConditionalGeneration
 
 from lcia import assistants
 from lcia.assistants.llava import LlavaAssistant
-from lcia.config import LlavaConfig, RunConfig
-from lcia.fit import FitOptions
-from lcia.load import parse
+from lcia.config.load import parse
+from lcia.config.run import LlavaConfig, RunConfig
+from lcia.data.shards import Rows
 from lcia.local import LocalExecutor
 from lcia.run import prepare
-from lcia.shards import Rows
-from lcia.store import Store
+from lcia.store.folders import Store
+from lcia.training.fit import FitOptions
 from lcia.types import Sample
 
 SETTINGS: list[dict[str, Any]] = [

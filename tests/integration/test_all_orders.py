@@ -8,10 +8,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from lcia.benchmarks.minicoin import generate
-from lcia.config import COIN_ORDER, RunConfig, TfidfConfig
+from lcia.config.load import parse
+from lcia.config.run import COIN_ORDER, RunConfig, TfidfConfig
+from lcia.data.minicoin.rows import generate
 from lcia.embedders.tfidf import TfidfEmbedder
-from lcia.load import parse
 from lcia.plan import Catalog, Planner, plan
 from lcia.protocols import Features
 from lcia.types import GeneratedSource

@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 
 from lcia import benchmarks
-from lcia.config import CustomConfig, CustomTask, DataConfig, MiniCoinConfig, RunConfig, TrainingConfig
-from lcia.load import load
-from lcia.readers import Reading, samples
+from lcia.config.load import load
+from lcia.config.run import CustomConfig, CustomTask, DataConfig, MiniCoinConfig, RunConfig, TrainingConfig
+from lcia.data.sources import Reading, samples
 from lcia.types import Sample, TaskSpec
 from pipelines import cli
 
@@ -217,7 +217,7 @@ def test_the_comments_of_init_name_every_kind(tmp_path: Path, section: str) -> N
 def test_doctor_knows_the_versions_and_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lcia.results.PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("lcia.report.run_folder.PACKAGES", ("torch", "no-such-package"))
     assert call("doctor", "--json") == 0
     found = {row["check"]: row for row in json.loads(capsys.readouterr().out)}
     assert found["torch"] == {"check": "torch", "found": metadata.version("torch"), "hint": ""}
@@ -257,6 +257,6 @@ def test_ctrl_c_in_any_command_says_how_to_go_on(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.commands.run", interrupted)
+    monkeypatch.setattr("pipelines.terminal.commands.run", interrupted)
     assert call("run", config) == 130
     assert "To continue, run the same command again." in capsys.readouterr().err

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed; the project does not need it"
 )
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 def test_zero_is_refused_at_both_doors_and_told_what_to_use(root: Path, stage: int) -> None:
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     environment = {**os.environ, **ranks, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(root)}
-    command = [sys.executable, str(Path(__file__).with_name("deepspeed_worker.py")), str(stage)]
+    command = [sys.executable, str(PROGRAMS / "deepspeed_worker.py"), str(stage)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     said = json.loads(done.stdout.splitlines()[-1])

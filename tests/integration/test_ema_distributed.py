@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
+
 pytestmark = pytest.mark.numeric
 
 DDP = ("ddp-2", "ddp-4", "ddp-2-bucket-view")
@@ -24,7 +26,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, A
     file = tmp_path_factory.mktemp("ema") / "figures.json"
     paths = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, str(Path(__file__).with_name("ema_worker.py")), str(file)]
+    command = [sys.executable, str(PROGRAMS / "ema_worker.py"), str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     found: dict[str, Any] = json.loads(file.read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lcia.strategies.chunks import Chunks, wanted
+from lcia.ema.triton_launch import Chunks, wanted
 
 pytest.importorskip("triton")
 
@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, An
     import torch
 
     interpreter = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "tests.integration.ema_kernels", str(file)]
+    command = [sys.executable, "-m", "tests.programs.ema_kernels", str(file)]
     done = subprocess.run(
         command, cwd=root, env={**os.environ, **interpreter}, capture_output=True, text=True, check=False
     )
@@ -101,9 +101,9 @@ def _ptx(name: str, arguments: dict[str, str], **fixed: object) -> str:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lcia.strategies import kernels
+    from lcia.ema import triton_kernels
 
-    kernel = getattr(kernels, name)
+    kernel = getattr(triton_kernels, name)
     constants = {(kernel.arg_names.index(key),): value for key, value in fixed.items()}
     signature = {**arguments, **dict.fromkeys(fixed, "constexpr")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)

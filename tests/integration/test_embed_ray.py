@@ -13,9 +13,9 @@ import pytest
 import ray
 from PIL import Image
 
-from lcia import features as local
-from lcia.config import ClipConfig, EmbedderConfig, TfidfConfig
-from pipelines import embed as on_ray
+from lcia.config.run import ClipConfig, EmbedderConfig, TfidfConfig
+from lcia.embedders import features as local
+from pipelines.stages import embed as on_ray
 
 INSTRUCTIONS = ("Answer with one word.", "What is the object?", "Give the box.", "Ünïcode, too?")
 

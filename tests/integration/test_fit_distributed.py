@@ -18,6 +18,8 @@ from transformers import LlavaForConditionalGeneration
 
 from lcia.assistants.tiny import TINY_BASE
 
+PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
+
 ADAPTER = "adapter_model.safetensors"
 KEPT = "kept.safetensors"
 SPREAD = ("ddp-2", "fsdp2-2", "ddp-4", "fsdp2-4")
@@ -32,7 +34,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     folder = tmp_path_factory.mktemp("fit")
     paths = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, str(Path(__file__).with_name("fit_worker.py")), str(folder)]
+    command = [sys.executable, str(PROGRAMS / "fit_worker.py"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     return folder

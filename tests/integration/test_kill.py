@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lcia.store import Store
-from tests.integration import killed
-from tests.integration.killed import KEY, PLACES, Fate
+from lcia.store.folders import Store
+from tests.programs import killed
+from tests.programs.killed import KEY, PLACES, Fate
 
 END = 3
 """Steps of a stage: the third checkpoint makes the first one go."""

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lcia.fit import KEPT, RESULT, STEPS
 from lcia.local import LocalExecutor
-from lcia.seals import defects
-from lcia.store import Store
-from tests.integration import killed
-from tests.integration.killed import STRATEGIES, Fate
+from lcia.store.folders import Store
+from lcia.store.seals import defects
+from lcia.training.fit import KEPT, RESULT, STEPS
+from tests.programs import killed
+from tests.programs.killed import STRATEGIES, Fate
 
 BITS = {"curvature": ("adapter_model.safetensors", STEPS, KEPT), "paper": ("adapter_model.safetensors", STEPS)}
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from lcia.config import RunConfig
-from pipelines.kuberay import render_rayjob, to_yaml
-from pipelines.kubeschema import violations
+from lcia.config.run import RunConfig
+from pipelines.kubernetes.our_rules import validate
+from pipelines.kubernetes.rayjob import render_rayjob, to_yaml
+from pipelines.kubernetes.schemas import violations
 from pipelines.launch import LaunchConfig
-from pipelines.podrules import validate
 
 OVERLAYS = ("local-kind", "gke", "eks", "spot")
 COMPONENTS = ("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres")

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lcia.config import RunConfig
-from lcia.load import parse
+from lcia.config.load import parse
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
-from lcia.results import Session, write
+from lcia.report.run_folder import Session, write
 from lcia.run import Outcome, run
-from lcia.store import Store
+from lcia.store.folders import Store
 from pipelines import cli
 
 TASKS = ["VQAv2", "Grounding", "OCR-VQA"]

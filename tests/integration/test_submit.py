@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from lcia.config import RunConfig
+from lcia.config.run import RunConfig
 from lcia.types import InputError
+from pipelines.kubernetes.submit import JobEnd, Surroundings, launch, submit
 from pipelines.launch import LaunchConfig
-from pipelines.submit import JobEnd, Surroundings, launch, submit
 
 START_SECONDS = 420
 STOP_SECONDS = 60

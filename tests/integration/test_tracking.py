@@ -12,17 +12,17 @@ import urllib.request
 
 import pytest
 
-from lcia.config import RunConfig
-from lcia.fit import FitOptions
-from lcia.load import parse
+from lcia.config.load import parse
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
-from lcia.results import Session
+from lcia.report.run_folder import Session
 from lcia.run import complete, prepare
-from lcia.store import Store
-from pipelines.journal import Journal, Position
+from lcia.store.folders import Store
+from lcia.training.fit import FitOptions
 from pipelines.launch import LaunchConfig
-from pipelines.tracking import Tracker, default_uri, replay
-from pipelines.tracking_run import JOURNAL, tracked
+from pipelines.tracking.journal import Journal, Position
+from pipelines.tracking.runs import JOURNAL, tracked
+from pipelines.tracking.server import Tracker, default_uri, replay
 
 PATIENCE = 120
 

@@ -12,15 +12,15 @@ import pytest
 import ray
 from safetensors.numpy import load_file
 
-from lcia.config import RunConfig
-from lcia.fit import FitOptions
-from lcia.load import parse
+from lcia.config.load import parse
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
 from lcia.run import Outcome, run
-from lcia.store import Store
-from pipelines.execute import RayExecutor
+from lcia.store.folders import Store
+from lcia.training.fit import FitOptions
 from pipelines.launch import LaunchConfig
-from pipelines.session import session
+from pipelines.stages.execute import RayExecutor
+from pipelines.stages.session import session
 
 Finished = tuple[Outcome, list[Path]]
 """What a run came to, and the folders of its training stages."""

@@ -9,12 +9,12 @@ import pytest
 
 from lcia import assistants
 from lcia.assistants.tiny import TINY_BASE
-from lcia.config import LlavaConfig, LoraConfig, TrainingConfig
+from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
+from lcia.config.strategies import SequentialConfig
 from lcia.local import LocalExecutor
-from lcia.methods import SequentialConfig
 from lcia.stage import EvalStage, TrainStage
-from lcia.store import Store
-from pipelines.evaluate import Answerer
+from lcia.store.folders import Store
+from pipelines.stages.evaluate import Answerer
 
 PLAIN = LlavaConfig(kind="llava", model=str(TINY_BASE), dtype="float32", max_length=512)
 CHANGES: list[dict[str, Any]] = [{"pad_image_to_square": False}, {"dtype": "bfloat16"}, {"max_length": 64}]

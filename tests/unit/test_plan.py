@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcia.codebook import Placement, Route
-from lcia.config import RunConfig, TfidfConfig
+from lcia.config.load import parse
+from lcia.config.run import RunConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
-from lcia.load import parse
+from lcia.grouping.codebook import Placement, Route
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
 from lcia.protocols import Features
 

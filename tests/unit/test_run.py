@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcia import assistants, decisions
-from lcia.answers import read_answers
-from lcia.config import ClipConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
+from lcia import assistants
+from lcia.config.load import parse
+from lcia.config.run import ClipConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
 from lcia.embedders.vectors import mean_cosine
-from lcia.fit import FitOptions
-from lcia.identity import base_identity
-from lcia.load import parse
+from lcia.evaluation.answers import read_answers
 from lcia.local import LocalExecutor
+from lcia.models.identity import base_identity
 from lcia.protocols import Progress
+from lcia.report import decisions
 from lcia.run import Outcome, run, scored, similarity_of, steps_of
 from lcia.stage import EvalStage, TrainStage
-from lcia.store import Store
+from lcia.store.folders import Store
+from lcia.training.fit import FitOptions
 from lcia.types import InputError
 
 ROWS = 6

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lcia.config import LoraConfig, TextConfig, TinyConfig, TrainingConfig
-from lcia.methods import CurvatureConfig
+from lcia.config.run import LoraConfig, TextConfig, TinyConfig, TrainingConfig
+from lcia.config.strategies import CurvatureConfig
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage, digest
 from lcia.types import FileSource, GeneratedSource
 

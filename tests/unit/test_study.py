@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lcia import benchmarks
-from lcia.config import MiniCoinConfig
-from lcia.load import load, parse
-from lcia.matrix import AccuracyMatrix
-from lcia.methods import CurvatureConfig, PaperConfig, SequentialConfig
+from lcia.config.load import load, parse
+from lcia.config.run import MiniCoinConfig
+from lcia.config.strategies import CurvatureConfig, PaperConfig, SequentialConfig
+from lcia.metrics.matrix import AccuracyMatrix
 from lcia.run import order_of
 from lcia.study import StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
 from lcia.types import InputError
-from pipelines.tables import console, tasks_table
+from pipelines.terminal.tables import console, tasks_table
 
 TASKS = ("GQA", "Grounding", "OCR-VQA")
 BASE = {"benchmark": {"kind": "minicoin", "tasks": list(TASKS)}, "training": {"max_steps": 4}}

@@ -1,0 +1,8 @@
+"""What a run is: every key with its own docstring, and how files become configurations.
+
+- `run`: a run, key by key
+- `strategies`: the keys of each strategy
+- `sections`: the base of all sections
+- `load`: files and overrides
+- `names`: names that may become file names
+"""

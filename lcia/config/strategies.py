@@ -1,0 +1,148 @@
+"""The strategy of a run: which average protects old knowledge, and its constants (METHOD 2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, model_validator
+
+from lcia.config.sections import Fraction, Positive, Section
+
+
+class SequentialConfig(Section):
+    """Plain LoRA tuning, one task after another: no average."""
+
+    kind: Literal["sequential"] = "sequential"
+    """Plain tuning."""
+
+    def first(self) -> StrategyConfig:
+        """What the first stage of an adapter uses: there is nothing to average with or to be pulled to yet."""
+        return self
+
+
+class AverageSection(Section):
+    """What all scalar rules of the dynamic EMA share (METHOD 2)."""
+
+    beta_min: Fraction = 0.0
+    """Least weight of the old average."""
+    beta_max: Fraction = 1.0
+    """Greatest weight of the old average."""
+    scope: Literal["tensor", "layer", "global"] = "tensor"
+    """What one beta is computed over: each tensor, all tensors of a layer, or all there are."""
+    start: Literal["previous", "first_step"] = "previous"
+    """Where the average starts: at the weights before the first step, or at those after it."""
+    missing_gradient: Literal["error", "skip", "zero"] = "error"
+    """What a tensor without a gradient means: an error, no average in this step, or a gradient of zeros."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> AverageSection:
+        if self.beta_min > self.beta_max:
+            raise ValueError(f"beta_min {self.beta_min} lies above beta_max {self.beta_max}")
+        return self
+
+    def first(self) -> StrategyConfig:
+        return SequentialConfig()
+
+
+class FixedConfig(AverageSection):
+    """A constant balance weight: `beta`, or `retain` = beta^steps, the share of the old average left at the end."""
+
+    kind: Literal["fixed"]
+    """A constant weight."""
+    beta: Fraction | None = None
+    """The weight of the old average in every step."""
+    retain: Fraction | None = None
+    """Share of the old average that is left after the last step; beta follows from the number of steps."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> FixedConfig:
+        if (self.beta is None) == (self.retain is None):
+            raise ValueError("give exactly one of beta and retain")
+        return self
+
+
+class PaperConfig(AverageSection):
+    """The paper's rule: beta = (1/lambda + |g|) |dtheta| / (|d| |dg|), else the fallback."""
+
+    kind: Literal["paper"]
+    """The paper's rule."""
+    lagrange: Positive = 1.0
+    """lambda of the formula."""
+    fallback: Fraction = 0.99
+    """beta where the formula leaves (0, 1)."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Whether |.| adds up a tensor's entries or takes their mean."""
+
+
+class OfficialConfig(AverageSection):
+    """The authors' code: weight of the new weights = factor (1 + |g|) / (|d| |dg|), else the fallback."""
+
+    kind: Literal["official"]
+    """The rule of the authors' code."""
+    factor: Positive = 2.0
+    """The constant in front of the formula."""
+    fallback_alpha: Fraction = 0.01
+    """Weight of the new weights where the formula is out of range."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Whether |.| adds up a tensor's entries or takes their mean."""
+
+
+class ProximalConfig(AverageSection):
+    """Ours, dimensionally consistent: beta = (s + <g,d>/<d,d>) / (s + h), clamped to the bounds."""
+
+    kind: Literal["proximal"]
+    """A dimensionally consistent rule."""
+    beta_min: Fraction = 0.97
+    """Least weight of the old average."""
+    stability: Literal["relative", "absolute"] = "relative"
+    """Whether s is `rho` times the curvature (`relative`) or `rho` itself (`absolute`)."""
+    rho: Positive = 60.0
+    """How much the old average counts."""
+
+
+class CurvatureConfig(Section):
+    """Ours, one beta per entry: beta = lambda F_old / (lambda F_old + F_t); the default method.
+
+    `pull` adds the EWC penalty pull/2 (theta - theta_0)' F_old (theta - theta_0) to the training loss. `moment`: F_t
+    from squares of its own, or Adam's second moment (4 bytes per parameter less).
+    """
+
+    kind: Literal["curvature"] = "curvature"
+    """A weight per entry, and a pull."""
+    lambda_: Annotated[float, Field(ge=0, alias="lambda")] = 0.3
+    """How much the curvature of old tasks counts against that of the new one."""
+    pull: Annotated[float, Field(ge=0)] = 10_000.0
+    """Strength of the penalty on moving entries that old tasks need; 0: no penalty. It belongs to the data: choose it
+    on validation rows.
+    """
+    short_average: Fraction = 0.9
+    """Decay of the short average of the weights that is mixed with those from before the stage; 0: the last weights."""
+    # Not written where it is the default, so that results from before it was there keep their keys.
+    moment: Literal["own", "adam"] = Field(default="own", exclude_if=lambda value: value == "own")
+    """Where F_t comes from: squares of gradients kept for it, or Adam's second moment."""
+    missing_gradient: Literal["error", "skip", "zero"] = "error"
+    """What a tensor without a gradient means: an error, no statistics in this step, or a gradient of zeros."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    def first(self) -> StrategyConfig:
+        return self.model_copy(update={"lambda_": 0.0, "pull": 0.0})
+
+
+class EwcConfig(Section):
+    """Elastic weight consolidation (the pull alone), with the same F_old as `curvature`."""
+
+    kind: Literal["ewc"]
+    """The pull alone."""
+    pull: Annotated[float, Field(ge=0)] = 10_000.0
+    """Strength of the penalty; 0: plain tuning."""
+    missing_gradient: Literal["error", "skip", "zero"] = "error"
+    """What a tensor without a gradient means: an error, no statistics in this step, or a gradient of zeros."""
+
+    def first(self) -> StrategyConfig:
+        return self.model_copy(update={"pull": 0.0})
+
+
+StrategyConfig: TypeAlias = (
+    SequentialConfig | FixedConfig | PaperConfig | OfficialConfig | ProximalConfig | CurvatureConfig | EwcConfig
+)

@@ -1,0 +1,12 @@
+"""A row's way from its source to the Parquet shards that training reads.
+
+- `sources`: rows of a source, generated or in files, and the fingerprint of a source
+- `filesystems`: paths and URLs
+- `formats`: LLaVA JSON, chat JSONL, Parquet, WebDataset, Super-NI
+- `json_spans`: JSON arrays larger than memory
+- `records`: one record becomes a sample or a defect
+- `images`: which picture a row means, and whether it may be read
+- `pixels`: pictures become pixels
+- `parquet`: samples as Parquet rows
+- `shards`: the shards of a source: written, judged, read
+"""

@@ -1,0 +1,5 @@
+"""An EvalStage.
+
+- `predict`: route, generate, answer
+- `answers`: the file of answers
+"""

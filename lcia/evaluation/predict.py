@@ -1,0 +1,96 @@
+"""One EvalStage: each sample answered by the adapter it is routed to, on a base that is loaded once."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from lcia.data.shards import Rows
+from lcia.evaluation.answers import write_answers
+from lcia.protocols import Assistant
+from lcia.stage import EvalStage
+from lcia.store.folders import Store
+from lcia.types import Sample
+
+
+class Predictor:
+    """Answers ranges of any EvalStage's rows; keeps the adapters used last, drops older ones."""
+
+    def __init__(self, assistant: Assistant, store: Store, batch_size: int, max_adapters: int = 8) -> None:
+        self._assistant, self._store = assistant, store
+        self._batch_size, self._max_adapters = batch_size, max_adapters
+        self._loaded: OrderedDict[str, None] = OrderedDict()
+        self._rows: OrderedDict[str, Rows] = OrderedDict()
+
+    def __call__(self, stage: EvalStage, start: int, stop: int) -> list[dict[str, Any]]:
+        """Answers to rows start..stop-1, in row order, as records of answers.SCHEMA."""
+        samples = self._open(stage.shards).take(range(start, stop))
+        numbered = [(stage.adapter_of(s.instruction), i, s) for i, s in enumerate(samples, start)]
+        numbered.sort(key=lambda item: (item[0] or "", item[1]))
+        records: list[dict[str, Any]] = []
+        for adapter, items in groupby(numbered, key=lambda item: item[0]):
+            self._use(adapter)
+            records += self._answer(list(items), stage.max_new_tokens)
+        return sorted(records, key=lambda record: record["row"])
+
+    def _open(self, key: str) -> Rows:
+        if key not in self._rows:
+            self._rows[key] = Rows([self._store.fetch(key)])
+            if len(self._rows) > self._max_adapters:
+                self._rows.popitem(last=False)
+        return self._rows[key]
+
+    def _use(self, adapter: str | None) -> None:
+        if adapter is None:
+            self._assistant.use_adapter(None)
+            return
+        if adapter in self._loaded:
+            self._assistant.use_adapter(adapter)
+        else:
+            if len(self._loaded) >= self._max_adapters:
+                self._assistant.drop_adapter(self._loaded.popitem(last=False)[0])
+            self._assistant.load_adapter(adapter, self._store.fetch(adapter))
+        self._loaded[adapter] = None
+        self._loaded.move_to_end(adapter)
+
+    @torch.inference_mode()
+    def _answer(self, items: Sequence[tuple[str | None, int, Sample]], max_new_tokens: int) -> list[dict[str, Any]]:
+        self._assistant.module.eval()
+        records = []
+        for at in range(0, len(items), self._batch_size):
+            batch = items[at : at + self._batch_size]
+            answers = self._assistant.answer([sample for _, _, sample in batch], max_new_tokens)
+            records += [_record(*item, text) for item, text in zip(batch, answers, strict=True)]
+        return records
+
+
+def _record(adapter: str | None, row: int, sample: Sample, prediction: str) -> dict[str, Any]:
+    question = next(m.content for m in reversed(sample.messages) if m.role == "user")
+    return {
+        "row": row,
+        "id": sample.id,
+        "instruction": sample.instruction,
+        "question": question,
+        "prediction": prediction,
+        "references": list(sample.references),
+        "adapter": adapter,
+    }
+
+
+def evaluate_stage(stage: EvalStage, predictor: Predictor, store: Store, observe: Callable[[int, int], None]) -> None:
+    """Answers a whole stage in this process and publishes it, unless the store has it."""
+    if store.has(stage.key):
+        return
+    total = len(Rows([store.fetch(stage.shards)]))
+    records: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    for start in range(0, total, 100):
+        records += predictor(stage, start, min(start + 100, total))
+        observe(len(records), total)
+    with store.publish(stage.key, stage.record) as folder:
+        write_answers(records, time.perf_counter() - started, folder)

@@ -1,0 +1,290 @@
+"""What a run leaves for people: summary.json, matrices, decisions, predictions, adapters, report.html."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from lcia.data.shards import Rows
+from lcia.evaluation.answers import SCHEMA, read_result
+from lcia.metrics import matrix as matrices
+from lcia.metrics.matrix import AccuracyMatrix
+from lcia.plan import ZERO_SHOT, Cell
+from lcia.report import answered, decisions, learnt, study_tables
+from lcia.report.figures import StageSteps
+from lcia.report.learnt import TaskAnswers
+from lcia.report.page import Prediction, ReportInput, RunReport
+from lcia.report.page import write as write_page
+from lcia.report.study_tables import StudyTables, tabulate
+from lcia.report.wording import clock
+from lcia.run import Outcome, Prepared, scored, steps_of
+from lcia.stage import EvalStage, TrainStage
+from lcia.store.folders import Store, history
+from lcia.study import Point
+
+EXAMPLES_PER_TASK = 3
+MOST_SHOWN = 12
+"""Runs that the page shows one by one; of a larger study the first of each label."""
+MOST_KEPT = 100
+"""Runs of a session up to which the answers of all stages are written; of more, only those after the last task."""
+SUMMARY = "summary.json"
+PACKAGES = ("lcia-ray", "torch", "transformers", "peft", "accelerate", "ray", "mlflow", "open_clip_torch", "pillow")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is known of a finished session beside its outcomes. `points`: of a study, one per outcome."""
+
+    title: str
+    wall_seconds: float
+    facts: Mapping[str, Any]
+    points: tuple[Point, ...] = ()
+
+
+def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> Path:
+    """Writes everything below `folder`; returns the path of report.html."""
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = [answered.tell(outcome, store) for outcome in outcomes]
+    tables = tabulate(session.points, [outcome.matrix for outcome in outcomes]) if session.points else None
+    summary = _summary(outcomes, answers, session, store)
+    if tables:
+        summary = {**summary, **study_tables.to_record(tables)}
+    # Last, because it is the longest.
+    summary["runs"] = summary.pop("runs")
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+    for outcome in outcomes:
+        place = folder / outcome.config.name if len(outcomes) > 1 else folder
+        _write_run(outcome, store, place, len(outcomes) <= MOST_KEPT)
+    page = ReportInput(
+        title=session.title,
+        runs=tuple(_page(outcomes[at], answers[at], store) for at in _shown(outcomes, tables)),
+        counts=tuple(_counts(outcomes)),
+        environment=summary["environment"],
+        subtitle=f"{_runs(len(outcomes))}, {clock(session.wall_seconds)}",
+        warnings=tuple(summary["warnings"]),
+        study=tables,
+        matrices={outcome.config.name: outcome.matrix for outcome in outcomes},
+    )
+    return write_page(page, folder)
+
+
+def _summary(
+    outcomes: Sequence[Outcome], answers: Sequence[tuple[TaskAnswers, ...]], session: Session, store: Store
+) -> dict[str, Any]:
+    runs = {o.config.name: summarize(o, told, store) for o, told in zip(outcomes, answers, strict=True)}
+    names = [outcome.config.name for outcome in outcomes]
+    grouping = {name: decisions.warnings(o.prepared) for name, o in zip(names, outcomes, strict=True)}
+    warnings = [*decisions.gather(grouping), *learnt.gather(dict(zip(names, answers, strict=True)))]
+    known = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts}
+    return {**known, "environment": environment(), "warnings": warnings, "runs": runs}
+
+
+def _shown(outcomes: Sequence[Outcome], tables: StudyTables | None) -> Sequence[int]:
+    """Places of the runs that the page shows one by one."""
+    if len(outcomes) <= MOST_SHOWN or tables is None:
+        return range(min(len(outcomes), MOST_SHOWN))
+    first: dict[str, int] = {}
+    for at, outcome in enumerate(outcomes):
+        first.setdefault(tables.labels[outcome.config.name], at)
+    return list(first.values())[:MOST_SHOWN]
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def summarize(outcome: Outcome, answers: Sequence[TaskAnswers], store: Store) -> dict[str, Any]:
+    """One run as JSON: warnings, metrics under both scorings, matrix, seconds, answers, decisions, configuration."""
+    config, plan = outcome.config, outcome.prepared.plan
+    trains = [_train_facts(stage, store) for stage in plan.trains]
+    evals = [_eval_facts(stage, store) for stage in plan.evals]
+    return {
+        "name": config.name,
+        "order": list(plan.order),
+        "scoring": config.evaluation.scoring,
+        "warnings": [*decisions.warnings(outcome.prepared), *(told.warning for told in answers if told.warning)],
+        "metrics": _metrics(outcome.matrix),
+        "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
+        "matrix": matrices.to_json(outcome.matrix),
+        "stages": trains,
+        "train_seconds": sum(stage["seconds"] for stage in trains),
+        "evaluations": evals,
+        "eval_seconds": sum(stage["seconds"] or 0.0 for stage in evals),
+        "answers": [learnt.to_record(told) for told in answers],
+        **_decisions(outcome.prepared),
+        "served": decisions.served(outcome.prepared),
+        "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
+        "config": config.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _metrics(scores: AccuracyMatrix) -> dict[str, Any]:
+    return {name: {"value": m.value, "reason": m.reason} for name, m in matrices.metrics(scores).items()}
+
+
+def _train_facts(stage: TrainStage, store: Store) -> dict[str, Any]:
+    steps, result = steps_of(stage, store)
+    return {"key": stage.key, "tasks": list(stage.tasks), "strategy": stage.strategy.kind, "first": stage.first,
+            "last_step": steps[-1] if steps else {}, **result}  # fmt: skip
+
+
+def _eval_facts(stage: EvalStage, store: Store) -> dict[str, Any]:
+    return {"key": stage.key, "task": stage.task, **read_result(store.fetch(stage.key))}
+
+
+def _decisions(prepared: Prepared) -> dict[str, Any]:
+    """Where each task was trained and, at the end of the stream, where each instruction is routed."""
+    routes = decisions.routes(prepared, len(prepared.plan.order) - 1)
+    return {"groups": decisions.records(decisions.placements(prepared)), "routes": decisions.records(routes)}
+
+
+def _write_run(outcome: Outcome, store: Store, folder: Path, whole: bool) -> None:
+    """`whole`: with the answers of all stages, not only those after the last task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, plan = outcome.config, outcome.prepared.plan
+    text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text)
+    for scoring, scores in outcome.scores.items():
+        (folder / f"matrix.{scoring}.csv").write_text(matrices.to_csv(scores))
+        (folder / f"matrix.{scoring}.json").write_text(matrices.dumps(scores))
+    text = json.dumps(_decisions(outcome.prepared), indent=1, ensure_ascii=False)
+    (folder / "decisions.json").write_text(text)
+    for cell in plan.cells:
+        if whole or cell.row == len(plan.order) - 1:
+            _write_predictions(outcome, cell, store, folder / "predictions")
+    for group, key in (plan.groups[-1] if plan.groups else {}).items():
+        _export(store.fetch(key), folder / "adapters" / f"g{group}")
+
+
+def _final(outcome: Outcome) -> list[EvalStage]:
+    """The evaluation stages of the matrix's last row."""
+    last = len(outcome.prepared.plan.order) - 1
+    return [cell.stage for cell in outcome.prepared.plan.cells if cell.row == last]
+
+
+def _write_predictions(outcome: Outcome, cell: Cell, store: Store, folder: Path) -> None:
+    """predictions/<place>-<task trained last>/<task asked about>.parquet."""
+    place = _place(outcome, cell)
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    groups, stage = _group_names(outcome, cell.row), cell.stage
+    records = [{**r, "group": groups.get(r["adapter"], "base")} for r in scored(outcome.prepared, stage, store)]
+    columns = [pa.field("group", pa.string()), pa.field("strict", pa.float64()), pa.field("legacy", pa.float64())]
+    table = pa.Table.from_pylist(records, schema=pa.schema([*SCHEMA, *columns]))
+    pq.write_table(table, folder / place / f"{stage.task}.parquet")
+
+
+def _place(outcome: Outcome, cell: Cell) -> str:
+    """0-untuned: the base before any training; N-all-tasks: after training all N tasks at once."""
+    order, protocol = outcome.prepared.plan.order, outcome.config.protocol
+    if cell.row == ZERO_SHOT or protocol == "zero_shot":
+        return "0-untuned"
+    return f"{cell.row + 1}-{'all-tasks' if protocol == 'multitask' else order[cell.row]}"
+
+
+def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
+    """Key of an adapter -> the group it stood for in that row of the matrix; joint training has one row of groups."""
+    groups = outcome.prepared.plan.groups
+    known = groups[min(row, len(groups) - 1)] if groups and row != ZERO_SHOT else {}
+    return {key: f"g{group}" for group, key in known.items()}
+
+
+def _export(stage: Path, folder: Path) -> None:
+    """A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "projector.safetensors"):
+        if (stage / name).exists():
+            shutil.copyfile(stage / name, folder / name)
+
+
+# The page -------------------------------------------------------------------------------------------------------
+
+
+def _page(outcome: Outcome, answers: tuple[TaskAnswers, ...], store: Store) -> RunReport:
+    plan, config = outcome.prepared.plan, outcome.config
+    return RunReport(
+        name=config.name,
+        matrix=outcome.matrix,
+        config=config.model_dump(mode="json", by_alias=True),
+        steps=tuple(_steps(stage, store) for stage in plan.trains),
+        decisions=decisions.shown(outcome.prepared),
+        served=decisions.served(outcome.prepared) if config.grouping.enabled else {},
+        predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
+        seconds=dict(_seconds(outcome, store)),
+        notes={_named(stage): history(steps_of(stage, store)[1]) for stage in plan.trains},
+        answers=answers,
+    )
+
+
+def _seconds(outcome: Outcome, store: Store) -> Iterator[tuple[str, float]]:
+    """Of every stage by what it did; trainings first."""
+    plan = outcome.prepared.plan
+    for train in plan.trains:
+        yield _named(train), steps_of(train, store)[1]["seconds"]
+    for stage in plan.evals:
+        if (seconds := read_result(store.fetch(stage.key))["seconds"]) is not None:
+            yield f"answers to {stage.task} ({stage.key[:6]})", seconds
+
+
+def _named(stage: TrainStage) -> str:
+    return f"{stage.label} ({stage.key[:6]})"
+
+
+def _steps(stage: TrainStage, store: Store) -> StageSteps:
+    low, high = getattr(stage.strategy, "beta_min", None), getattr(stage.strategy, "beta_max", None)
+    bounds = None if low is None or high is None else (float(low), float(high))
+    return StageSteps(stage.label, tuple(steps_of(stage, store)[0]), bounds)
+
+
+def _examples(outcome: Outcome, stage: EvalStage, store: Store) -> list[Prediction]:
+    """The first answers of a task, with their first image."""
+    records = scored(outcome.prepared, stage, store)
+    scoring, groups = outcome.config.evaluation.scoring, _group_names(outcome, len(outcome.prepared.plan.order) - 1)
+    chosen = records[:EXAMPLES_PER_TASK]
+    samples = Rows([store.fetch(stage.shards)]).take([record["row"] for record in chosen])
+    return [
+        Prediction(stage.task, r["id"], r["question"], tuple(r["references"]), r["prediction"], r[scoring],
+                   groups.get(r["adapter"], "base"), s.images[0] if s.images else None)
+        for r, s in zip(chosen, samples, strict=True)
+    ]  # fmt: skip
+
+
+def _counts(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    rows = {label: counts for outcome in outcomes for label, counts in outcome.prepared.counts.items()}
+    return [{"data": label, "rows": c.rows, "bad rows": c.bad} for label, c in rows.items()]
+
+
+def environment() -> dict[str, str]:
+    """What numbers were made with: versions, processor, commit, date."""
+    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version(),
+             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}  # fmt: skip
+    for package in PACKAGES:
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    return {**facts, "commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit of the checkout that this package is imported from; "unknown" outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

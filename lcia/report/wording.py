@@ -1,0 +1,123 @@
+"""Values as the report's template shows them: numbers, times, pictures, what is best, what differs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import yaml as yaml_format
+
+from lcia.metrics.matrix import Metric
+from lcia.metrics.stats import Spread
+
+SMALLER_IS_BETTER = frozenset({"forgetting", "forgetting_diag"})
+THUMBNAIL = 320
+"""Longest side of an example's image in pixels."""
+
+
+def best(rows: Sequence[Mapping[str, Metric | Spread | None]]) -> dict[str, float]:
+    """The best value of each metric where there is a choice."""
+    names = rows[0] if rows else {}
+    known = {name: [value for row in rows if (value := plain(row.get(name))) is not None] for name in names}
+    return {
+        name: min(values) if name in SMALLER_IS_BETTER else max(values)
+        for name, values in known.items()
+        if len(set(values)) > 1
+    }
+
+
+def plain(value: Metric | Spread | float | None) -> float | None:
+    """The figure itself; of a spread its mean."""
+    match value:
+        case Metric():
+            return value.value
+        case Spread():
+            return value.mean
+    return value
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Dotted name -> its value in each configuration ("" where absent), for the names that differ."""
+    flat = [dict(_flatten(config)) for config in configs]
+    names = dict.fromkeys(name for config in flat for name in config)
+    rows = {name: [config.get(name, "") for config in flat] for name in names}
+    return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flatten(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
+
+
+def columns(rows: Iterable[Mapping[str, object]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def first(values: Iterable[Any]) -> Any:
+    return next(iter(values))
+
+
+def count(spreads: Iterable[Spread | None]) -> int:
+    """Runs behind a row of spreads."""
+    return max((value.n for value in spreads if value is not None), default=0)
+
+
+def known(score: float) -> bool:
+    return bool(np.isfinite(score))
+
+
+def number(value: float | Metric | Spread | None, digits: int = 1) -> str:
+    """A figure as the tables show it, a mean without its spread; a dash where there is none."""
+    figure = plain(value)
+    # Adding zero turns a rounded -0.0 into 0.0.
+    return "\u2013" if figure is None or np.isnan(figure) else f"{round(figure, digits) + 0.0:.{digits}f}"
+
+
+def with_spread(value: Spread | None) -> str:
+    """Mean and standard deviation as the tables show them."""
+    if value is None or value.std is None:
+        return number(value)
+    return f"{number(value)} ± {number(value.std)}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 12.3 s, 4 min 05 s or 2 h 03 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def yaml(value: object) -> str:
+    return yaml_format.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _plain(value: object) -> object:
+    """The same value out of the types that YAML's safe dumper knows."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case str() | int() | float() | bool() | None:
+            return value
+        case _:
+            return str(value)
+
+
+def picture(image: bytes) -> str:
+    """A data URI of the image, at most THUMBNAIL pixels wide and high; encoded again, so no foreign byte travels."""
+    from lcia.data.pixels import decode_rgb
+
+    drawn = decode_rgb(image)
+    drawn.thumbnail((THUMBNAIL, THUMBNAIL))
+    kind = "PNG" if max(drawn.size) < 128 else "JPEG"
+    stream = io.BytesIO()
+    drawn.save(stream, kind, optimize=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"

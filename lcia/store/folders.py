@@ -1,0 +1,280 @@
+"""Content-addressed folders on any pyarrow file system: what is done is found by its key.
+
+Files come first, a marker with sizes and checksums last; a folder without a marker that fits is absent. Finished
+results are never deleted, and damaged ones are set aside and made again; only the partial checkpoints of a stage go
+when newer ones or its result are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from lcia.secrets import redacted
+from lcia.store.scratch import staging
+from lcia.store.seals import MARKER, Entries, defects, entries_of, files_of, seal
+from lcia.store.transfer import BROKEN, delete, download, move, move_files, names_in, open_storage, read, upload
+from lcia.store.trouble import StoreError, named_when_full, patiently
+
+LOG = logging.getLogger(__name__)
+
+RECORD = "stage.json"
+KEPT_CHECKPOINTS = 2
+DOWNLOADS = 2
+"""How often a result is downloaded before the stored one, not the way here, counts as damaged."""
+
+
+class AbsentError(StoreError):
+    """There is no complete result."""
+
+
+class DamagedError(StoreError):
+    """A stored result was damaged; it has been set aside, so that the next run makes it again."""
+
+
+def history(notes: Mapping[str, Any]) -> str:
+    """What a stage's notes say of damage and interruptions, for people; empty: there were none."""
+    damaged, resumed = notes.get("damaged_checkpoints", []), notes.get("resumed_at", [])
+    aside = notes.get("set_aside", [])
+    told = [f"an earlier result was damaged and set aside: {', '.join(aside)}"] if aside else []
+    if damaged:
+        told.append(f"damaged checkpoints passed over: {', '.join(damaged)}")
+    if resumed:
+        told.append(f"continued after step {', '.join(map(str, resumed))}")
+    elif damaged:
+        told.append("no whole one was left, so the stage began again")
+    return "; ".join(told)
+
+
+class Store:
+    """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix."""
+
+    def __init__(self, root: str, cache: Path | None = None) -> None:
+        absolute = root if "://" in root else str(Path(root).absolute())
+        self.root = absolute
+        self.fs, self.base = patiently(absolute, open_storage, absolute)
+        self.local = isinstance(self.fs, pafs.LocalFileSystem)
+        self._cache = (
+            cache or Path(tempfile.gettempdir()) / "lcia-cache" / hashlib.blake2b(absolute.encode()).hexdigest()[:16]
+        )
+        self._verified: set[str] = set()
+        self._swept = False
+
+    def path(self, key: str) -> str:
+        return f"{self.base}/{key[:2]}/{key}"
+
+    def has(self, key: str) -> bool:
+        """Whether a complete result is there (marker present, every file of the stated size)."""
+        entries = self._marker(self.path(key))
+        return entries is not None and not self._missized(self.path(key), entries)
+
+    def usable(self, key: str) -> bool:
+        """Whether a result is there and its checksums fit; a damaged one is set aside, said in the log, and absent.
+
+        All bytes are read, once in the life of this object.
+        """
+        folder = self.path(key)
+        entries = self._marker(folder)
+        if entries is None and not (self.local and Path(folder).exists()):
+            return False
+        try:
+            if broken := [MARKER] if entries is None else self._missized(folder, entries):
+                raise self._damaged(key, broken)
+            self.fetch(key)
+        except DamagedError as error:
+            LOG.warning("%s", error)
+            return False
+        except AbsentError:  # another process has just set it aside
+            return False
+        return True
+
+    def _marker(self, folder: str) -> Entries | None:
+        marker = patiently(self.root, read, self.fs, f"{folder}/{MARKER}")
+        return None if marker is None else entries_of(marker)
+
+    def _missized(self, folder: str, entries: Entries) -> list[str]:
+        """The files of a marker that are missing or of another size."""
+        infos = patiently(self.root, self.fs.get_file_info, [f"{folder}/{name}" for name in entries])
+        pairs = zip(entries.items(), infos, strict=True)
+        return [name for (name, entry), info in pairs if info.size != entry["size"]]
+
+    @contextlib.contextmanager
+    def publish(self, key: str, record: Mapping[str, object]) -> Iterator[Path]:
+        """An empty local folder to fill; on leaving without an error its content becomes the result of `key`."""
+        with self._staging() as folder:
+            yield folder
+            (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False))
+            # Equal key, equal content: what is whole is not written over while others may be reading it.
+            if self.local or not self.has(key):
+                self._put(folder, self.path(key))
+
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[Path]:
+        if not self._swept:
+            self._swept = True
+            self._clear_finished()
+        place = self.root if self.local else f"{tempfile.gettempdir()} or {self.root}"
+        with (
+            named_when_full(place),
+            staging(Path(self.base) / ".tmp" if self.local else Path(tempfile.gettempdir())) as folder,
+        ):
+            yield folder
+
+    def _clear_finished(self) -> None:
+        """Removes the checkpoints of published stages whose own process was killed before it could."""
+        for key in self._names(f"{self.base}/partial"):
+            if self.has(key):
+                self.checkpoints(key).clear()
+
+    def _names(self, folder: str) -> list[str]:
+        return patiently(self.root, names_in, self.fs, folder)
+
+    def _put(self, folder: Path, target: str) -> None:
+        """Makes `folder` the content of `target`: one rename on a local disk, the marker last elsewhere."""
+        seal(folder)
+        if self.local:
+            patiently(self.root, move, folder, Path(target))
+            return
+        for name in [*files_of(folder), MARKER]:
+            patiently(self.root, upload, self.fs, folder / name, f"{target}/{name}")
+
+    def _drop(self, folder: str) -> None:
+        """Deletes `folder` so that no half of it is ever seen; others may write or delete it at the same time."""
+        if self.local:
+            with self._staging() as grave, contextlib.suppress(FileNotFoundError):
+                os.rename(folder, grave / "dropped")
+            return
+        with contextlib.suppress(FileNotFoundError):
+            patiently(self.root, self.fs.delete_file, f"{folder}/{MARKER}")
+        patiently(self.root, delete, self.fs, folder)
+
+    def fetch(self, key: str) -> Path:
+        """A local folder with the verified result of `key`.
+
+        Raises:
+            DamagedError: a file differs from its checksum; the result has been set aside.
+            AbsentError: nothing complete is there.
+        """
+        folder = Path(self.path(key)) if self.local else self._cache / key
+        if key not in self._verified or not folder.exists():
+            if self.local:
+                self._verify(key, folder)
+            else:
+                self._bring(key, folder)
+            self._verified.add(key)
+        return folder
+
+    def _verify(self, key: str, folder: Path) -> None:
+        if not folder.exists():
+            raise self._absent(key)
+        if broken := patiently(self.root, defects, folder):
+            raise self._damaged(key, broken)
+
+    def _bring(self, key: str, folder: Path) -> None:
+        """Sees to it that `folder`, in this machine's cache, is a whole copy."""
+        broken = [MARKER]
+        if folder.exists() and not defects(folder):
+            return
+        for _ in range(DOWNLOADS):
+            # Others on this machine may fetch the same: a file in the cache never changes under a reader.
+            with named_when_full(str(self._cache)), staging(self._cache) as scratch:
+                broken = self._download(key, scratch)
+                if not broken:
+                    move(scratch, folder)
+                    return
+        raise self._damaged(key, broken)
+
+    def _download(self, key: str, into: Path) -> list[str]:
+        """Copies the result of `key`; returns the names of files that are missing or differ from their checksum."""
+        entries = self._marker(self.path(key))
+        if entries is None:
+            raise self._absent(key)
+        for name in [*entries, MARKER]:
+            with contextlib.suppress(FileNotFoundError):
+                patiently(self.root, download, self.fs, f"{self.path(key)}/{name}", into / name)
+        return defects(into)
+
+    def _absent(self, key: str) -> AbsentError:
+        aside = self.set_aside(key)
+        hint = f"; {aside[-1]} was damaged and set aside: run the same command again to make it again" if aside else ""
+        return AbsentError(f"{redacted(self.path(key))} holds no complete result{hint}")
+
+    def _damaged(self, key: str, broken: Sequence[str]) -> DamagedError:
+        """Sets the result of `key` aside; others may do so at the same time."""
+        folder = self.path(key)
+        aside = f"{folder}{BROKEN}{uuid.uuid4().hex[:8]}"
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                os.rename(folder, aside)
+            else:
+                patiently(self.root, move_files, self.fs, folder, aside)
+        self._verified.discard(key)
+        names = ", ".join(broken[:3])
+        return DamagedError(
+            f"{redacted(folder)} is damaged ({names}): set aside as {Path(aside).name}, the same command makes it again"
+        )
+
+    def set_aside(self, key: str) -> list[str]:
+        """Names of folders with damaged results of `key`."""
+        return [name for name in self._names(f"{self.base}/{key[:2]}") if name.startswith(f"{key}{BROKEN}")]
+
+    def checkpoints(self, key: str) -> Checkpoints:
+        return Checkpoints(self, f"{self.base}/partial/{key}")
+
+
+class Checkpoints:
+    """Mid-stage checkpoints of one stage, newest last; each sealed like a result."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store, self._folder = store, folder
+
+    @contextlib.contextmanager
+    def save(self, step: int) -> Iterator[Path]:
+        """A local folder to fill; it counts once the block is left without an error. Older ones then go."""
+        with self._store._staging() as folder:
+            yield folder
+            self._store._put(folder, f"{self._folder}/{step:09d}")
+        # Later ones are damaged, or another process's that is ahead: neither may push this one out.
+        older = [name for name in self._names() if int(name) <= step]
+        for old in older[:-KEPT_CHECKPOINTS]:
+            self._store._drop(f"{self._folder}/{old}")
+
+    def _names(self) -> list[str]:
+        return [name for name in self._store._names(self._folder) if name.isdigit()]
+
+    def load(self, into: Path, newest: int | None = None) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint (up to step `newest`) that is whole, copied below `into`, and the names of damaged
+        ones passed over. What another process deletes meanwhile counts as never seen."""
+        broken: list[str] = []
+        for name in reversed(self._names()):
+            if newest is not None and int(name) > newest:
+                continue
+            local = self._copy(name, into / name)
+            if not defects(local):
+                return local, broken
+            if name not in self._names():
+                return self.load(into, newest)
+            broken.append(name)
+        return None, broken
+
+    def _copy(self, name: str, into: Path) -> Path:
+        into.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            patiently(self._store.root, download, self._store.fs, f"{self._folder}/{name}", into)
+        return into
+
+    def clear(self) -> None:
+        """Removes them all: the stage's result is published."""
+        info = patiently(self._store.root, self._store.fs.get_file_info, self._folder)
+        if info.type != pafs.FileType.NotFound:
+            self._store._drop(self._folder)

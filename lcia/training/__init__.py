@@ -1,0 +1,9 @@
+"""A TrainStage, in any number of workers.
+
+- `fit`: the loop
+- `checkpoint`: its state, saved and restored
+- `sampling`: which rows a step sees
+- `parallel`: DDP, FSDP2 and what workers exchange
+- `consensus`: decisions on which all workers must agree
+- `finite`: losses and weights that are not finite
+"""

@@ -1,0 +1,11 @@
+"""Manifests for KubeRay.
+
+- `rayjob`: a RayJob from a launch
+- `pods`: resources and placement of pods
+- `manifest`: readers of manifests
+- `schemas`: the operator's schemas
+- `our_rules`: rules of this house
+- `operator_job_rules`: the operator's rules of RayJobs
+- `operator_cluster_rules`: the operator's rules of RayClusters
+- `submit`: Ray's Jobs API
+"""

@@ -1,0 +1,202 @@
+"""What the API server's schema cannot say and the operator (v1.7.0) refuses only after submit: a function per rule."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import yaml
+
+from pipelines.kubernetes.manifest import Job, Manifest, Rule, truth
+
+NAME_LIMIT = 47
+DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
+MANAGERS = ("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
+DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
+
+
+def name_fits(job: Job) -> list[str]:
+    return truth(len(job.name) > NAME_LIMIT, f"the name has {len(job.name)} characters, more than {NAME_LIMIT}")
+
+
+def name_is_a_label(job: Job) -> list[str]:
+    return truth(not DNS_1035.fullmatch(job.name), f"the name {job.name!r} is not a DNS-1035 label")
+
+
+def mode_is_known(job: Job) -> list[str]:
+    """Neither the API server nor the operator notices a typo here: the job just never starts."""
+    return truth(job.mode not in MODES, f"submissionMode {job.mode!r} is unknown; choose from {', '.join(MODES)}")
+
+
+def manager_is_known(job: Job) -> list[str]:
+    manager = job.spec.get("managedBy", MANAGERS[0])
+    return truth(manager not in MANAGERS, f"managedBy {manager!r} is unknown; choose from {', '.join(MANAGERS)}")
+
+
+def suspended_job_shuts_down(job: Job) -> list[str]:
+    wrong = bool(job.spec.get("suspend")) and not job.shuts_down
+    return truth(wrong, "suspend needs shutdownAfterJobFinishes")
+
+
+def ttl_is_not_negative(job: Job) -> list[str]:
+    return truth(job.number("ttlSecondsAfterFinished") < 0, "ttlSecondsAfterFinished is negative")
+
+
+def ttl_needs_shutdown(job: Job) -> list[str]:
+    wrong = job.number("ttlSecondsAfterFinished") > 0 and not job.shuts_down
+    return truth(wrong, "ttlSecondsAfterFinished needs shutdownAfterJobFinishes")
+
+
+def backoff_is_not_negative(job: Job) -> list[str]:
+    return truth(job.number("backoffLimit") < 0, "backoffLimit is negative")
+
+
+def deadlines_are_positive(job: Job) -> list[str]:
+    keys = ("activeDeadlineSeconds", "preRunningDeadlineSeconds")
+    return [f"{key} is not positive" for key in keys if key in job.spec and job.number(key) <= 0]
+
+
+def cluster_is_given(job: Job) -> list[str]:
+    wrong = not job.spec.get("rayClusterSpec") and not job.selector
+    return truth(wrong, "one of rayClusterSpec and clusterSelector must be set")
+
+
+def selector_names_a_cluster(job: Job) -> list[str]:
+    wrong = bool(job.selector) and not job.selector.get("ray.io/cluster")
+    return truth(wrong, "clusterSelector has no ray.io/cluster")
+
+
+def selected_cluster_is_not_suspended(job: Job) -> list[str]:
+    return truth(bool(job.selector and job.spec.get("suspend")), "clusterSelector cannot be combined with suspend")
+
+
+def selected_cluster_has_no_sidecar(job: Job) -> list[str]:
+    wrong = bool(job.selector) and job.mode == "SidecarMode"
+    return truth(wrong, "clusterSelector cannot be combined with SidecarMode")
+
+
+def interactive_job_is_not_retried(job: Job) -> list[str]:
+    wrong = job.mode == "InteractiveMode" and job.number("backoffLimit") > 0
+    return truth(wrong, "InteractiveMode cannot have a backoffLimit")
+
+
+def sidecar_has_no_submitter(job: Job) -> list[str]:
+    keys = ("submitterPodTemplate", "submitterConfig")
+    return [f"SidecarMode takes no {key}" for key in keys if job.mode == "SidecarMode" and job.spec.get(key)]
+
+
+def sidecar_head_never_restarts(job: Job) -> list[str]:
+    wrong = job.mode == "SidecarMode" and job.restart_policy(job.head) != "Never"
+    return truth(wrong, "SidecarMode needs the head's restartPolicy Never or unset")
+
+
+def runtime_env_is_a_mapping(job: Job) -> list[str]:
+    try:
+        parsed = yaml.safe_load(job.spec.get("runtimeEnvYAML") or "{}")
+    except yaml.YAMLError as error:
+        return [f"runtimeEnvYAML is not YAML: {error}"]
+    return truth(not isinstance(parsed, dict), "runtimeEnvYAML is not a mapping")
+
+
+# Deletion strategies.
+
+
+def deletion_is_one_kind(job: Job) -> list[str]:
+    wrong = bool(job.deletion_rules and (job.on_success or job.on_failure))
+    return truth(wrong, "deletionRules cannot stand beside onSuccess and onFailure")
+
+
+def deletion_is_complete(job: Job) -> list[str]:
+    wrong = "deletionStrategy" in job.spec and not job.deletion_rules and not (job.on_success and job.on_failure)
+    return truth(wrong, "deletionStrategy needs both onSuccess and onFailure, or deletionRules")
+
+
+def deletion_policies_are_set(job: Job) -> list[str]:
+    found = {"onSuccess": job.on_success, "onFailure": job.on_failure}
+    return [f"{key} has no policy" for key, value in found.items() if value and not value.get("policy")]
+
+
+def deletion_rules_exclude_shutdown(job: Job) -> list[str]:
+    wrong = bool(job.deletion_rules) and job.shuts_down
+    return truth(wrong, "deletionRules cannot be combined with shutdownAfterJobFinishes")
+
+
+def shutdown_deletes_something(job: Job) -> list[str]:
+    wrong = job.shuts_down and "DeleteNone" in job.legacy_policies
+    return truth(wrong, "shutdownAfterJobFinishes contradicts the policy DeleteNone")
+
+
+def selected_cluster_is_kept(job: Job) -> list[str]:
+    policies = job.legacy_policies + [str(rule.get("policy")) for rule in job.deletion_rules]
+    wrong = bool(job.selector) and any(policy in ("DeleteCluster", "DeleteWorkers") for policy in policies)
+    return truth(wrong, "a cluster found by clusterSelector cannot be deleted")
+
+
+def autoscaled_workers_are_not_deleted(job: Job) -> list[str]:
+    policies = job.legacy_policies + [str(rule.get("policy")) for rule in job.deletion_rules]
+    return truth(job.autoscales and "DeleteWorkers" in policies, "DeleteWorkers does not work with autoscaling")
+
+
+def deletion_condition_is_single(job: Job) -> list[str]:
+    def states(rule: Manifest) -> int:
+        condition = rule.get("condition") or {}
+        return sum(key in condition for key in ("jobStatus", "jobDeploymentStatus"))
+
+    wrong = [index for index, rule in enumerate(job.deletion_rules) if states(rule) != 1]
+    return [f"deletionRules[{index}] needs one of jobStatus and jobDeploymentStatus" for index in wrong]
+
+
+def deletion_rules_are_distinct(job: Job) -> list[str]:
+    seen = [(_state(rule), rule.get("policy")) for rule in job.deletion_rules]
+    return truth(len(set(seen)) < len(seen), "two deletionRules have the same condition and policy")
+
+
+def deletion_delays_are_ordered(job: Job) -> list[str]:
+    """Workers go before their cluster, and the cluster before the job."""
+    wrong = truth(any(_delay(rule) < 0 for rule in job.deletion_rules), "a deletionRule has a negative ttlSeconds")
+    for state in sorted({_state(rule) for rule in job.deletion_rules}):
+        delays = {rule.get("policy"): _delay(rule) for rule in job.deletion_rules if _state(rule) == state}
+        ordered = [delays[policy] for policy in DELETION_ORDER if policy in delays]
+        wrong += truth(any(a > b for a, b in pairwise(ordered)), f"deletionRules for {state} delete in the wrong order")
+    return wrong
+
+
+def _state(rule: Manifest) -> str:
+    condition = rule.get("condition") or {}
+    return str(condition.get("jobStatus") or condition.get("jobDeploymentStatus"))
+
+
+def _delay(rule: Manifest) -> int:
+    return int((rule.get("condition") or {}).get("ttlSeconds") or 0)
+
+
+JOB_RULES: tuple[Rule, ...] = (
+    name_fits,
+    name_is_a_label,
+    mode_is_known,
+    manager_is_known,
+    suspended_job_shuts_down,
+    ttl_is_not_negative,
+    ttl_needs_shutdown,
+    backoff_is_not_negative,
+    deadlines_are_positive,
+    cluster_is_given,
+    selector_names_a_cluster,
+    selected_cluster_is_not_suspended,
+    selected_cluster_has_no_sidecar,
+    interactive_job_is_not_retried,
+    sidecar_has_no_submitter,
+    sidecar_head_never_restarts,
+    runtime_env_is_a_mapping,
+    deletion_is_one_kind,
+    deletion_is_complete,
+    deletion_policies_are_set,
+    deletion_rules_exclude_shutdown,
+    shutdown_deletes_something,
+    selected_cluster_is_kept,
+    autoscaled_workers_are_not_deleted,
+    deletion_condition_is_single,
+    deletion_rules_are_distinct,
+    deletion_delays_are_ordered,
+)

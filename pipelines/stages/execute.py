@@ -1,0 +1,209 @@
+"""Runs stages on Ray: data and embeddings through Ray Data, training and answers by servers that pull from a broker.
+
+What is small is done in this process, and Ray starts when a stage is missing: a run whose results are all in the store
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcia.config.run import TfidfConfig
+from lcia.data.shards import count_rows
+from lcia.data.shards import write_source as write_source_here
+from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
+from lcia.store.folders import Store
+from lcia.types import GeneratedSource
+from pipelines.exits import StageFailedError
+from pipelines.launch import LaunchConfig
+from pipelines.stages.tickets import BUILDS_ON_IT, tickets_of
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+DATA_STAGES_AT_A_TIME = 4
+SMALL_ROWS = 5000
+"""Generated rows that are drawn in this process: sooner than tasks of Ray Data could start."""
+
+Watcher = Callable[[dict[str, dict[str, Any]]], None]
+"""Takes a snapshot: progress by stage key."""
+
+
+class RayExecutor:
+    """Executes stages on Ray; several executors (trials of a study) may share one broker.
+
+    `start` starts that broker, if it does not run, and returns it; called when something has to be executed.
+    """
+
+    def __init__(self, launch: LaunchConfig, start: Callable[[], ActorHandle], *watchers: Watcher) -> None:
+        self.launch, self.store = launch, Store(launch.store_root)
+        self._start, self._watchers = start, watchers
+        self.trusting = False
+        """Whether sizes are enough, because the driver has compared all checksums before it started trials."""
+        self._broker: ActorHandle | None = None
+        self._cached: list[str] = []
+        """Trainings that the store held when they were asked for, and that the broker has not been told of."""
+        self._data: dict[str, dict[str, Any]] = {}
+
+    def connect(self) -> ActorHandle:
+        """The broker; it knows all trainings that the store held when they were asked for."""
+        self._broker = self._broker or self._start()
+        if self._cached:
+            import ray
+
+            ray.get(self._broker.add_found.remote(self._cached))
+            self._cached = []
+        return self._broker
+
+    def shard(self, stages: Sequence[ShardStage]) -> None:
+        self._side_by_side(self.missing(stages), self._write_shards)
+
+    def _write_shards(self, stage: ShardStage, folder: Path) -> None:
+        where = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
+        if isinstance(stage.source, GeneratedSource) and stage.source.rows <= SMALL_ROWS:
+            write_source_here(*where)
+        else:
+            from pipelines.stages.shard import write_source
+
+            write_source(*where)
+
+    def embed(self, stages: Sequence[EmbedStage]) -> None:
+        self._side_by_side(self.missing(stages), self._write_features)
+
+    def _write_features(self, stage: EmbedStage, folder: Path) -> None:
+        shards = str(self.store.fetch(stage.shards))
+        if isinstance(stage.embedder, TfidfConfig):
+            from lcia.embedders.features import embed_shards as embed_here
+
+            # The texts are the features: one column is read, which is done before a pool of actors has started.
+            embed_here(shards, stage.embedder, folder)
+        else:
+            from pipelines.stages.embed import embed_shards
+
+            embed_shards(shards, stage.embedder, folder, self.launch.embed_actors, self.launch.gpus_per_actor)
+
+    def _side_by_side(self, stages: Sequence[Any], write: Callable[[Any, Path], object]) -> None:
+        """Data stages wait for processes to start more than they compute, so several run at a time."""
+
+        def one(stage: Any) -> None:
+            with self.store.publish(stage.key, stage.record) as folder:
+                write(stage, folder)
+
+        if stages:
+            # Without their data the trainings are missing too: the servers import while it is read.
+            self.connect()
+        for stage in stages:
+            self._show(stage, 0)
+        with ThreadPoolExecutor(DATA_STAGES_AT_A_TIME) as pool:
+            for stage, _ in zip(stages, pool.map(one, stages), strict=True):
+                self._show(stage, 1)
+
+    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+        """Hands stages to the broker and waits until each is done or has failed.
+
+        Raises:
+            StageFailedError: lists what failed and why; what was finished stays in the store.
+        """
+        missing_trains, missing_evals = self.missing(trains), self.missing(evals)
+        wanted = {stage.key for stage in missing_trains}
+        self._cached += [stage.key for stage in trains if stage.key not in wanted]
+        if not (missing_trains or missing_evals):
+            return
+        import ray
+
+        broker = self.connect()
+        orders = [{"key": s.key, "parent": s.parent, "record": s.record} for s in missing_trains]
+        ray.get(broker.add_trains.remote(orders))
+        for stage in missing_evals:
+            rows = count_rows(self.store.fetch(stage.shards))
+            tickets = tickets_of(stage, rows, self.launch.per_device_eval_batch_size)
+            ray.get(broker.add_tickets.remote(stage.key, tickets))
+        self.wait((*missing_trains, *missing_evals))
+
+    def missing(self, stages: Sequence[Any]) -> list[Any]:
+        """Those that the store does not hold; what it holds damaged is set aside and so missing."""
+        there = self.store.has if self.trusting else self.store.usable
+        return [stage for stage in stages if not there(stage.key)]
+
+    def counts(self) -> dict[str, int]:
+        """Trainings asked for, distinct, trained in this session."""
+        if self._broker is None:
+            return {"asked": len(self._cached), "distinct": len(set(self._cached)), "trained": 0}
+        import ray
+
+        counts: dict[str, int] = ray.get(self.connect().counts.remote())
+        return counts
+
+    def wait(self, stages: Sequence[Any]) -> None:
+        """Waits until each stage is done or has failed; raises StageFailedError, which lists those that failed."""
+        import ray
+
+        keys, broker = [stage.key for stage in stages], self.connect()
+        while (errors := ray.get(broker.wait.remote(keys))) is None:
+            self._watch()
+        self._watch()
+        if errors:
+            raise StageFailedError(listed(stages, errors))
+
+    def refuse_failed(self, stages: Sequence[Any]) -> None:
+        """Raises StageFailedError if any of them has failed; waits for none."""
+        import ray
+
+        if errors := ray.get(self.connect().failed.remote([stage.key for stage in stages])):
+            raise StageFailedError(listed(stages, errors))
+
+    @contextlib.contextmanager
+    def watching(self, every: float = 1.0) -> Iterator[None]:
+        """Keeps the watchers informed while others, the trials of a study, wait for their stages."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(every):
+                self._watch()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self._watch()
+
+    def _watch(self) -> None:
+        if not self._watchers:
+            return
+        snapshot = {**self._data, **self._reported()}
+        for watcher in self._watchers:
+            watcher(snapshot)
+
+    def _reported(self) -> dict[str, dict[str, Any]]:
+        if self._broker is None:
+            return {}
+        import ray
+
+        snapshot: dict[str, dict[str, Any]] = ray.get(self._broker.snapshot.remote())
+        return snapshot
+
+    def _show(self, stage: Any, step: int) -> None:
+        """Data stages are run from here, so their progress is known here."""
+        self._data[stage.key] = {"kind": stage.kind, "label": stage.label, "step": step, "steps": 1, "values": {},
+                                 "done": step == 1}  # fmt: skip
+        self._watch()
+
+
+def listed(stages: Sequence[Any], errors: Mapping[str, str]) -> str:
+    """Which stages failed and why, and which were not done because they build on these."""
+    names = {stage.key: f"{stage.kind} {stage.label}" for stage in stages}
+    causes: dict[str, list[str]] = {}
+    for key, error in errors.items():
+        causes.setdefault(error, []).append(names[key])
+    waiting = causes.pop(BUILDS_ON_IT, [])
+    told = [f"{', '.join(labels)}: {error}" for error, labels in causes.items()]
+    told += [f"not done, because they build on what failed: {', '.join(waiting)}"] if waiting else []
+    return f"{len(errors)} of {len(stages)} stages failed\n" + "\n".join(f"  {line}" for line in told)

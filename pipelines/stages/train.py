@@ -1,0 +1,156 @@
+"""Ray Train: one worker group that trains whatever chain of stages the broker hands out, publishing each as it ends.
+
+Starting a group costs most of a minute of imports, a stage costs seconds on the tiny model: groups outlive stages.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+from pipelines.exits import StageFailedError, described
+from pipelines.launch import LaunchConfig
+from pipelines.stages import broker as brokers
+
+CERTAIN = (ValueError, FloatingPointError)
+"""Errors (InputError is one of them) that data and configuration alone decide: a second try ends the same way."""
+
+
+def serve(launch: LaunchConfig, broker: str, group: str, folder: str = "") -> None:
+    """Trains until the broker closes. Blocks; Ray Train starts killed workers again, `max_failures` times.
+
+    `folder`: a private one of this machine, if all workers run on it. Raises StageFailedError if workers or the
+    controller were lost more often than that.
+    """
+    import ray
+    from ray.train import TrainingFailedError
+
+    hub = brokers.connect(broker)
+    while True:
+        given_up = ray.get(hub.count_given_up.remote())
+        try:
+            _trainer(launch, broker, group, folder).fit()
+            return
+        except (TrainingFailedError, ray.exceptions.RayActorError) as error:
+            # A stage that fails for good may cost its workers, but says nothing about the next stage.
+            if ray.get(hub.count_given_up.remote()) == given_up:
+                raise StageFailedError(_lost(error, ray.get(hub.lost.remote(group)), launch)) from error
+
+
+def _lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
+    """Why a training group came to its end, for people."""
+    from ray.exceptions import RayActorError
+    from ray.train import ControllerError, WorkerGroupError
+
+    where = f" while training {stage}" if stage else ""
+    cause = next(iter(error.worker_failures.values()), error) if isinstance(error, WorkerGroupError) else error
+    if isinstance(error, ControllerError):
+        return f"Ray Train could not go on{where}: {error.controller_failure}"
+    if cause is error:
+        return f"the process that directs the training workers ended{where}: it was killed, for lack of memory perhaps"
+    times = f"{launch.max_failures + 1} times in all (launch.max_failures is {launch.max_failures})"
+    if isinstance(cause, RayActorError):
+        return f"training workers ended{where}, {times}: they were killed, for lack of memory perhaps"
+    return f"training failed{where}, {times}; the last error: {described(cause)}"
+
+
+def _trainer(launch: LaunchConfig, broker: str, group: str, folder: str) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pipelines.stages.onenode import OneNodeConfig
+
+    resources = {"CPU": launch.cpus_per_worker}
+    if launch.gpus_per_worker:
+        resources["GPU"] = launch.gpus_per_worker
+    scaling = ScalingConfig(
+        num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources
+    )
+    failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
+    name = f"{broker}-{group}-{uuid.uuid4().hex[:6]}"
+    return TorchTrainer(
+        _work,
+        train_loop_config={"launch": launch.model_dump(mode="json"), "broker": broker, "group": group},
+        torch_config=OneNodeConfig(folder=folder) if folder else TorchConfig(),
+        scaling_config=scaling,
+        run_config=RunConfig(name=name, storage_path=folder or f"{launch.root}/ray", failure_config=failures),
+    )
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """The loop of one training worker: ask, train, publish, until the session is over."""
+    import ray
+    import torch
+    from accelerate import Accelerator
+
+    from lcia.stage import TrainStage
+    from lcia.store.folders import Store
+    from lcia.training.fit import FitOptions, fit_stage
+
+    launch = LaunchConfig.model_validate(settings["launch"])
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    # Autocast is the stage's (training.bf16); an environment variable of accelerate must not bring another.
+    accelerator = Accelerator(mixed_precision="no", cpu=launch.gpus_per_worker == 0)
+    options = FitOptions(
+        launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
+    )
+    broker, store = brokers.connect(settings["broker"]), Store(launch.store_root)
+    loaded: dict[str, Any] = {}
+
+    def observe(progress: Any) -> None:
+        broker.report.remote(progress.stage, vars(progress))
+
+    while (order := _next(accelerator, broker, settings["group"])) != {}:
+        if order is None:
+            continue
+        stage = TrainStage.model_validate(order["record"])
+        try:
+            if stage.model_key not in loaded:
+                loaded.clear()
+                loaded[stage.model_key] = _load(stage, launch, accelerator)
+            fit_stage(stage, loaded[stage.model_key], store, options, accelerator, observe)
+        except Exception as error:
+            loaded.clear()
+            _tell(broker, order, error)
+            # Other workers may wait for this one inside a collective: then the group has to start again.
+            if accelerator.num_processes > 1 or not isinstance(error, CERTAIN):
+                raise
+        else:
+            if accelerator.is_main_process:
+                ray.get(broker.finish.remote(stage.key))
+
+
+def _tell(broker: Any, order: dict[str, Any], error: Exception) -> None:
+    """Tells the broker why a stage failed, unless another worker is the reason."""
+    import ray
+    from torch.distributed import DistError
+
+    if not isinstance(error, DistError) and "gloo" not in str(error):
+        ray.get(broker.trouble.remote(order, described(error), isinstance(error, CERTAIN)))
+
+
+def _load(stage: Any, launch: LaunchConfig, accelerator: Any) -> Any:
+    """The base of a stage, where the model before it was."""
+    from lcia import assistants
+    from lcia.training.parallel import base_device
+
+    # A model is full of cycles: without this its memory would still be taken while the next one is read.
+    accelerator.free_memory()
+    return assistants.build(
+        stage.assistant,
+        stage.lora,
+        gradient_checkpointing=launch.gradient_checkpointing,
+        attn_implementation=launch.attn_implementation,
+        device=base_device(launch.parallelism, accelerator),
+    )
+
+
+def _next(accelerator: Any, broker: Any, group: str) -> dict[str, Any] | None:
+    """Rank 0 asks the broker and tells the others."""
+    import ray
+    from accelerate.utils import broadcast_object_list
+
+    order = [ray.get(broker.next_train.remote(group)) if accelerator.is_main_process else None]
+    result: dict[str, Any] | None = broadcast_object_list(order)[0]
+    return result

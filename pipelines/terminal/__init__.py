@@ -1,0 +1,12 @@
+"""What a person at a terminal meets.
+
+- `commands`: run, study, quickstart, plan, group, report, launch
+- `data_commands`: lcia data ...
+- `housekeeping`: runs and clean
+- `doctor`: doctor and init
+- `reference`: docs/configuration.md
+- `inputs`: configuration files of the commands
+- `preflight`: what is checked before anything starts
+- `tables`: tables
+- `progress`: the table of running stages
+"""

@@ -1,0 +1,264 @@
+"""What the commands of the command line do. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lcia.config.load import override, parse
+from lcia.config.run import RunConfig
+from lcia.report.study_tables import KEYS as STUDY_KEYS
+from lcia.run import Outcome, Prepared, complete, matrices, prepare
+from lcia.study import StudyConfig, expand
+from lcia.types import InputError
+from pipelines.launch import LaunchConfig
+from pipelines.terminal.preflight import check_plan, check_run, check_words, gpu_complaint
+from pipelines.terminal.tables import (
+    console,
+    matrix_table,
+    metrics_table,
+    placements_table,
+    plan_rows,
+    plan_table,
+    routes_table,
+    study_tables,
+)
+
+SUMMARY = "summary.json"
+MOST_WARNINGS = 20
+"""On the terminal; a study of many orders has many. Its page and summary.json hold them all."""
+GIVE = "give the folder that `lcia run`, `lcia study` or `lcia quickstart` wrote, for example runs/quickstart"
+WRITE_AGAIN = "run the same command again: what is done is kept, and the summary is written again"
+
+QUICKSTART = {
+    "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "Grounding", "OCR-VQA"], "test_size": 100},
+    "training": {"max_steps": 80},
+    "strategy": {"kind": "curvature"},
+}
+"""The default method on three unlike tasks; `sequential` beside it differs by strategy and grouping alone."""
+METHODS: dict[str, dict[str, Any]] = {
+    "sequential": {"strategy.kind": "sequential", "grouping.enabled": False},
+    "lcia": {},
+}
+
+
+def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: Sequence[str]) -> None:
+    """Both methods in one session; writes <storage>/quickstart. `overrides` change what both have in common."""
+    study = StudyConfig(name="quickstart", base=override(QUICKSTART, overrides), methods=METHODS)
+    where = override({"storage": str(storage), "num_workers": workers}, settings)
+    launch = parse(LaunchConfig, where, "quickstart")
+    points = [p.model_copy(update={"config": p.config.model_copy(update={"name": p.method})}) for p in expand(study)]
+    check_run([point.config for point in points], launch)
+    _run([point.config for point in points], launch, study.name)
+
+
+def run(chosen: RunConfig, where: LaunchConfig, dry_run: bool) -> None:
+    if dry_run:
+        plan(chosen, where, False)
+        return
+    check_run([chosen], where)
+    _run([chosen], where, chosen.name)
+
+
+def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[Outcome]:
+    """Runs, writes the run folder, prints tables and the report's path."""
+    from lcia.report.run_folder import Session
+    from pipelines.stages.session import session
+    from pipelines.terminal.progress import Progress
+    from pipelines.tracking.runs import tracked
+
+    started = time.perf_counter()
+    with Progress() as progress, tracked(launch, name) as tracker, session(launch, progress, tracker.watch) as executor:
+        prepared = prepare(configs, executor)
+        tracker.begin(prepared, executor.store)
+        _warn_of_groups(prepared)
+        outcomes = complete(prepared, executor)
+        done = Session(name, time.perf_counter() - started, {"stages": executor.counts()})
+        page = tracker.finish(outcomes, done, executor.store)
+        # Read here: with storage behind a URL the folder is gone after this block.
+        warnings = _read_summary(page.parent / SUMMARY)["warnings"]
+    _show(outcomes, time.perf_counter() - started)
+    _warn(warnings)
+    print(f"report: {page}")
+    return outcomes
+
+
+def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
+    out = console()
+    for outcome in outcomes:
+        out.print(matrix_table(outcome.config.name, outcome.matrix))
+    out.print(metrics_table({o.config.name: o.matrix for o in outcomes}))
+    out.print(f"wall time {seconds:.0f} s", highlight=False)
+
+
+def _warn_of_groups(prepared: Sequence[Prepared]) -> None:
+    """Before anything is trained, when it costs nothing to stop."""
+    from lcia.report import decisions
+
+    _warn(decisions.gather({one.config.name: decisions.warnings(one) for one in prepared}))
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines[:MOST_WARNINGS]:
+        print(f"warning: {line}", file=sys.stderr)
+    if len(lines) > MOST_WARNINGS:
+        print(f"warning: {len(lines) - MOST_WARNINGS} more like these", file=sys.stderr)
+
+
+# Planning ---------------------------------------------------------------------------------------------------------
+
+
+def plan(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
+    prepared, store = _prepared(chosen, where)
+    if too_many := gpu_complaint([chosen], where):
+        print(f"note: `lcia run` would be refused here: {too_many}", file=sys.stderr)
+    rows = plan_rows(prepared.plan, store)
+    _warn_of_groups([prepared])
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    console().print(plan_table(rows))
+    todo = sum(row["state"] == "to do" for row in rows)
+    print(f"{todo} of {len(rows)} stages to do")
+
+
+def _prepared(chosen: RunConfig, where: LaunchConfig) -> tuple[Prepared, Any]:
+    """The plan of a configuration; its data is prepared in this process, nothing is trained."""
+    check_plan([chosen], where)
+    from lcia.local import LocalExecutor
+    from lcia.store.folders import Store
+
+    executor = LocalExecutor(Store(where.store_root))
+    return prepare([chosen], executor)[0], executor.store
+
+
+def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
+    if not chosen.grouping.enabled:
+        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
+    prepared, _ = _prepared(chosen, where)
+    from lcia.report import decisions
+
+    placed = list(decisions.placements(prepared))
+    routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
+    _warn_of_groups([prepared])
+    if as_json:
+        found: dict[str, Any] = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
+        found["warnings"] = decisions.warnings(prepared)
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    console().print(placements_table(placed), routes_table(routed))
+
+
+# Studies ----------------------------------------------------------------------------------------------------------
+
+
+def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
+    points = expand(chosen)
+    check_run([point.config for point in points], where)
+    from lcia.report.run_folder import Session
+    from pipelines.stages.session import session
+    from pipelines.stages.tune import tune_runs
+    from pipelines.terminal.progress import Progress
+    from pipelines.tracking.runs import tracked
+
+    started = time.perf_counter()
+    with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
+        prepared = prepare([point.config for point in points], ex)
+        tracker.begin(prepared, ex.store)
+        _warn_of_groups(prepared)
+        tune_runs(prepared, ex, chosen.name, chosen.max_concurrent_trials)
+        outcomes = [Outcome(p, matrices(p, ex.store)) for p in prepared]
+        done = Session(chosen.name, time.perf_counter() - started, {"stages": ex.counts()}, tuple(points))
+        page = tracker.finish(outcomes, done, ex.store)
+        summary = _read_summary(page.parent / SUMMARY)
+    short = {name: value for name, value in summary.items() if name in ("stages", "warnings", *STUDY_KEYS)}
+    if as_json:
+        print(json.dumps(short, indent=1, ensure_ascii=False))
+    else:
+        _show_summary(summary, page)
+    _warn(summary["warnings"])
+
+
+def _show_summary(summary: Mapping[str, Any], page: Path) -> None:
+    """What a session left: of a study its tables, of runs their metrics."""
+    from lcia.metrics import matrix
+    from lcia.report.study_tables import from_record
+
+    out = console()
+    if summary.keys() >= STUDY_KEYS:
+        out.print(*study_tables(from_record(summary)))
+        counts = summary["stages"]
+        print(f"runs {len(summary['runs'])}; trainings asked {counts['asked']}, "
+              f"distinct {counts['distinct']}, trained {counts['trained']}")  # fmt: skip
+    else:
+        out.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
+    print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {page}")
+
+
+# Everything else --------------------------------------------------------------------------------------------------
+
+
+def report(folder: Path, as_json: bool) -> None:
+    summary, page = _summary(folder)
+    if as_json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        _show_summary(summary, page)
+    _warn(summary.get("warnings", []))
+
+
+def _summary(folder: Path) -> tuple[dict[str, Any], Path]:
+    """What a session left, and its page; of one among several runs, whose folder lies in the session's, its part."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; {GIVE}")
+    if not folder.exists():
+        raise InputError(f"there is no folder {folder}; {GIVE}")
+    for place, chosen in ((folder, None), (folder.absolute().parent, folder.absolute().name)):
+        summary = _read_summary(place / SUMMARY)
+        runs = summary["runs"] if chosen is None else {n: run for n, run in summary["runs"].items() if n == chosen}
+        if runs:
+            return summary if chosen is None else _part(summary, chosen), place / "report.html"
+    raise InputError(f"there is no finished run in {folder}: it has no {SUMMARY}; {GIVE}")
+
+
+def _part(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a session's summary says of one of its runs."""
+    run = summary["runs"][name]
+    kept = {key: value for key, value in summary.items() if key not in STUDY_KEYS}
+    return {**kept, "warnings": run.get("warnings", []), "runs": {name: run}}
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    """The summary, one without runs where there is none.
+
+    Raises:
+        InputError: the file is not what a run writes.
+    """
+    if not path.is_file():
+        return {"runs": {}}
+    try:
+        summary = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {WRITE_AGAIN}") from None
+    if not isinstance(summary, dict) or not isinstance(summary.get("runs"), dict) or "wall_seconds" not in summary:
+        raise InputError(f"{path} is not the summary of a run; {WRITE_AGAIN}")
+    return summary
+
+
+def launch(chosen: RunConfig, where: LaunchConfig, target: str, address: str, run_yaml: str | None) -> None:
+    """`run_yaml`: the text that the run was read from, where nothing overrides it; it keeps its comments."""
+    check_words([chosen], where)
+    from pipelines.kubernetes import submit
+
+    submit.launch(chosen, where, target, address, run_yaml)
+
+
+def schema(what: str) -> None:
+    models: dict[str, Any] = {"run": RunConfig, "launch": LaunchConfig, "study": StudyConfig}
+    if what not in models:
+        raise InputError(f"no schema named {what!r}; there are {', '.join(models)}")
+    print(json.dumps(models[what].model_json_schema(by_alias=True), indent=1))

@@ -1,0 +1,149 @@
+"""`lcia data`: check, show and make data, in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lcia import benchmarks
+from lcia.config.run import BenchmarkConfig, MiniCoinConfig, RunConfig
+from lcia.data import shards
+from lcia.data.sources import Reading, samples
+from lcia.models.preflight import check_base
+from lcia.run import order_of
+from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
+from pipelines.terminal.tables import console, counts_table
+
+PEEK = 200
+"""Rows of each task that `show` reads to tell the groups."""
+
+
+def validate(chosen: RunConfig, as_json: bool) -> None:
+    """Reads every row of every split; raises InputError where more are bad than data.max_bad_fraction allows."""
+    rows, complaints = [], []
+    for task, split, source in _sources(chosen):
+        counts, report = _count(chosen, task, source)
+        rows.append({"data": f"{task.name}/{split}", **asdict(counts)})
+        complaints.append(shards.complaint(f"{task.name}/{split}", counts, report, chosen.data.max_bad_fraction))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        console().print(counts_table(rows))
+    shards.refuse(complaints, chosen.data.max_bad_fraction)
+
+
+def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
+    benchmark = benchmarks.build(config.benchmark)
+    tasks = [benchmark[name] for name in order_of(config, benchmark)]
+    found: list[tuple[TaskSpec, Split, Source | None]] = []
+    for task in tasks:
+        found += [(task, "train", task.train), (task, "validation", task.validation), (task, "test", task.test)]
+    return [(task, split, source) for task, split, source in found if source is not None]
+
+
+def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.ShardCounts, str]:
+    """Counts of one source, and the temporary file that names its bad rows; there is none where all are good."""
+    descriptor, name = tempfile.mkstemp(prefix=f"lcia-{task.name}-", suffix=".jsonl")
+    os.close(descriptor)
+    counts = shards.count_source(Reading.of(source, task.instruction, task.max_samples, config.data), Path(name))
+    if not counts.bad:
+        os.unlink(name)
+    return counts, name
+
+
+def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) -> None:
+    """Prints for the first rows of each task what the model is given, which of it carries loss, and the group."""
+    check_base(chosen.assistant, chosen.lora)
+    benchmark = benchmarks.build(chosen.benchmark)
+    names = [benchmark[task].name] if task else order_of(chosen, benchmark)
+    groups, assistant = _groups(chosen, benchmark), _assistant(chosen)
+    for name in names:
+        for number, sample in enumerate(_first(chosen, benchmark[name], rows)):
+            _show_sample(name, groups.get(name, ""), sample, assistant)
+            _save_images(images, f"{name}-{number}", sample)
+
+
+def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
+    """The first good training rows of a task."""
+    return islice(samples(Reading.of(task.train, task.instruction, task.max_samples, config.data)), rows)
+
+
+def _assistant(config: RunConfig) -> Any:
+    from transformers.utils import logging
+
+    from lcia import assistants
+
+    logging.disable_progress_bar()
+    return assistants.build(config.assistant, config.lora)
+
+
+def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
+    """The group of each task of the stream, as far as its first rows tell; empty where there is nothing to decide."""
+    from lcia import embedders
+    from lcia.embedders.features import Collector, add_samples
+    from lcia.grouping.codebook import Grouping, group_name
+
+    if not config.grouping.enabled or config.protocol != "continual":
+        return {}
+    embedder, features = embedders.build(config.grouping.embedder), {}
+    order = order_of(config, benchmark)
+    for task in order:
+        collector = Collector()
+        add_samples(collector, list(_first(config, benchmark[task], PEEK)), embedder)
+        features[task] = collector.features()
+    steps = Grouping(embedder.mean_similarity, config.grouping).follow(order, features)
+    return {placement.task: group_name(placement.group) for placement, _ in steps}
+
+
+def _show_sample(name: str, group: str, sample: Sample, assistant: Any) -> None:
+    batch = assistant.collate([sample])
+    labels = batch["labels"][0]
+    answer = assistant.tokenizer.decode(labels[labels != -100].tolist())
+    print(f"== {name}  id {sample.id}\ninstruction (grouping): {sample.instruction!r}")
+    if group:
+        print(f"group: {group} (from the first {PEEK} rows of each task; `lcia group` reads them all)")
+    for message in sample.messages:
+        print(f"{message.role}: {message.content}")
+    print(f"the model reads: {_prompt(batch['input_ids'][0].tolist(), assistant)!r}")
+    print(f"tokens {labels.numel()}, with loss {int((labels != -100).sum())}: {answer!r}\n")
+
+
+def _prompt(ids: Sequence[int], assistant: Any) -> str:
+    """The tokens as text; an image's many tokens as their number."""
+    mark = re.escape(assistant.dialogue.processor.image_token)
+    return re.sub(
+        f"(?:{mark})+",
+        lambda found: f"<{len(re.findall(mark, found[0]))} image tokens>",
+        assistant.tokenizer.decode(ids),
+    )
+
+
+def _save_images(folder: Path | None, name: str, sample: Sample) -> None:
+    if folder is None:
+        return
+    from lcia.data.pixels import decode_rgb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(sample.images):
+        path = folder / f"{name}-{number}.png"
+        decode_rgb(data).save(path)
+        print(f"image: {path}")
+
+
+def make(chosen: BenchmarkConfig, folder: Path) -> None:
+    """Writes MiniCoIN in CoIN's layout."""
+    from lcia.data.minicoin.layout import write_coin_layout
+
+    if not isinstance(chosen, MiniCoinConfig):
+        raise InputError(f"only minicoin can be made; benchmark.kind is {chosen.kind}")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty: name a new folder, nothing is overwritten")
+    write_coin_layout(chosen, folder)
+    print(f"wrote {', '.join(chosen.tasks)} to {folder}; read it with benchmark.kind=coin benchmark.root={folder}")

@@ -1,0 +1,185 @@
+"""What can be known to fail before Ray starts: each check says what is wrong and what to do, in well under a second."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from lcia import benchmarks
+from lcia.config.run import ClipConfig, EmbedderConfig, RunConfig, TextConfig, TfidfConfig
+from lcia.models.preflight import check_base, model_folder
+from lcia.run import splits_of
+from lcia.secrets import redacted
+from lcia.types import FileSource, InputError
+from pipelines.launch import LaunchConfig
+
+LOCAL_CLIP = "local-dir:"
+SQLITE = "sqlite:///"
+
+
+def check_run(configs: Sequence[RunConfig], launch: LaunchConfig) -> None:
+    """Everything that a run on this machine needs; raises InputError for the first thing that is missing."""
+    check_plan(configs, launch)
+    if complaint := gpu_complaint(configs, launch):
+        raise InputError(complaint)
+
+
+def check_plan(configs: Sequence[RunConfig], launch: LaunchConfig) -> None:
+    """The same without the devices: a plan may be made on another machine than the run."""
+    check_words(configs, launch)
+    check_data(configs)
+    for assistant, lora in {(config.assistant, config.lora) for config in configs}:
+        check_base(assistant, lora)
+    for embedder in {config.grouping.embedder for config in configs if _embeds(config)}:
+        check_embedder(embedder)
+    check_tracking(launch)
+    check_storage(launch.root)
+
+
+def check_words(configs: Iterable[RunConfig], launch: LaunchConfig) -> None:
+    """Orders that name tasks which are not there, and batches that cannot be split."""
+    built = cache(benchmarks.build)
+    for config in configs:
+        built(config.benchmark).order(config.order)
+        launch.check_batch(config.training.batch_size)
+
+
+def _embeds(config: RunConfig) -> bool:
+    return config.grouping.enabled and config.protocol == "continual"
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+
+def check_data(configs: Iterable[RunConfig]) -> None:
+    """Files and image folders on this machine; what lies behind a URL is found out when it is read."""
+    built = cache(benchmarks.build)
+    wanted = dict.fromkeys(
+        (config.benchmark, task, split)
+        for config in configs
+        for task in built(config.benchmark).order(config.order)
+        for split in splits_of(config)
+    )
+    for benchmark, task, split in wanted:
+        spec = built(benchmark)[task]
+        source = {"train": spec.train, "validation": spec.validation, "test": spec.test}[split]
+        if isinstance(source, FileSource):
+            _check_source(f"task {task}, {split}", source)
+
+
+def _check_source(what: str, source: FileSource) -> None:
+    if "://" not in source.path and "*" not in source.path and not Path(source.path).exists():
+        raise InputError(f"{what}: there is no {source.path}; is benchmark.root right?")
+    if source.image_root and "://" not in source.image_root and not Path(source.image_root).is_dir():
+        raise InputError(f"{what}: the folder of its images, {source.image_root}, is not there")
+
+
+def check_embedder(embedder: EmbedderConfig) -> None:
+    """A text encoder's folder or hub id, and the folders and files that CLIP is given."""
+    match embedder:
+        case TextConfig():
+            model_folder("grouping.embedder.model", embedder.model)
+        case ClipConfig():
+            folder = embedder.model.removeprefix(LOCAL_CLIP)
+            if embedder.model.startswith(LOCAL_CLIP) and not Path(folder).is_dir():
+                raise InputError(f"grouping.embedder.model: there is no folder {folder}")
+            if os.path.isabs(embedder.pretrained) and not Path(embedder.pretrained).exists():
+                raise InputError(f"grouping.embedder.pretrained: there is no file {embedder.pretrained}")
+        case TfidfConfig():
+            pass
+
+
+def check_tracking(launch: LaunchConfig) -> None:
+    """The folder of an MLflow database file."""
+    uri = launch.tracking_uri or ""
+    if launch.tracking.enabled and uri.startswith(SQLITE):
+        check_folder("tracking.uri", Path(uri.removeprefix(SQLITE)).absolute().parent)
+
+
+def check_storage(root: str) -> None:
+    """Whether the storage can be made and written: a small file is written there and deleted again."""
+    if "://" not in root:
+        check_folder("storage", Path(root))
+        return
+    from lcia.data.filesystems import filesystem
+
+    fs, path = filesystem(root)
+    probe = f"{path.rstrip('/')}/.lcia-write-test"
+    try:
+        fs.create_dir(path, recursive=True)
+        with fs.open_output_stream(probe) as stream:
+            stream.write(b"")
+        fs.delete_file(probe)
+    except Exception as error:  # noqa: BLE001 - each driver has errors of its own; told to the user
+        raise InputError(redacted(f"storage {root} cannot be written: {type(error).__name__}: {error}")) from None
+
+
+def check_folder(key: str, folder: Path) -> None:
+    """Makes a folder if need be, and writes a file there that is gone at once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{key}: {folder} cannot be written: {error.strerror or error}") from None
+
+
+# Devices ----------------------------------------------------------------------------------------------------------
+
+
+def gpu_complaint(configs: Sequence[RunConfig], launch: LaunchConfig) -> str:
+    """A sentence where Ray starts on this machine, and workers and actors together ask for more GPUs than it has.
+
+    Empty where they fit, where they are a cluster's, and where they cannot be counted.
+    """
+    embed = launch.embed_actors if any(_embeds(c) and c.grouping.embedder.kind != "tfidf" for c in configs) else 0
+    train = launch.train_groups * launch.num_workers * launch.gpus_per_worker
+    actors = (launch.eval_actors + embed) * launch.gpus_per_actor
+    if not train + actors or launch.ray_address or os.environ.get("RAY_ADDRESS"):
+        return ""
+    found = gpus_here()
+    # Thirds of a GPU add up to a hair more than one.
+    if found is None or train + actors <= found + 1e-9:
+        return ""
+    return (
+        f"the launch asks for GPUs, {train:g} by gpus_per_worker and {actors:g} by gpus_per_actor, and this machine "
+        f"has {found or 'none'}: ask for less, or name a cluster's ray_address"
+    )
+
+
+def gpus_here() -> int | None:
+    """GPUs that programs may use here; None where they cannot be counted: AMD's, and NVIDIA's that are cut in parts."""
+    found = None if Path("/dev/kfd").exists() else _nvidia()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if found is None or visible is None:
+        return found
+    listed = [part.strip() for part in visible.split(",")]
+    # CUDA stops reading at the first number that is negative.
+    return min(found, next((i for i, part in enumerate(listed) if not part or part.startswith("-")), len(listed)))
+
+
+def _nvidia() -> int | None:
+    """By the driver's library, and by its device files where that is not there."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+    if nvml.nvmlInit_v2():
+        return 0
+    count = ctypes.c_uint(0)
+    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    parts = any(_is_cut(nvml, number) for number in range(count.value))
+    nvml.nvmlShutdown()
+    return None if parts else count.value
+
+
+def _is_cut(nvml: ctypes.CDLL, number: int) -> bool:
+    """Whether a GPU is in MIG mode, in which each of its parts counts as one."""
+    device, now, then = ctypes.c_void_p(), ctypes.c_uint(0), ctypes.c_uint(0)
+    nvml.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(device))
+    failed = nvml.nvmlDeviceGetMigMode(device, ctypes.byref(now), ctypes.byref(then))
+    return not failed and now.value == 1

@@ -1,0 +1,168 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from lcia.grouping.codebook import Placement, Route, group_name
+from lcia.metrics.matrix import AccuracyMatrix, metrics
+from lcia.metrics.stats import Comparison, Spread
+from lcia.plan import ZERO_SHOT, Plan
+from lcia.report.study_tables import StudyTables
+from lcia.store.folders import Store
+from lcia.study import TaskSpread
+
+WIDTH = 160
+METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
+
+
+def console() -> Console:
+    """As wide as the terminal or COLUMNS; where neither is known, wide enough for the columns of a study."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else WIDTH, markup=False, emoji=False)
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """An empty table; names of tasks, runs and methods are data, so nothing in them is read as markup."""
+    table = Table(*(Column(Text(column)) for column in columns), title_justify="left")
+    table.title = Text(title, style="table.title")
+    return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row whose cells are printed as they are."""
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def matrix_table(name: str, scores: AccuracyMatrix) -> Table:
+    """Accuracy on each task (columns) after training each task (rows)."""
+    table = new_table(f"{name}: accuracy (%)", "after training", *scores.tasks)
+    for label, values in scores.rows():
+        add_row(table, label, *("" if value != value else f"{value:.1f}" for value in values))
+    return table
+
+
+def metrics_table(runs: Mapping[str, AccuracyMatrix]) -> Table:
+    """The metrics of METHOD 5, a row per run, in percent; a dash where one is undefined."""
+    table = new_table("metrics (%); a positive forgetting is bad", "run", *METRICS)
+    for name, scores in runs.items():
+        values = metrics(scores)
+        add_row(table, name, *("-" if values[m].value is None else f"{values[m].value:.1f}" for m in METRICS))
+    return table
+
+
+def study_tables(tables: StudyTables) -> list[Table]:
+    """Every table of a study."""
+    found = [_spreads_table(tables.methods), tasks_table(tables.tasks)]
+    if tables.orders:
+        found.append(_spreads_table(tables.orders))
+    if tables.against_first:
+        found.append(_comparison_table(tables.first, tables.against_first))
+    return found
+
+
+def _spreads_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
+    """Mean ± standard deviation over orders and seeds, a row per method."""
+    table = new_table("mean ± standard deviation (%)", "method", "runs", *METRICS)
+    for label, values in compared.items():
+        found = next((value for value in values.values() if value is not None), None)
+        add_row(table, label, str(found.n if found else 0), *(str(values[m] or "-") for m in METRICS))
+    return table
+
+
+def tasks_table(compared: Mapping[str, Mapping[str, TaskSpread]]) -> Table:
+    """Two rows per method, as each task was learnt and as it ended, a column per task."""
+    names = list(dict.fromkeys(task for tasks in compared.values() for task in tasks))
+    table = new_table("score of each task (%)", "method", "scored", *names)
+    for label, tasks in compared.items():
+        found = [tasks.get(name, TaskSpread(None, None)) for name in names]
+        add_row(table, label, "just learnt", *(str(task.learnt or "-") for task in found))
+        add_row(table, "", "at the end", *(str(task.final or "-") for task in found))
+    return table
+
+
+def _comparison_table(first: str, compared: Mapping[str, Comparison]) -> Table:
+    """Paired differences from the first method; a dash where two pairs or more are needed."""
+    title = f"avg_acc minus that of {first}, paired by order and seed"
+    table = new_table(title, "method", "pairs", "difference", "95 % interval", "t test p", "Wilcoxon p")
+    for label, c in compared.items():
+        interval = "-" if c.low is None or c.high is None else f"{c.low:+.1f} to {c.high:+.1f}"
+        tests = ("-" if p is None else f"{p:.3f}" for p in (c.t_p, c.wilcoxon_p))
+        add_row(table, label, str(c.n), f"{c.difference:+.1f}", interval, *tests)
+    return table
+
+
+def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """One record per stage in the order they would run; `state`: "cached" or "to do"."""
+    groups = {stage.key: f"g{p.group}" for stage, p in zip(plan.trains, plan.placements, strict=False)}
+    rows = [
+        {"kind": "train", "label": s.label, "group": groups.get(s.key, "g0"), "key": s.key, "parent": s.parent or ""}
+        for s in plan.trains
+    ]
+    seen: set[str] = set()
+    for cell in plan.cells:
+        after = "untuned base" if cell.row == ZERO_SHOT else f"after {plan.order[cell.row]}"
+        if cell.stage.key not in seen:
+            label = f"{cell.stage.task} {after}"
+            rows.append(
+                {"kind": "eval", "label": label, "group": "", "key": cell.stage.key, "parent": cell.stage.default or ""}
+            )
+        seen.add(cell.stage.key)
+    return [{**row, "state": "cached" if store.has(row["key"]) else "to do"} for row in rows]
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per stage."""
+    table = new_table("plan", "stage", "what", "group", "state", "key", "from")
+    for row in rows:
+        add_row(table, row["kind"], row["label"], row["group"], row["state"], row["key"][:8], row["parent"][:8])
+    return table
+
+
+def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows and defects per task and split."""
+    table = new_table("data", "data", "rows", "bad", "reasons")
+    for row in rows:
+        reasons = ", ".join(f"{name}: {count}" for name, count in row["reasons"].items())
+        add_row(table, row["data"], str(row["rows"]), str(row["bad"]), reasons)
+    return table
+
+
+def placements_table(placed: Iterable[tuple[Placement, int]]) -> Table:
+    """Which group each task is trained in, and why: `itself` is the mean similarity of the task's own instructions."""
+    columns = ("task", "samples", "group", "decision", "itself", "threshold", "similarity to earlier groups")
+    table = new_table("training", *columns)
+    for p, samples in placed:
+        decision = "new" if p.is_new else "joins"
+        own = "" if p.own is None else f"{p.own:.3f}"
+        group = group_name(p.group)
+        add_row(table, p.task, str(samples), group, decision, own, threshold_text(p), _numbers(p.similarities))
+    return table
+
+
+def threshold_text(placement: Placement) -> str:
+    """The threshold, and the gap that it was chosen from."""
+    if placement.threshold is None:
+        return ""
+    chosen = f" (gap {placement.gap[0]:.3f} to {placement.gap[1]:.3f})" if placement.gap else ""
+    return f"{placement.threshold:.3f}{chosen}"
+
+
+def routes_table(routed: Iterable[tuple[Route, int]]) -> Table:
+    """Which group answers each instruction."""
+    table = new_table("routing at the end", "task", "instruction", "samples", "group", "fallback", "similarities")
+    for r, samples in routed:
+        text, fallback = r.instruction or "all of the file", "yes" if r.fell_back else ""
+        add_row(table, r.task, text, str(samples), group_name(r.group), fallback, _numbers(r.similarities))
+    return table
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "  ".join(f"g{number} {value:.3f}" for number, value in enumerate(values))

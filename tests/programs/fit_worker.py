@@ -1,0 +1,360 @@
+"""Gloo processes train stages of the tiny LLaVA in several layouts; the first one of each writes what came out.
+
+Run as a script with the path of an empty folder. It leaves a store per layout and figures.json.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch.distributed as dist
+import torch.distributed.fsdp
+import torch.distributed.tensor
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image, ImageDraw
+
+from lcia import assistants
+from lcia.assistants.llava import LlavaAssistant
+from lcia.config.load import parse
+from lcia.config.run import RunConfig, TinyConfig
+from lcia.ema.dynamic import Curvature, DynamicEma
+from lcia.ema.tracked import flat, whole
+from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)
+from lcia.local import LocalExecutor, silent
+from lcia.protocols import Progress
+from lcia.run import Prepared, prepare
+from lcia.store.folders import Store
+from lcia.training import fit
+from lcia.training.fit import ADAPTER, FitOptions, fit_stage
+from lcia.training.parallel import gather_verified, spread
+
+STEPS, SAVED_AT = 3, 2
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "sequential": {"kind": "sequential"},
+    "paper": {"kind": "paper"},
+    "proximal": {"kind": "proximal", "stability": "relative", "rho": 3.0},
+    "curvature": {"kind": "curvature", "lambda": 0.3, "pull": 1000.0},
+}
+TRAINING = {"max_steps": STEPS, "batch_size": 8, "max_grad_norm": 0.5}
+STREAM = {
+    "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 32, "test_size": 4},
+    "training": TRAINING,
+    "grouping": {"enabled": False},
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`precision` of the base and of all that is trained on it (on a bfloat16 base that is float32, under autocast)."""
+
+    workers: int
+    parallelism: Any
+    precision: str = "float64"
+
+    @property
+    def name(self) -> str:
+        return f"{self.parallelism}-{self.workers}-{self.precision}"
+
+
+LAYOUTS = [Layout(1, "ddp"), Layout(2, "ddp"), Layout(2, "fsdp2"), Layout(4, "ddp"), Layout(4, "fsdp2")]
+OTHERS = [
+    Layout(1, "fsdp2"),
+    *(Layout(*layout, "float32") for layout in ((1, "ddp"), (2, "ddp"), (2, "fsdp2"))),
+    *(Layout(2, parallelism, "bfloat16") for parallelism in ("ddp", "fsdp2")),
+]
+SAVING = Layout(2, "fsdp2")
+
+
+@dataclass
+class Worker:
+    """One process of a layout."""
+
+    layout: Layout
+    folder: Path
+    accelerator: Accelerator
+
+    def assistant(self, train_projector: bool = False) -> LlavaAssistant:
+        checkpointing = self.layout.precision == "bfloat16"
+        config = TinyConfig(train_projector=train_projector)
+        built = assistants.build(config, gradient_checkpointing=checkpointing, device="cpu")
+        built.module.to(getattr(torch, self.layout.precision))
+        return built
+
+    def options(self, **values: int) -> FitOptions:
+        # One worker and each of two accumulate two micro-batches, each of four has one.
+        micro_batch = {1: 4, 2: 2, 4: 2}[self.layout.workers]
+        saving = SAVED_AT if self.layout == SAVING else STEPS
+        settings = {"micro_batch": micro_batch, "save_steps": saving, "logging_steps": 1, **values}
+        return FitOptions(parallelism=self.layout.parallelism, **settings)
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+
+def planned(config: dict[str, Any], store: Store) -> Prepared:
+    [prepared] = prepare([parse(RunConfig, config, "test")], LocalExecutor(store))
+    return prepared
+
+
+# What the processes do --------------------------------------------------------------------------------------------
+
+
+def chains(worker: Worker) -> dict[str, Any]:
+    """Both stages of every strategy (outside of LAYOUTS: of the default one), all on one loaded base."""
+    assistant, store = worker.assistant(), Store(str(worker.folder / worker.layout.name))
+    for name in STRATEGIES if worker.layout in LAYOUTS else ("curvature",):
+        training = {**TRAINING, "bf16": worker.layout.precision == "bfloat16"}
+        config = {**STREAM, "training": training, "strategy": STRATEGIES[name]}
+        for number, stage in enumerate(planned(config, store).plan.trains):
+            keep = partial(_set_aside, store, worker.folder / "aside" / name)
+            aside = keep if worker.layout == SAVING and number == 1 else silent
+            fit_stage(stage, assistant, store, worker.options(), worker.accelerator, aside)
+    return {"share": _share(assistant, worker.accelerator)}
+
+
+def _set_aside(store: Store, target: Path, progress: Progress) -> None:
+    """Keeps a copy of the store as it is in the middle of the second stage, checkpoints and all."""
+    if progress.step == SAVED_AT + 1:
+        shutil.copytree(store.base, target)
+
+
+def _share(assistant: LlavaAssistant, accelerator: Accelerator) -> list[float]:
+    """The part of all entries that each worker holds."""
+    parameters = list(assistant.module.parameters())
+    mine = sum(flat(p).numel() for p in parameters) / sum(p.numel() for p in parameters)
+    shares: list[float] = accelerator.gather(torch.tensor([mine], dtype=torch.float64)).tolist()
+    return shares
+
+
+def continued(worker: Worker) -> dict[str, Any]:
+    """What SAVING left in the middle of its second stage, ended in this layout."""
+    assistant = worker.assistant()
+    for name, strategy in STRATEGIES.items():
+        root = worker.folder / f"continued-{worker.layout.name}" / name
+        if worker.is_main:
+            shutil.copytree(worker.folder / "aside" / name, root)
+        worker.accelerator.wait_for_everyone()
+        _second_stage(worker, assistant, strategy, Store(str(root)))
+    return {}
+
+
+def details(worker: Worker) -> dict[str, Any]:
+    """What needs two workers and no chain of stages."""
+    again(worker)
+    return {"fresh": fresh(worker), **quarrel(worker)}
+
+
+def again(worker: Worker) -> None:
+    """The second stage on a base that no other stage was trained on."""
+    root = worker.folder / "again"
+    if worker.is_main:
+        shutil.copytree(worker.folder / "aside" / "curvature", root, ignore=shutil.ignore_patterns("partial"))
+    worker.accelerator.wait_for_everyone()
+    _second_stage(worker, worker.assistant(), STRATEGIES["curvature"], Store(str(root)))
+
+
+def _second_stage(worker: Worker, assistant: LlavaAssistant, strategy: dict[str, Any], store: Store) -> None:
+    stage = planned({**STREAM, "strategy": strategy}, store).plan.trains[1]
+    fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent)
+
+
+def one_step(worker: Worker) -> dict[str, Any]:
+    """A first stage of one step, which no rounding of an earlier one can have changed."""
+    store = Store(str(worker.folder / f"one_step-{worker.layout.name}"))
+    if worker.is_main:
+        shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
+    worker.accelerator.wait_for_everyone()
+    config = {**STREAM, "training": {**TRAINING, "max_steps": 1, "bf16": True}}
+    config["strategy"] = STRATEGIES["curvature"]
+    stage = planned(config, store).plan.trains[0]
+    fit_stage(stage, worker.assistant(), store, worker.options(), worker.accelerator, silent)
+    return {}
+
+
+def mixed(worker: Worker) -> dict[str, Any]:
+    """Rows with and without pictures, one at a time, and a projector that is trained."""
+    store = Store(str(worker.folder / f"mixed-{worker.layout.name}"))
+    if worker.is_main:
+        shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
+    worker.accelerator.wait_for_everyone()
+    task = {"name": "mixed", "train": "mixed.json", "test": "mixed.json"}
+    config = {
+        "benchmark": {"kind": "custom", "root": str(worker.folder / "base"), "tasks": [task]},
+        "assistant": {"kind": "tiny", "train_projector": True},
+        "training": TRAINING,
+        "strategy": STRATEGIES["curvature"],
+    }
+    stage = planned(config, store).plan.trains[0]
+    assistant = worker.assistant(train_projector=True)
+    fit_stage(stage, assistant, store, worker.options(micro_batch=1), worker.accelerator, silent)
+    return {}
+
+
+def fresh(worker: Worker) -> dict[str, float]:
+    """Largest difference between an adapter that was put into shards and the same one on a whole base."""
+    found = {}
+    for projector in (False, True):
+        plain, sharded = worker.assistant(projector), worker.assistant(projector)
+        sharded.add_adapter(ADAPTER, seed=1)
+        spread(sharded, "fsdp2", worker.accelerator)
+        for seed in (7, 8):
+            plain.add_adapter(f"plain{seed}", seed)
+            sharded.add_adapter(ADAPTER, seed)
+            found[f"{projector} {seed}"] = _apart(sharded.trainable(), plain.trainable())
+        plain.save_adapter("plain7", worker.folder / f"plain-{worker.accelerator.process_index}-{projector}")
+        sharded.load_adapter(ADAPTER, worker.folder / f"plain-{worker.accelerator.process_index}-{projector}")
+        plain.use_adapter("plain7")
+        found[f"{projector} loaded"] = _apart(sharded.trainable(), plain.trainable())
+    return found
+
+
+def _apart(found: dict[str, Any], expected: dict[str, Any]) -> float:
+    assert found.keys() == expected.keys()
+    return max(float((whole(found[name].detach()) - value.detach()).abs().max()) for name, value in expected.items())
+
+
+def quarrel(worker: Worker) -> dict[str, str]:
+    """What the end of a stage says when one worker's copy has one other bit."""
+    copy = torch.arange(6.0).view(2, 3)
+    _, checksum = gather_verified({"a": copy}, worker.accelerator)
+    if worker.accelerator.process_index == 1:
+        copy[1, 1] = copy[1, 1].nextafter(torch.tensor(9.0))
+    try:
+        gather_verified({"a": copy}, worker.accelerator)
+    except RuntimeError as error:
+        return {"checksum": checksum, "quarrel": str(error)}
+    return {"checksum": checksum}
+
+
+def diverged(worker: Worker) -> dict[str, Any]:
+    """What each worker says when one of them alone meets a loss that is not finite, and the next stage on that base."""
+    assistant, store, rank = worker.assistant(), Store(str(worker.folder / f"diverged-{worker.layout.name}")), 1
+    if worker.is_main:
+        shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
+    worker.accelerator.wait_for_everyone()
+    stage = planned({**STREAM, "strategy": STRATEGIES["curvature"]}, store).plan.trains[0]
+    plain = fit.answer_loss
+    if worker.accelerator.process_index == rank:
+        fit.answer_loss = lambda logits, labels: plain(logits, labels) * float("nan")
+    said = _complaint(lambda: fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent))
+    published = store.has(stage.key)
+    fit.answer_loss = plain
+    fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent)
+    everyone: list[str] = gather_object([said])
+    return {"said": everyone, "published": published, "shard": gather_object([_one_shard(worker, assistant)])}
+
+
+def _one_shard(worker: Worker, assistant: LlavaAssistant) -> str:
+    """What the curvature of trained parameters says on each worker where one worker's part alone is not finite."""
+    if worker.layout.parallelism == "ddp":
+        return ""
+    parameters = assistant.trainable()
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.0)
+    average = DynamicEma(parameters, Curvature(0.5, 0.9, 0.0)).attach(optimizer)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    if worker.accelerator.process_index == 1:
+        flat(next(iter(parameters.values())).grad).fill_(float("nan"))  # type: ignore[arg-type]
+    optimizer.step()
+    optimizer.zero_grad()
+    average.detach()
+    return _complaint(average.statistics)
+
+
+def _complaint(act: Callable[[], object]) -> str:
+    try:
+        act()
+    except FloatingPointError as error:
+        return str(error)
+    return ""
+
+
+# The processes ----------------------------------------------------------------------------------------------------
+
+JOBS: dict[str, tuple[Callable[[Worker], dict[str, Any]], list[Layout]]] = {
+    "chains": (chains, [*LAYOUTS, *OTHERS]),
+    "continued": (continued, LAYOUTS),
+    "one_step": (one_step, [Layout(2, parallelism, "bfloat16") for parallelism in ("ddp", "fsdp2")]),
+    "mixed": (mixed, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
+    "details": (details, [SAVING]),
+    "diverged": (diverged, [Layout(2, "ddp"), Layout(2, "fsdp2")]),
+}
+
+
+def work(rank: int, layout: Layout, folder: Path, job: str) -> None:
+    torch.set_num_threads(1)
+    # What was imported need not be looked through after every stage.
+    gc.freeze()
+    if layout.workers > 1:
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(layout.workers)}
+        # accelerate asks for an address, though the processes meet in a file.
+        os.environ |= {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        meeting = f"file://{folder}/meeting-{job}-{layout.name}"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=layout.workers)
+    worker = Worker(layout, folder, Accelerator(cpu=True))
+    assert worker.accelerator.num_processes == layout.workers
+    figures = JOBS[job][0](worker)
+    if worker.is_main:
+        (folder / f"{job}-{layout.name}.json").write_text(json.dumps(figures))
+    if layout.workers > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def draw(folder: Path) -> None:
+    """Data for all, in a process of its own: forking one that has threads is not safe."""
+    base = folder / "base"
+    planned(STREAM, Store(str(base)))
+    rows = []
+    for number in range(24):
+        colour = ("red", "green", "blue")[number % 3]
+        asked = f"Is it {colour}?" if number % 2 else "<image>\nWhich colour?"
+        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": "yes" if number % 2 else colour}]
+        rows.append({"id": str(number), "conversations": turns})
+        if number % 2 == 0:
+            picture = Image.new("RGB", (32, 32), "white")
+            ImageDraw.Draw(picture).rectangle((4, 4, 27, 27), fill=colour)
+            picture.save(base / f"{number}.png")
+            rows[-1]["image"] = f"{number}.png"
+    (base / "mixed.json").write_text(json.dumps(rows))
+
+
+def run(target: Callable[..., None], *arguments: list[Any]) -> None:
+    """One forked process for each list of arguments; all must end well."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=target, args=tuple(given)) for given in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        sys.exit(f"{getattr(target, '__name__', target)} {arguments[0]}: {[p.exitcode for p in processes]}")
+
+
+def main(folder: Path) -> None:
+    # Whatever is imported before the processes fork, they need not import each.
+    assistants.build(TinyConfig(), device="cpu").add_adapter(ADAPTER, seed=0)
+    run(draw, [folder])
+    for job, (_, layouts) in JOBS.items():
+        for layout in layouts:
+            if job == "chains":
+                shutil.copytree(folder / "base", folder / layout.name)
+            run(work, *([rank, layout, folder, job] for rank in range(layout.workers)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,166 @@
+"""Every configuration that ships loads, and says what its name promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lcia import benchmarks
+from lcia.config.load import load
+from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig, TrainingConfig
+from lcia.config.strategies import CurvatureConfig, EwcConfig, ProximalConfig
+from lcia.run import order_of
+from lcia.study import StudyConfig, expand
+from pipelines.launch import LaunchConfig
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+def test_every_folder_of_configurations_is_covered_by_a_test_here():
+    assert {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml")} == {
+        ".", "launch", "studies"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", names("."))
+def test_every_run_loads_and_its_order_names_tasks_of_its_benchmark(name):
+    config = load(RunConfig, CONFIGS / name)
+    assert order_of(config, benchmarks.build(config.benchmark))
+
+
+@pytest.mark.parametrize("name", names("launch"))
+def test_every_launch_loads_and_splits_the_default_batch_evenly(name):
+    load(LaunchConfig, CONFIGS / "launch" / name).check_batch(RunConfig().training.batch_size)
+
+
+@pytest.mark.parametrize("name", names("studies"))
+def test_every_study_expands_to_as_many_distinct_runs_as_it_counts(name):
+    study = load(StudyConfig, CONFIGS / "studies" / name)
+    points = expand(study)
+    assert len({point.config.name for point in points}) == len(points) == study.count()
+
+
+def test_minicoin_asks_for_all_eight_tasks_and_leaves_the_rest_at_its_default():
+    config = load(RunConfig, CONFIGS / "minicoin.yaml")
+    assert config == RunConfig(name="minicoin")
+    assert order_of(config, benchmarks.build(config.benchmark)) == COIN_ORDER
+
+
+def test_easyvqa_finds_its_files_below_a_root_given_on_the_command_line(tmp_path):
+    config = load(RunConfig, CONFIGS / "easyvqa.yaml", [f"benchmark.root={tmp_path}"])
+    benchmark = benchmarks.build(config.benchmark)
+    assert benchmark.names == ("shape", "color", "presence", "absence")
+    for task in benchmark.tasks:
+        assert (task.train.path, task.test.path) == (
+            f"{tmp_path}/{task.name}/train.json", f"{tmp_path}/{task.name}/test.json"
+        )  # fmt: skip
+        assert task.train.image_root == str(tmp_path)
+
+
+def test_easyvqa_names_every_image_where_the_real_data_has_it(shared_data):
+    config = load(RunConfig, CONFIGS / "easyvqa.yaml", [f"benchmark.root={shared_data / 'easyvqa'}"])
+    for task in benchmarks.build(config.benchmark).tasks:
+        for source in (task.train, task.test):
+            row = json.loads(Path(source.path).read_text())[0]
+            assert (Path(source.image_root) / row["image"]).is_file()
+
+
+def test_the_llava_configuration_holds_the_papers_settings():
+    """Oracle: section 4 of the method's specification."""
+    config = load(RunConfig, CONFIGS / "llava-7b-coin.yaml")
+    assert isinstance(config.benchmark, CoinConfig)
+    assert isinstance(config.assistant, LlavaConfig)
+    assert config.assistant.train_projector
+    assert config.benchmark.tasks == COIN_ORDER
+    assert (config.lora.r, config.lora.lora_alpha, config.lora.lora_dropout) == (128, 256, 0.05)
+    training = config.training
+    assert (training.learning_rate, training.projector_learning_rate) == (2e-4, 2e-5)
+    assert (training.batch_size, training.warmup_ratio, training.num_train_epochs) == (128, 0.03, 1)
+    assert (training.lr_scheduler_type, training.bf16) == ("cosine", True)
+    assert training.max_steps is None
+
+
+def test_the_study_of_orders_is_six_orders_under_two_bounds():
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "orders.yaml"))
+    strategies = [point.config.strategy for point in points]
+    assert len({point.order for point in points}) == 6
+    assert sorted(s.beta_min for s in strategies if isinstance(s, ProximalConfig)) == [0.95] * 6 + [0.98] * 6
+
+
+def test_the_study_of_coins_orders_runs_each_method_in_all_three():
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "coin-orders.yaml"))
+    alphabet = ("GQA", "Grounding", "ImageNet", "OCR-VQA", "ScienceQA", "TextVQA", "VizWiz", "VQAv2")
+    orders = [order_of(point.config, benchmarks.build(point.config.benchmark)) for point in points]
+    assert orders == [COIN_ORDER, COIN_ORDER[::-1], alphabet] * 2
+
+
+def test_the_study_of_methods_has_every_method_with_and_without_groups_over_three_seeds():
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "methods.yaml"))
+    tuned = [point for point in points if point.config.protocol == "continual"]
+    assert sorted({point.config.protocol for point in points} - {"continual"}) == ["multitask", "zero_shot"]
+    assert len(points) == 54
+    assert {point.seed for point in points} == {0, 1, 2}
+    for grouped in (True, False):
+        chosen = {p.config.strategy for p in tuned if p.config.grouping.enabled is grouped}
+        assert len(chosen) == 8
+        assert sorted(s.pull for s in chosen if isinstance(s, CurvatureConfig | EwcConfig)) == [0, 10000, 10000]
+
+
+def test_the_study_of_easyvqa_is_the_run_under_every_method_over_three_seeds():
+    run = load(RunConfig, CONFIGS / "easyvqa.yaml", ["benchmark.root=/data"])
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "easyvqa.yaml", ["base.benchmark.root=/data"]))
+    default = [p.config for p in points if p.method == "default-grouped"]
+    assert [c.model_copy(update={"name": run.name}) for c in default] == [
+        run.model_copy(update={"seed": seed}) for seed in (0, 1, 2)
+    ]
+    kinds = {(p.config.strategy.kind, p.config.grouping.enabled) for p in points if p.config.protocol == "continual"}
+    assert kinds == {(kind, grouped) for kind in ("sequential", "fixed", "curvature") for grouped in (True, False)}
+    assert {p.config.training.max_steps for p in points if p.config.protocol == "multitask"} == {
+        4 * (run.training.max_steps or 0)
+    }
+
+
+def test_the_defaults_of_a_run_are_the_vetted_settings() -> None:
+    """A default that changes is another method under the same name: change it here too, and say so in the log."""
+    written = RunConfig(name="a").model_dump(mode="json")
+    for section, expected in DEFAULTS.items():
+        assert {key: written[section][key] for key in expected} == expected
+
+
+DEFAULTS: dict[str, dict[str, object]] = {
+    "lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0},
+    "training": {
+        "learning_rate": 4e-3, "projector_learning_rate": 2e-5, "batch_size": 16, "max_steps": None,
+        "num_train_epochs": 1.0, "warmup_ratio": 0.03, "lr_scheduler_type": "cosine", "weight_decay": 0.0,
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "max_grad_norm": 1.0, "group_by_length": False,
+    },
+    "evaluation": {
+        "split": "test", "scoring": "strict", "max_new_tokens": 32, "zero_shot": False, "upper_triangle": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["weight_decay", "max_grad_norm"])
+def test_what_may_be_switched_off_may_be_zero_and_not_less(key: str) -> None:
+    assert getattr(TrainingConfig(**{key: 0}), key) == 0
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        TrainingConfig(**{key: -0.1})
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "projector_learning_rate", "num_train_epochs", "batch_size"])
+def test_what_a_training_cannot_do_without_is_positive(key: str) -> None:
+    with pytest.raises(ValueError, match="greater than"):
+        TrainingConfig(**{key: 0})
+
+
+def test_a_share_of_the_steps_lies_in_the_unit_interval() -> None:
+    assert [TrainingConfig(warmup_ratio=end).warmup_ratio for end in (0, 1)] == [0, 1]
+    for beyond in (-0.01, 1.01):
+        with pytest.raises(ValueError, match="than or equal to"):
+            TrainingConfig(warmup_ratio=beyond)

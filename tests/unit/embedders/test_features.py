@@ -1,0 +1,71 @@
+"""Features collected from shards in this process, and their Parquet form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lcia import embedders
+from lcia.config.run import TfidfConfig
+from lcia.embedders.features import Collector, embed_shards, read, write
+from lcia.local import LocalExecutor
+from lcia.protocols import Features
+from lcia.stage import EmbedStage
+from lcia.store.folders import Store
+from lcia.types import InputError
+
+
+def write_shards(folder: Path, *shards: list[str]) -> None:
+    folder.mkdir()
+    for place, texts in enumerate(shards):
+        pq.write_table(pa.table({"instruction": texts, "images": [[b"x"]] * len(texts)}), folder / f"{place}.parquet")
+    (folder / "bad_rows.jsonl").write_text("{}\n")
+
+
+def test_a_mean_vector_is_taken_over_all_samples_of_a_text() -> None:
+    collector = Collector()
+    collector.add(["a", "b", "a"], [1, 1, 1], np.array([[1.0, 0], [0, 1], [0, 1]]))
+    collector.add(["a"], [2], np.array([[1.0, 2.0]]))
+    features = collector.features()
+    assert (features.texts, features.counts.tolist()) == (("a", "b"), [4, 1])
+    assert features.vectors is not None
+    np.testing.assert_allclose(features.vectors, np.array([[2, 3] / np.sqrt(13), [0, 1]]), atol=1e-7)
+
+
+def test_instructions_come_in_order_of_first_appearance_over_all_shards(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", ["z", "a", "z"], [], ["m", "a", "Ünï"])
+    embed_shards(tmp_path / "shards", TfidfConfig(), tmp_path / "out")
+    features = read(tmp_path / "out")
+    assert features.texts == ("z", "a", "m", "Ünï")
+    assert features.counts.tolist() == [2, 2, 1, 1]
+    assert features.vectors is None
+
+
+def test_vectors_survive_parquet(tmp_path: Path) -> None:
+    vectors = np.array([[0.6, 0.8, 0], [0, 0, 1]], np.float32)
+    write(Features(("a", ""), np.array([2, 1], np.int64), vectors), tmp_path)
+    features = read(tmp_path)
+    assert (features.texts, features.counts.tolist()) == (("a", ""), [2, 1])
+    np.testing.assert_array_equal(features.vectors, vectors)
+
+
+def test_a_folder_without_shards_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no Parquet files"):
+        embed_shards(tmp_path / "nowhere", TfidfConfig(), tmp_path / "out")
+
+
+def test_an_embedder_is_loaded_once_for_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = embedders.build
+    for module in ("lcia.embedders", "lcia.embedders.features"):
+        monkeypatch.setattr(f"{module}.build", lambda config: built.append(config) or build(config))  # type: ignore[func-returns-value]
+    executor = LocalExecutor(Store(str(tmp_path)))
+    for key in ("aa", "bb", "cc"):
+        with executor.store.publish(key, {}) as folder:
+            write_shards(folder / "rows", ["a text"])
+    executor.embed([EmbedStage(shards=key, embedder=TfidfConfig(), identity="") for key in ("aa", "bb", "cc")])
+    assert built == [TfidfConfig()]

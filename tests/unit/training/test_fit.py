@@ -1,0 +1,173 @@
+"""One stage of tuning: continued exactly, the same for any micro-batch, never done twice, plain for peft."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+from lcia import assistants
+from lcia.assistants.pictures import Pictures
+from lcia.assistants.tiny import TINY_BASE
+from lcia.config.load import parse
+from lcia.config.run import RunConfig, TinyConfig
+from lcia.local import LocalExecutor, silent
+from lcia.protocols import Progress
+from lcia.run import Prepared, prepare
+from lcia.store.folders import Store
+from lcia.training.fit import KEPT, RESULT, STEPS, FitOptions, fit_stage
+from pipelines.launch import LaunchConfig
+
+PLAIN = Pictures.__call__
+ADAPTER_FILE = "adapter_model.safetensors"
+STREAM = {
+    "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 32, "test_size": 4},
+    "training": {"max_steps": 6, "batch_size": 8},
+    "grouping": {"enabled": False},
+}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "sequential": {"kind": "sequential"},
+    "curvature": {"kind": "curvature", "lambda": 0.3, "pull": 1000},
+    "paper": {"kind": "paper"},
+}
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def _trained(folder: Path, strategy: dict[str, Any], options: FitOptions, stop_at: int = 0) -> tuple[Prepared, Store]:
+    """Trains both stages; with `stop_at` the second one is cut off there and then run again."""
+
+    def observe(progress: Progress) -> None:
+        if progress.label.startswith("OCR-VQA") and progress.step == stop_at and not stopped:
+            stopped.append(progress.step)
+            raise StoppedError
+
+    stopped: list[int] = []
+    store = Store(str(folder))
+    config = parse(RunConfig, {**STREAM, "strategy": strategy}, "test")
+    [prepared] = prepare([config], LocalExecutor(store))
+    executor = LocalExecutor(store, options, observe)
+    if stop_at:
+        with pytest.raises(StoppedError):
+            executor.tune(prepared.plan.trains, [])
+        executor = LocalExecutor(store, options)
+    executor.tune(prepared.plan.trains, [])
+    return prepared, store
+
+
+def _published(prepared: Prepared, store: Store, stage: int = -1) -> Path:
+    return store.fetch(prepared.plan.trains[stage].key)
+
+
+def _differences(one: Path, two: Path) -> torch.Tensor:
+    """Absolute differences of all entries of two adapters."""
+    a, b = (load_file(folder / ADAPTER_FILE) for folder in (one, two))
+    assert a.keys() == b.keys()
+    assert {value.dtype for value in a.values()} == {value.dtype for value in b.values()}
+    return torch.cat([(a[name] - b[name]).abs().flatten() for name in a])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strategy: str) -> None:
+    options = FitOptions(micro_batch=8, save_steps=2, logging_steps=1)
+    whole = _published(*_trained(tmp_path / "whole", STRATEGIES[strategy], options))
+    # After step 5: the checkpoint of step 4 is there, step 5 is lost and done again.
+    cut = _published(*_trained(tmp_path / "cut", STRATEGIES[strategy], options, stop_at=5))
+    assert json.loads((cut / RESULT).read_text())["resumed_at"] == [4]
+    assert "resumed_at" not in json.loads((whole / RESULT).read_text())
+    same = {ADAPTER_FILE, STEPS} | ({KEPT} if strategy == "curvature" else set())
+    assert same <= {file.name for file in whole.iterdir()}
+    assert [name for name in same if (cut / name).read_bytes() != (whole / name).read_bytes()] == []
+
+
+def _noisy(pictures: Pictures, images: Sequence[bytes]) -> torch.Tensor:
+    """Augmentation as anybody might write it: from the generators that python and numpy share with everybody."""
+    pixels = PLAIN(pictures, images)
+    return pixels * random.uniform(0.8, 1.2) + torch.from_numpy(np.random.normal(0, 0.1, pixels.shape)).float()
+
+
+def test_augmentation_is_the_same_after_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = FitOptions(micro_batch=4, save_steps=2, logging_steps=1)
+    plain = _published(*_trained(tmp_path / "plain", STRATEGIES["sequential"], options))
+    monkeypatch.setattr(Pictures, "__call__", _noisy)
+    whole = _published(*_trained(tmp_path / "whole", STRATEGIES["sequential"], options))
+    cut = _published(*_trained(tmp_path / "cut", STRATEGIES["sequential"], options, stop_at=5))
+    assert json.loads((cut / RESULT).read_text())["resumed_at"] == [4]
+    assert (cut / ADAPTER_FILE).read_bytes() == (whole / ADAPTER_FILE).read_bytes()
+    assert _differences(whole, plain).max() > 1e-3
+
+
+@pytest.mark.numeric
+def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
+    """In double precision: in single, Adam makes a whole step of the rounding of a gradient that is next to nothing.
+
+    The bar is 500 times what three instruction sets leave in the second stage, and far below any mistake of the loop.
+    """
+    one, many = (_tuned_in_double(tmp_path / str(micro), FitOptions(micro_batch=micro)) for micro in (8, 3))
+    for whole, parts in zip(one, many, strict=True):
+        assert _differences(whole, parts).max() <= 1e-10
+
+
+def _tuned_in_double(folder: Path, options: FitOptions) -> list[Path]:
+    """Both stages of plain tuning on a base in float64; what they published."""
+    store, accelerator = Store(str(folder)), Accelerator(cpu=True)
+    [prepared] = prepare(
+        [parse(RunConfig, {**STREAM, "strategy": {"kind": "sequential"}}, "test")], LocalExecutor(store)
+    )
+    assistant = assistants.build(TinyConfig())
+    assistant.module.double()
+    for stage in prepared.plan.trains:
+        fit_stage(stage, assistant, store, options, accelerator, silent)
+    return [store.fetch(stage.key) for stage in prepared.plan.trains]
+
+
+def test_the_adapter_loads_in_stock_peft(tmp_path: Path) -> None:
+    folder = _published(*_trained(tmp_path, {"kind": "curvature"}, FitOptions()))
+    model = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(TINY_BASE), folder)
+    stored = load_file(folder / ADAPTER_FILE)
+    loaded = {name.replace(".default.", "."): p for name, p in model.named_parameters() if "lora_" in name}
+    assert loaded.keys() == stored.keys()
+    assert [name for name, p in loaded.items() if not torch.equal(p, stored[name])] == []
+    assert any(bool(p.any()) for name, p in stored.items() if "lora_B" in name)
+
+
+def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:
+    prepared, store = _trained(tmp_path, {"kind": "sequential"}, FitOptions())
+    seen: list[Progress] = []
+    LocalExecutor(store, FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
+    assert seen == []
+    # The observer does tell: what is not stored any more is trained, and only that.
+    shutil.rmtree(_published(prepared, store))
+    LocalExecutor(Store(store.root), FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
+    assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
+    assert {p.stage for p in seen} == {prepared.plan.trains[-1].key}
+
+
+def test_the_speed_is_that_of_the_steps_since_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, seen = count(step=10), list[Progress]()
+    monkeypatch.setattr("lcia.training.fit.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    [prepared] = prepare([parse(RunConfig, STREAM, "test")], LocalExecutor(Store(str(tmp_path))))
+    LocalExecutor(Store(str(tmp_path)), FitOptions(logging_steps=2), seen.append).tune(prepared.plan.trains[:1], [])
+    # Ten seconds from one look at the clock to the next, and two steps of eight rows.
+    assert [progress.values["samples_per_second"] for progress in seen] == [1.6] * 3
+
+
+def test_a_loop_without_options_saves_and_logs_as_a_launch_does() -> None:
+    launch, options = LaunchConfig(), FitOptions()
+    assert (options.save_steps, options.logging_steps) == (launch.save_steps, launch.logging_steps)
+    assert (options.micro_batch, options.parallelism) == (launch.per_device_train_batch_size, launch.parallelism)
