@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from transformers import LlavaForConditionalGeneration
 from lcia.assistants.tiny import TINY_BASE
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
-
 ADAPTER = "adapter_model.safetensors"
 KEPT = "kept.safetensors"
 SPREAD = ("ddp-2", "fsdp2-2", "ddp-4", "fsdp2-4")
@@ -28,14 +29,22 @@ EXACT = 1e-12
 """In float64, relative to the largest entry: what the order of additions leaves (1e-14 was measured)."""
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """The stores that fit_worker.py's processes leave, made once for all tests of this file."""
-    folder = tmp_path_factory.mktemp("fit")
+def _worked(folder: Path, root: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
     paths = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     command = [sys.executable, str(PROGRAMS / "fit_worker.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False), folder
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """The stores that fit_worker.py's processes leave, made once for all tests of this file."""
+    done, folder = _worked(tmp_path_factory.mktemp("fit"), root)
+    if f"-{signal.SIGSEGV:d}" in done.stderr.rpartition(": [")[2]:
+        # Seen once under load: a general protection fault in gloo's own thread (torch 2.13). Ray starts a worker that
+        # dies so again, and so do we: once, and aloud.
+        warnings.warn("gloo crashed in a worker; all is done again", stacklevel=1)
+        done, folder = _worked(tmp_path_factory.mktemp("fit"), root)
     assert done.returncode == 0, done.stderr[-5000:]
     return folder
 
