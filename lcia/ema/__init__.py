@@ -6,7 +6,8 @@
 - `curvature`: a weight an entry, from the curvature
 - `moments`: curvature from Adam's moments
 - `hooks`: before and after an optimizer's step
-- `tracked`: the parameters and their shards
+- `tracked`: the parameters that are followed
+- `sharding`: tensors that may be shards of distributed ones
 - `buffers`: the weights and gradients that are kept
 - `sweeps`: one pass over tensors for all sums
 - `previous_gradient`: the last step's gradient

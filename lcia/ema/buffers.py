@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lcia.ema.previous_gradient import Keeping, PreviousGradient
+from lcia.ema.sharding import local
 from lcia.ema.sweeps import Operands, Scratch, Sweep, pieces
-from lcia.ema.tracked import Tracked, local
+from lcia.ema.tracked import Tracked
 
 SMALL = 1 << 14
 """Entries up to which tensors of equal size are handled together: one by one, calls would cost more than the sums."""

@@ -12,9 +12,10 @@ from lcia.ema.buffers import wide
 from lcia.ema.hooks import Step
 from lcia.ema.moments import AdamMoment, OwnMoment
 from lcia.ema.rules import Curvature, Moment, curvature_weight
+from lcia.ema.sharding import like, part_of
 from lcia.ema.sweeps import Scratch, difference, pieces
 from lcia.ema.tally import QUANTILES
-from lcia.ema.tracked import Missing, Tracked, like, part_of, refuse_broken
+from lcia.ema.tracked import Missing, Tracked, refuse_broken
 from lcia.ema.triton_launch import Kernels, Launcher, Row, wanted
 
 BINS = 1000

@@ -22,7 +22,8 @@ from lcia.ema.curvature import CurvatureAverage, Handling
 from lcia.ema.hooks import attach
 from lcia.ema.rules import Curvature, Fixed, Off, Official, Paper, Proximal, Rule
 from lcia.ema.scalar import Options, ScalarAverage
-from lcia.ema.tracked import Named, Tracked, is_dtensor, like, local
+from lcia.ema.sharding import is_dtensor, like, local
+from lcia.ema.tracked import Named, Tracked
 
 __all__ = ["Curvature", "DynamicEma", "Fixed", "Off", "Official", "Options", "Paper", "Proximal"]
 

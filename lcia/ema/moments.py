@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lcia.ema.buffers import wide
 from lcia.ema.hooks import Step, raw_optimizer
-from lcia.ema.tracked import Tracked, local
+from lcia.ema.sharding import local
+from lcia.ema.tracked import Tracked
 
 
 class OwnMoment:

@@ -13,9 +13,10 @@ from lcia.ema.buffers import SAVED, Needs, Part, TorchSweep, one_by_one, packed
 from lcia.ema.hooks import Step
 from lcia.ema.previous_gradient import Keeping
 from lcia.ema.rules import ScalarRule, UnitSums, Weighed
+from lcia.ema.sharding import like, part_of
 from lcia.ema.sweeps import norms, products, totals
 from lcia.ema.tally import Outcome, Tally
-from lcia.ema.tracked import Missing, Scope, Tracked, like, part_of, refuse_broken, units_of
+from lcia.ema.tracked import Missing, Scope, Tracked, refuse_broken, units_of
 from lcia.ema.triton_launch import Kernels, TritonSweep, wanted
 
 SWEEPS = {"none": totals, "norms": norms, "products": products}

@@ -1,79 +1,19 @@
-"""The parameters that an average follows: this process's part of them, their gradients, and sums over shards."""
+"""The parameters that an average follows: their names, gradients and sums."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+from lcia.ema.sharding import flat, local, shard_groups
 
 Scope: TypeAlias = Literal["tensor", "layer", "global"]
 Missing: TypeAlias = Literal["error", "skip", "zero"]
 Named: TypeAlias = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether the tensor is a shard of a distributed one."""
-    if type(tensor) in _PLAIN or not hasattr(tensor, "placements"):
-        return False
-    # The import takes a second; only a model with such tensors needs it.
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, without a graph and sharing its memory."""
-    if not is_dtensor(tensor):
-        return tensor.detach()
-    # A DTensor's own detach() would hide in-place changes of its part from the version counter.
-    with torch.no_grad():
-        return tensor.to_local()
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """This process's part as [entries]; a copy where it does not lie in one piece."""
-    return local(tensor).reshape(-1)
-
-
-def like(part: Tensor, parameter: Tensor) -> Tensor:
-    """`part` [entries], this process's part, in the shape and distribution of `parameter`."""
-    shaped = part.view(local(parameter).shape)
-    if not is_dtensor(parameter):
-        return shaped
-    from torch.distributed.tensor import DTensor
-
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return DTensor.from_local(
-        shaped, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
-    )
-
-
-def part_of(value: Tensor, parameter: Tensor) -> Tensor:
-    """This process's part [entries] of a whole tensor, or of one that is distributed in any way, on its device."""
-    if not is_dtensor(parameter):
-        whole = value.full_tensor() if is_dtensor(value) else value
-        return whole.detach().to(parameter.device).reshape(-1)
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh, placements = parameter.device_mesh, parameter.placements
-    if is_dtensor(value):
-        return flat(value.redistribute(mesh, placements))
-    # Every process holds the whole value, so nothing has to be sent.
-    return flat(distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor on every process (a collective call where it is sharded)."""
-    return tensor.full_tensor() if is_dtensor(tensor) else tensor
 
 
 def layer_of(name: str) -> str:
@@ -109,7 +49,7 @@ class Tracked:
         self.parameters = [parameter for _, parameter in by_identity.values()]
         self._check()
         self.device = local(self.parameters[0]).device
-        self.groups = _shard_groups(self.parameters)
+        self.groups = shard_groups(self.parameters)
 
     def _check(self) -> None:
         if not self.parameters:
@@ -160,18 +100,3 @@ class Tracked:
                 dist.all_reduce(part, group=group)
                 sums[rows] = part
         return sums
-
-
-def _shard_groups(parameters: list[Tensor]) -> list[tuple[Any, list[int]]]:
-    # A replicated dimension holds equal sums already: adding over it would count every entry twice.
-    groups: dict[Any, list[int]] = {}
-    for place, parameter in enumerate(parameters):
-        if not is_dtensor(parameter):
-            continue
-        mesh = parameter.device_mesh
-        for dimension, placement in enumerate(parameter.placements):
-            if placement.is_partial():
-                raise ValueError("a parameter with partial placement has no entries of its own to average")
-            if placement.is_shard() and mesh.size(dimension) > 1:
-                groups.setdefault(mesh.get_group(dimension), []).append(place)
-    return list(groups.items())

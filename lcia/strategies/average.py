@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lcia.ema.dynamic import Curvature, DynamicEma, Options
 from lcia.ema.rules import Rule
-from lcia.ema.tracked import whole
+from lcia.ema.sharding import whole
 from lcia.protocols import Strategy
 
 FISHER = "fisher."

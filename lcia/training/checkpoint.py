@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lcia.ema.tracked import like, part_of
+from lcia.ema.sharding import like, part_of
 from lcia.protocols import Assistant, Strategy
 from lcia.stage import TrainStage
 from lcia.store.folders import Checkpoints

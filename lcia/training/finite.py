@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lcia.ema.tracked import flat, whole
+from lcia.ema.sharding import flat, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

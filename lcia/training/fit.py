@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from lcia import strategies
 from lcia.data.shards import Rows
-from lcia.ema.tracked import is_dtensor, whole
+from lcia.ema.sharding import is_dtensor, whole
 from lcia.protocols import Assistant, Batch, Observer, Progress
 from lcia.stage import TrainStage
 from lcia.store.folders import Checkpoints, Store, history

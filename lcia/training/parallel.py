@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lcia.ema.tracked import flat, is_dtensor, part_of, whole
+from lcia.ema.sharding import flat, is_dtensor, part_of, whole
 from lcia.protocols import Assistant
 from lcia.types import InputError, Parallelism
 

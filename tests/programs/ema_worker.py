@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lcia.ema.dynamic import Curvature, DynamicEma, Official, Options, Paper, Proximal
 from lcia.ema.scalar import ScalarAverage
-from lcia.ema.tracked import whole
+from lcia.ema.sharding import whole
 
 WORLD, STEPS, BATCH, PIECES = 4, 8, 16, 2
 # Constants for the regime that such small tensors put the L1 rules in: most betas dynamic, none a difference of two
