@@ -289,6 +289,14 @@ def test_statistics_report_quantiles_retain_fallbacks_and_bounds() -> None:
     torch.testing.assert_close(retain, betas.prod(0), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(("beta", "bounds"), [(0.0, ()), (1.0, ()), (0.5, (0.5, 0.9)), (0.9, (0.5, 0.9))])
+def test_a_weight_that_equals_a_bound_counts_as_at_it(beta: float, bounds: tuple[float, ...]) -> None:
+    """Without bounds of one's own they are 0 and 1."""
+    figures = follow(story(7), Fixed(beta), Options(*bounds))[0].statistics()
+    lower, upper = bounds or (0.0, 1.0)
+    assert (figures["at_beta_min"], figures["at_beta_max"]) == (beta == lower, beta == upper)
+
+
 def test_every_use_of_the_fallback_is_counted() -> None:
     tale = story(7)
     betas = torch.tensor(oracle("paper", tale)[0], dtype=torch.float64)
