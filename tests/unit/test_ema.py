@@ -319,6 +319,13 @@ def test_two_parameters_of_one_name_are_refused() -> None:
         DynamicEma(pair, Fixed(0.9))
 
 
+def test_a_parameter_that_fsdp1_has_flattened_is_refused_by_its_name() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter._fsdp_flattened = True  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"some\.weight is flattened by FSDP1"):
+        DynamicEma([("some.weight", parameter)], Fixed(0.9))
+
+
 def test_only_the_rule_curvature_measures_a_curvature() -> None:
     average = DynamicEma([("w", torch.nn.Parameter(torch.ones(2)))], Fixed(0.9))
     with pytest.raises(ValueError, match="only the rule Curvature measures a curvature"):
