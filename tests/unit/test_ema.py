@@ -273,6 +273,7 @@ def test_without_a_rule_the_average_is_the_weights() -> None:
     parameter.sum().backward()
     optimizer.step()
     assert torch.equal(average.weights()["w"], torch.zeros(3))
+    assert average.state_dict() == {}
     assert average.statistics() == {}
 
 
