@@ -53,9 +53,9 @@ def results(lcia: str, folder: Path) -> dict[str, dict[str, str]]:
     for name, text in (("methods", METHODS), ("orders", ORDERS)):
         (folder / f"{name}.yaml").write_text(text)
         run = [lcia, "study", f"{name}.yaml", *SMALL, "--set", f"storage={folder / name}"]
-        subprocess.run(run, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(run, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     run = [lcia, "quickstart", "--storage", str(folder / "quickstart")]
-    subprocess.run(run, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(run, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     found: dict[str, dict[str, str]] = {}
     for record in sorted(folder.glob("*/store/??/*/stage.json")):
         stage = record.parent

@@ -21,7 +21,7 @@ from lcia.local import LocalExecutor
 from lcia.models.identity import base_identity
 from lcia.protocols import Progress
 from lcia.report import decisions
-from lcia.run import Outcome, run, scored, similarity_of, steps_of
+from lcia.run import Outcome, prepare, run, scored, similarity_of, steps_of
 from lcia.stage import EvalStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.fit import FitOptions
@@ -177,6 +177,16 @@ def test_only_the_splits_that_are_needed_are_read(tmp_path: Path) -> None:
     assert shards() == {"GQA/train", "GQA/test", "Grounding/train", "Grounding/test"}
     assert shards(protocol="zero_shot") == {"GQA/test", "Grounding/test"}
     assert shards(evaluation={"split": "train"}) == {"GQA/train", "Grounding/train"}
+
+
+def test_only_a_stream_with_groups_needs_features(tmp_path: Path) -> None:
+    def embeds(**values: Any) -> int:
+        config = parse(RunConfig, {**RUN, "evaluation": {}, **values}, "test")
+        return len(prepare([config], LocalExecutor(Store(str(tmp_path / "store"))))[0].embeds)
+
+    assert embeds(grouping={"enabled": True}) > 0
+    assert embeds(grouping={"enabled": False}) == 0
+    assert embeds(grouping={"enabled": True}, protocol="multitask") == 0
 
 
 class StopError(Exception):

@@ -63,6 +63,10 @@ def test_a_row_group_is_closed_at_its_size_in_bytes() -> None:
     assert encode(samples)[1] == (2, 2, 1)
 
 
+def test_no_column_of_a_shard_may_lack_a_value() -> None:
+    assert not any(field.nullable for field in SCHEMA)
+
+
 def test_shards_have_the_stated_schema(tmp_path: Path) -> None:
     write_source(GeneratedSource("GQA", "train", 5, 0), "last_line", None, DATA, tmp_path)
     assert pq.read_schema(tmp_path / "shard-00000.parquet").equals(SCHEMA)

@@ -215,6 +215,23 @@ def test_parquet_rows_hold_their_images(folder: Path, shape: str) -> None:
     assert all(isinstance(row, Sample) and row.images == (png(),) for row in found)
 
 
+def test_parquet_row_groups_are_cut_into_chunks_without_losing_a_row(folder: Path) -> None:
+    rows = [train_row(id=str(i)) for i in range(2 * CHUNK_ROWS + 3)]
+    named = [{"id": row["id"], "image": row["image"], "conversations": row["conversations"]} for row in rows]
+    pq.write_table(pa.Table.from_pylist(named), folder / "rows.parquet", row_group_size=CHUNK_ROWS)
+    cut = [(chunk.first, chunk.rows) for chunk in chunks(str(folder / "rows.parquet"), "parquet")]
+    assert cut == [(1, CHUNK_ROWS), (1 + CHUNK_ROWS, CHUNK_ROWS), (1 + 2 * CHUNK_ROWS, 3)]
+
+
+def test_a_conversation_that_is_not_json_spoils_its_row_of_a_table_only(folder: Path) -> None:
+    texts = ["[{", json.dumps(train_row()["conversations"])]
+    rows = [{"id": str(i), "image": png(), "conversations": text} for i, text in enumerate(texts)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    broken, whole = read(folder / "rows.parquet", "parquet")
+    assert broken.reason == "invalid_json"
+    assert isinstance(whole, Sample)
+
+
 def tar_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, data in members:
@@ -330,6 +347,10 @@ BROKEN: dict[str, tuple[str, Callable[[], Row]]] = {
     "no answer": ("empty_answer", lambda: question_row(answer=None)),
     "empty turn before the last": ("empty_answer", lambda: train_row(conversations=empty_first_answer())),
     "empty question": ("empty_question", lambda: question_row(text=" \n")),
+    "empty question of two": (
+        "empty_question",
+        lambda: train_row(conversations=[turns()[0] | {"value": " "}, turns()[1]]),
+    ),
     "unknown role": ("unknown_role", lambda: with_role("tool")),
     "a system turn in place of an answer": ("odd_roles", lambda: with_role("system")),
     "a second system turn": ("odd_roles", lambda: train_row(conversations=[SYSTEM, SYSTEM, *turns()])),

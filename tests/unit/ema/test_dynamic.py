@@ -273,6 +273,7 @@ def test_without_a_rule_the_average_is_the_weights() -> None:
     parameter.sum().backward()
     optimizer.step()
     assert torch.equal(average.weights()["w"], torch.zeros(3))
+    assert average.state_dict() == {}
     assert average.statistics() == {}
 
 
@@ -287,6 +288,14 @@ def test_statistics_report_quantiles_retain_fallbacks_and_bounds() -> None:
     assert figures["at_beta_min"] == pytest.approx((betas == 0.3).double().mean().item())
     retain = follow(tale, RULES["paper"], Options(*bounds))[0].engine.tally.retain  # type: ignore[union-attr]
     torch.testing.assert_close(retain, betas.prod(0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("beta", "bounds"), [(0.0, ()), (1.0, ()), (0.5, (0.5, 0.9)), (0.9, (0.5, 0.9))])
+def test_a_weight_that_equals_a_bound_counts_as_at_it(beta: float, bounds: tuple[float, ...]) -> None:
+    """Without bounds of one's own they are 0 and 1."""
+    figures = follow(story(7), Fixed(beta), Options(*bounds))[0].statistics()
+    lower, upper = bounds or (0.0, 1.0)
+    assert (figures["at_beta_min"], figures["at_beta_max"]) == (beta == lower, beta == upper)
 
 
 def test_every_use_of_the_fallback_is_counted() -> None:
@@ -309,6 +318,13 @@ def test_two_parameters_of_one_name_are_refused() -> None:
     pair = [("w", torch.nn.Parameter(torch.ones(2))), ("w", torch.nn.Parameter(torch.ones(3)))]
     with pytest.raises(ValueError, match="two parameters have the same name"):
         DynamicEma(pair, Fixed(0.9))
+
+
+def test_a_parameter_that_fsdp1_has_flattened_is_refused_by_its_name() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter._fsdp_flattened = True  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"some\.weight is flattened by FSDP1"):
+        DynamicEma([("some.weight", parameter)], Fixed(0.9))
 
 
 def test_only_the_rule_curvature_measures_a_curvature() -> None:

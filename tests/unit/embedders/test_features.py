@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from lcia import embedders
-from lcia.config.run import TfidfConfig
-from lcia.embedders.features import Collector, embed_shards, read, write
+from lcia.config.run import ClipConfig, TfidfConfig
+from lcia.embedders.features import Collector, embed_shards, read, shard_files, write
 from lcia.local import LocalExecutor
 from lcia.protocols import Features
 from lcia.stage import EmbedStage
 from lcia.store.folders import Store
-from lcia.types import InputError
+from lcia.types import InputError, Sample
 
 
 def write_shards(folder: Path, *shards: list[str]) -> None:
@@ -51,6 +53,28 @@ def test_vectors_survive_parquet(tmp_path: Path) -> None:
     features = read(tmp_path)
     assert (features.texts, features.counts.tolist()) == (("a", ""), [2, 1])
     np.testing.assert_array_equal(features.vectors, vectors)
+
+
+def test_shards_are_found_by_path_seen_from_here_and_by_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shards(tmp_path / "shards", ["a"], ["b"])
+    monkeypatch.chdir(tmp_path)
+    expected = [str(tmp_path / "shards" / f"{place}.parquet") for place in range(2)]
+    for where in (tmp_path / "shards", Path("shards"), "shards", f"file://{tmp_path}/shards"):
+        assert shard_files(where)[1] == expected
+
+
+def test_an_embedder_is_not_asked_for_a_shard_without_rows(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", ["a", "b"], [])
+    asked = []
+
+    class Asked:
+        def embed(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+            asked.append(len(samples))
+            return np.ones((len(samples), 2), np.float32)
+
+    config = ClipConfig(kind="clip", features="both")
+    embed_shards(tmp_path / "shards", config, tmp_path / "out", Asked())  # type: ignore[arg-type]
+    assert asked == [2]
 
 
 def test_a_folder_without_shards_is_an_error(tmp_path: Path) -> None:

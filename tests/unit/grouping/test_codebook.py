@@ -200,6 +200,14 @@ def test_vectors_are_told_apart_even_where_their_texts_are_equal() -> None:
     assert [placement.group for placement, _ in steps] == [0, 1, 0]
 
 
+def test_groups_of_equal_texts_keep_their_own_vectors() -> None:
+    named = {"a": with_vectors(("q",), [1], [[1, 0]]), "b": with_vectors(("q",), [1], [[0, 1]])}
+    decided = Grouping(lambda a, b: np.array(a.vectors @ b.vectors.T).mean(1), grouping(threshold=0.5))
+    [_, (placement, books)] = decided.follow(("a", "b"), named)
+    assert placement.group == 1
+    assert [book.features.vectors.tolist() for book in books] == [[[1, 0]], [[0, 1]]]
+
+
 def test_a_sample_is_routed_by_its_own_instruction() -> None:
     routes = route(BOOKS, Query("C", "test", features("cccc", "aaab")), letters_shared, grouping(), 0.7)
     assert [(r.instruction, r.group, r.fell_back) for r in routes] == [("cccc", 1, False), ("aaab", 0, False)]

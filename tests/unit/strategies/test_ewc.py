@@ -32,6 +32,20 @@ def test_the_pull_is_the_gradient_of_the_penalty_and_stays_out_of_the_kept_curva
     torch.testing.assert_close(kept["fisher.w"], old + squares / 6, rtol=1e-13, atol=0)
 
 
+def test_a_finished_stage_leaves_the_optimizer_alone() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    strategy = build(EwcConfig(kind="ewc", pull=100.0), steps=1)
+    strategy.start({"w": parameter}, optimizer, {"fisher.w": torch.ones(3)})
+    for number in range(2):
+        if number == 1:
+            strategy.finish()
+            before = parameter.detach().clone()
+        parameter.grad = torch.full((3,), 2.0)
+        optimizer.step()
+    assert torch.equal(parameter, before - 0.1 * 2.0), "nothing pulls any more"
+
+
 def test_the_first_stage_of_an_adapter_only_measures() -> None:
     torch.manual_seed(0)
     trained, plain = nn.Linear(3, 2), nn.Linear(3, 2)
