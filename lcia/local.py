@@ -50,7 +50,7 @@ class LocalExecutor:
                 with self.store.publish(stage.key, stage.record) as folder:
                     embed_shards(self.store.fetch(stage.shards), stage.embedder, folder, built(stage.embedder))
 
-    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         """Trains and evaluates one after the other; a stage that diverges does not stop those that do not need it.
 
         Raises:

@@ -121,8 +121,8 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of a stage's progress. `values`: loss, lr, grad_norm, samples_per_second, beta ...; `note`: what a user
-    should be told of the stage, once."""
+    """How far a stage is. `stage` is its key; `values`: loss, lr, grad_norm, samples_per_second, beta ...; `note`: what
+    a user should be told of the stage, once; `done`: its result is in the store."""
 
     stage: str
     kind: str
@@ -131,6 +131,7 @@ class Progress:
     steps: int
     values: Mapping[str, float]
     note: str = ""
+    done: bool = False
 
 
 Observer = Callable[[Progress], None]

@@ -40,7 +40,7 @@ class Executor(Protocol):
 
     def embed(self, stages: Sequence[EmbedStage]) -> None: ...
 
-    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         """Trains (parents come before their children) and evaluates, in whatever overlap it likes."""
 
 
@@ -88,7 +88,7 @@ def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
     """Trains and evaluates the union of the plans, then fills the matrices."""
     trains = {stage.key: stage for p in prepared for stage in p.plan.trains}
     evals = {stage.key: stage for p in prepared for stage in p.plan.evals}
-    executor.tune(list(trains.values()), list(evals.values()))
+    executor.train_and_evaluate(list(trains.values()), list(evals.values()))
     return [Outcome(p, matrices(p, executor.store)) for p in prepared]
 
 

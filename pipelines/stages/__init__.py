@@ -3,7 +3,7 @@
 - `execute`: the executor: stages to Ray
 - `session`: servers of a run, from start to end
 - `broker`: who works on which stage
-- `tickets`: what is asked of a server
+- `work`: what the broker hands out and answers
 - `shard`: ShardStage on Ray Data
 - `embed`: EmbedStage on Ray Data
 - `train`: TrainStage on Ray Train

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lcia.store.folders import Store
 from pipelines import exits
 from pipelines.exits import SERVER, described
 from pipelines.launch import LaunchConfig
+from pipelines.stages.broker import Broker, BrokerHandle, start_broker
 from pipelines.stages.execute import RayExecutor, Watcher
+from pipelines.stages.work import ServerKind
 
 if TYPE_CHECKING:
-    from ray.actor import ActorHandle
-
     from pipelines.stages.private import PrivateRay
 
 JOIN_SECONDS = 90.0
@@ -47,42 +48,36 @@ class Backend:
     """Ray with a session's broker and servers; nothing runs before start()."""
 
     def __init__(self, launch: LaunchConfig) -> None:
-        self._launch, self.name = launch, f"lcia-broker-{uuid.uuid4().hex[:8]}"
-        self._broker: ActorHandle | None = None
+        self._launch = launch
+        self._broker: BrokerHandle | None = None
         self._servers: Sequence[threading.Thread] = ()
         self.local: PrivateRay | None = None
 
-    def start(self) -> ActorHandle:
+    def start(self) -> BrokerHandle:
         """The broker. The servers start with it, so that their imports (tens of seconds) overlap with other work."""
         if self._broker is None:
-            from pipelines.stages import broker as brokers
-
             self.local = connect(self._launch)
-            self._broker = brokers.start(self.name)
-            self._servers = self._serve()
+            self._broker = start_broker(f"lcia-broker-{uuid.uuid4().hex[:8]}")
+            self._servers = self._serve(self._broker)
         return self._broker
 
-    def _serve(self) -> list[threading.Thread]:
-        import ray
-
+    def _serve(self, broker: BrokerHandle) -> list[threading.Thread]:
         # Before any thread does: what two threads import at once may be half there for one of them.
-        import ray.train.torch
 
         from pipelines.stages import evaluate, train
 
         launch, folder = self._launch, str(self.local.folder) if self.local else ""
-        collector = evaluate.Collector(launch, self.name)
-        jobs: list[tuple[str, Callable[[], None]]] = [
-            ("train", partial(train.serve, launch, self.name, f"group{group}", folder))
+        publisher = evaluate.Publisher(Store(launch.store_root), broker)
+        jobs: list[tuple[ServerKind, Callable[[], None]]] = [
+            ("train", partial(train.serve, launch, broker, f"group{group}", folder))
             for group in range(launch.train_groups)
         ]
-        jobs += [("eval", partial(evaluate.serve, launch, self.name, collector))] * launch.eval_actors
+        jobs += [("eval", partial(evaluate.serve, launch, broker, publisher))] * launch.eval_actors
         threads = [
-            threading.Thread(target=_guard, args=(kind, job, self.name), name=f"{SERVER}-{number}", daemon=True)
+            threading.Thread(target=_run_server, args=(kind, job, broker), name=f"{SERVER}-{number}", daemon=True)
             for number, (kind, job) in enumerate(jobs)
         ]
-        assert self._broker is not None
-        ray.get(self._broker.expect.remote({"train": launch.train_groups, "eval": launch.eval_actors}))
+        broker.ask(Broker.expect, {"train": launch.train_groups, "eval": launch.eval_actors})
         for thread in threads:
             thread.start()
         return threads
@@ -94,14 +89,12 @@ class Backend:
         """
         if self._broker is None or (self.local and exits.leaving()):
             return
-        import ray
-
         if hurry:
             # A thread of Ray Data that finds Ray gone would print a traceback after the last line.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        ray.get(self._broker.close.remote())
+        self._broker.ask(Broker.close)
         ended = _join(self._servers, HURRY_SECONDS if hurry else JOIN_SECONDS)
-        ray.kill(self._broker)
+        self._broker.stop()
         if self.local and ended:
             self.local.stop()
 
@@ -118,12 +111,10 @@ def connect(launch: LaunchConfig) -> PrivateRay | None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    local = None
     if address := launch.ray_address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, logging_level="warning", log_to_driver=False)
-    else:
-        local = _start_here(launch)
-    return local
+        return None
+    return _start_here(launch)
 
 
 def _start_here(launch: LaunchConfig) -> PrivateRay:
@@ -137,18 +128,15 @@ def _start_here(launch: LaunchConfig) -> PrivateRay:
     return PrivateRay(max(os.cpu_count() or 1, int(launch.cpus) + 2), launch.object_store_memory)
 
 
-def _guard(kind: str, job: Callable[[], None], name: str) -> None:
-    """A server that dies tells the broker, which tells all who wait; the error is shown there."""
+def _run_server(kind: ServerKind, job: Callable[[], None], broker: BrokerHandle) -> None:
+    """A server that fails tells the broker, which tells all who wait; the error is shown there."""
     import ray
 
-    from pipelines.stages import broker as brokers
-
-    broker = brokers.connect(name)
     try:
         job()
     except Exception as error:  # noqa: BLE001 - it crosses a thread: told to all who wait, not swallowed
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(broker.fail.remote(kind, described(error)))
+            broker.ask(Broker.server_failed, kind, described(error))
 
 
 def _join(threads: Sequence[threading.Thread], patience: float) -> bool:

@@ -17,7 +17,7 @@ from lcia.types import InputError
 from pipelines.exits import StageFailedError, described
 from pipelines.launch import LaunchConfig
 from pipelines.stages.execute import RayExecutor, listed
-from pipelines.stages.tickets import BUILDS_ON_IT
+from pipelines.stages.work import BUILDS_ON_IT
 
 RUN = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 16, "test_size": 4},
@@ -53,7 +53,7 @@ def test_where_every_result_is_in_the_store_ray_does_not_start(cached: tuple[Pat
     folder, before = cached
     here = executor(folder)
     [prepared] = prepare([before.config], here)
-    here.tune(prepared.plan.trains, prepared.plan.evals)
+    here.train_and_evaluate(prepared.plan.trains, prepared.plan.evals)
     assert here.counts() == {"asked": 2, "distinct": 2, "trained": 0}
 
 
@@ -67,7 +67,7 @@ def test_one_missing_result_is_enough_for_ray_to_start(
     usable = here.store.usable
     monkeypatch.setattr(here.store, "usable", lambda key: key != missing.key and usable(key))
     with pytest.raises(RayStartsError):
-        here.tune(prepared.plan.trains, prepared.plan.evals)
+        here.train_and_evaluate(prepared.plan.trains, prepared.plan.evals)
 
 
 def test_missing_data_starts_the_servers_before_it_is_read(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_small_generated_data_is_written_without_ray(tmp_path: Path) -> None:
         seen = {{}}
         here = RayExecutor(LaunchConfig(storage={str(tmp_path)!r}), lambda: None, lambda found: seen.update(found))
         prepare([parse(RunConfig, RUN, "test")], here)
-        assert len(seen) == 8 and all(stage["done"] for stage in seen.values()), seen
+        assert len(seen) == 8 and all(stage.done for stage in seen.values()), seen
         assert "ray" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=100)
