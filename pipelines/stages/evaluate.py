@@ -17,7 +17,7 @@ from lcia.evaluation.answers import write_answers
 from lcia.protocols import Progress
 from lcia.stage import EvalStage
 from lcia.store.folders import Store
-from pipelines.exits import described
+from pipelines.exits import describe
 from pipelines.launch import LaunchConfig
 from pipelines.stages.broker import Broker, BrokerHandle
 from pipelines.stages.work import RowRange, until_over
@@ -90,6 +90,6 @@ def serve(launch: LaunchConfig, broker: BrokerHandle, publisher: Publisher) -> N
             records, seconds = ray.get(actor.answer.remote(work))
         except ray.exceptions.RayTaskError as error:
             # The same rows and the same model would fail again; other stages need neither.
-            broker.ask(Broker.give_up, work.key, described(error.cause))
+            broker.ask(Broker.give_up, work.key, describe(error.cause))
         else:
             publisher.add(work, records, seconds)

@@ -43,32 +43,32 @@ class RayExecutor:
     def __init__(self, launch: LaunchConfig, start: Callable[[], BrokerHandle], *watchers: Watcher) -> None:
         self.launch, self.store = launch, Store(launch.store_root)
         self._start, self._watchers = start, watchers
-        self.trusting = False
-        """Whether sizes are enough, because the driver has compared all checksums before it started trials."""
+        self.trusts_sizes = False
+        """For trials: comparing sizes is enough, because the driver has compared all checksums before."""
         self._broker: BrokerHandle | None = None
-        self._cached: list[str] = []
+        self._found: list[str] = []
         """Trainings that the store held when they were asked for, and that the broker has not been told of."""
         self._data: dict[str, Progress] = {}
 
     def connect(self) -> BrokerHandle:
         """The broker; it knows all trainings that the store held when they were asked for."""
         self._broker = self._broker or self._start()
-        if self._cached:
-            self._broker.ask(Broker.add_found, self._cached)
-            self._cached = []
+        if self._found:
+            self._broker.ask(Broker.add_found, self._found)
+            self._found = []
         return self._broker
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
         self._side_by_side(self.missing(stages), self._write_shards)
 
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
-        where = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
+        given = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
         if isinstance(stage.source, GeneratedSource) and stage.source.rows <= SMALL_ROWS:
-            write_source(*where)
+            write_source(*given)
         else:
             from pipelines.stages.shard import shard_on_ray
 
-            shard_on_ray(*where)
+            shard_on_ray(*given)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         self._side_by_side(self.missing(stages), self._write_features)
@@ -109,7 +109,7 @@ class RayExecutor:
         """
         missing_trains, missing_evals = self.missing(trains), self.missing(evals)
         wanted = {stage.key for stage in missing_trains}
-        self._cached += [stage.key for stage in trains if stage.key not in wanted]
+        self._found += [stage.key for stage in trains if stage.key not in wanted]
         if not (missing_trains or missing_evals):
             return
         broker = self.connect()
@@ -121,13 +121,13 @@ class RayExecutor:
 
     def missing(self, stages: Sequence[SomeStage]) -> list[SomeStage]:
         """Those that the store does not hold; what it holds damaged is set aside and so missing."""
-        there = self.store.has if self.trusting else self.store.usable
+        there = self.store.has if self.trusts_sizes else self.store.usable
         return [stage for stage in stages if not there(stage.key)]
 
     def counts(self) -> dict[str, int]:
         """Trainings asked for, distinct, trained in this session."""
         if self._broker is None:
-            return {"asked": len(self._cached), "distinct": len(set(self._cached)), "trained": 0}
+            return {"asked": len(self._found), "distinct": len(set(self._found)), "trained": 0}
         return self.connect().ask(Broker.counts)
 
     def _wait(self, stages: Sequence[Stage]) -> None:
@@ -137,12 +137,12 @@ class RayExecutor:
             self._watch()
         self._watch()
         if errors:
-            raise StageFailedError(listed(stages, errors))
+            raise StageFailedError(list_failures(stages, errors))
 
     def raise_if_failed(self, stages: Sequence[Stage]) -> None:
         """Raises StageFailedError if any of them has failed; waits for none."""
         if errors := self.connect().ask(Broker.failed, [stage.key for stage in stages]):
-            raise StageFailedError(listed(stages, errors))
+            raise StageFailedError(list_failures(stages, errors))
 
     @contextlib.contextmanager
     def watching(self, every: float = 1.0) -> Iterator[None]:
@@ -175,7 +175,7 @@ class RayExecutor:
         self._watch()
 
 
-def listed(stages: Sequence[Stage], errors: Mapping[str, str]) -> str:
+def list_failures(stages: Sequence[Stage], errors: Mapping[str, str]) -> str:
     """Which stages failed and why, and which were not done because they build on these."""
     names = {stage.key: f"{stage.kind} {stage.label}" for stage in stages}
     causes: dict[str, list[str]] = {}

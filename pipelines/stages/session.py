@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lcia.store.folders import Store
 from pipelines import exits
-from pipelines.exits import SERVER, described
+from pipelines.exits import SERVER_THREAD, describe
 from pipelines.launch import LaunchConfig
 from pipelines.stages.broker import Broker, BrokerHandle, start_broker
 from pipelines.stages.execute import RayExecutor, Watcher
@@ -31,13 +31,13 @@ HURRY_SECONDS = 1.0
 
 @contextlib.contextmanager
 def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
-    """An executor on Ray, which starts when a stage is missing and ends with the block."""
+    """An executor on Ray. Ray starts when a stage is missing, and ends with the block."""
     launch = launch.settled()
     backend = Backend(launch)
     try:
         yield RayExecutor(launch, backend.start, *watchers)
     except BaseException as error:
-        # The end of a stage is not waited for: its last checkpoint is in the store.
+        # Stages under way are not waited for: their last checkpoints are in the store.
         backend.close(hurry=isinstance(error, KeyboardInterrupt))
         raise
     else:
@@ -56,13 +56,14 @@ class Backend:
     def start(self) -> BrokerHandle:
         """The broker. The servers start with it, so that their imports (tens of seconds) overlap with other work."""
         if self._broker is None:
-            self.local = connect(self._launch)
+            self.local = connect_to_ray(self._launch)
             self._broker = start_broker(f"lcia-broker-{uuid.uuid4().hex[:8]}")
-            self._servers = self._serve(self._broker)
+            self._servers = self._start_servers(self._broker)
         return self._broker
 
-    def _serve(self, broker: BrokerHandle) -> list[threading.Thread]:
+    def _start_servers(self, broker: BrokerHandle) -> list[threading.Thread]:
         # Before any thread does: what two threads import at once may be half there for one of them.
+        import ray.train.torch  # noqa: F401
 
         from pipelines.stages import evaluate, train
 
@@ -74,7 +75,9 @@ class Backend:
         ]
         jobs += [("eval", partial(evaluate.serve, launch, broker, publisher))] * launch.eval_actors
         threads = [
-            threading.Thread(target=_run_server, args=(kind, job, broker), name=f"{SERVER}-{number}", daemon=True)
+            threading.Thread(
+                target=_run_server, args=(kind, job, broker), name=f"{SERVER_THREAD}-{number}", daemon=True
+            )
             for number, (kind, job) in enumerate(jobs)
         ]
         broker.ask(Broker.expect, {"train": launch.train_groups, "eval": launch.eval_actors})
@@ -83,14 +86,14 @@ class Backend:
         return threads
 
     def close(self, hurry: bool) -> None:
-        """Ends the session and the Ray that it has started; where the process ends too, leave() does that at once.
+        """Ends the session and the Ray that it has started; a process that ends by leave() leaves all that to it.
 
-        A server thread that is still inside Ray would crash the process: then leave() has to stop Ray.
+        While a server thread is inside Ray, stopping Ray would crash the process: then Ray goes on until leave().
         """
-        if self._broker is None or (self.local and exits.leaving()):
+        if self._broker is None or (self.local and exits.leave_announced()):
             return
         if hurry:
-            # A thread of Ray Data that finds Ray gone would print a traceback after the last line.
+            # A thread of Ray Data would print a traceback, after the last line, when Ray has gone.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         self._broker.ask(Broker.close)
         ended = _join(self._servers, HURRY_SECONDS if hurry else JOIN_SECONDS)
@@ -99,10 +102,10 @@ class Backend:
             self.local.stop()
 
 
-def connect(launch: LaunchConfig) -> PrivateRay | None:
+def connect_to_ray(launch: LaunchConfig) -> PrivateRay | None:
     """Connects to the cluster that the launch or RAY_ADDRESS names, else starts a local Ray and returns it.
 
-    A Ray that this process is connected to already is taken as it is.
+    Where this process is connected to a Ray already, that one is used.
     """
     import ray
 
@@ -114,14 +117,14 @@ def connect(launch: LaunchConfig) -> PrivateRay | None:
     if address := launch.ray_address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, logging_level="warning", log_to_driver=False)
         return None
-    return _start_here(launch)
+    return _start_local_ray(launch)
 
 
-def _start_here(launch: LaunchConfig) -> PrivateRay:
+def _start_local_ray(launch: LaunchConfig) -> PrivateRay:
     from pipelines.stages.private import PrivateRay
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # This machine is not taken away with a notice, as a spot instance is.
+    # This machine is not a spot instance, which is taken away with a notice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Workers and actors share the cores; what they hold must fit, and Ray Data needs CPUs for tasks of its own.
@@ -136,7 +139,7 @@ def _run_server(kind: ServerKind, job: Callable[[], None], broker: BrokerHandle)
         job()
     except Exception as error:  # noqa: BLE001 - it crosses a thread: told to all who wait, not swallowed
         with contextlib.suppress(ray.exceptions.RayError):
-            broker.ask(Broker.server_failed, kind, described(error))
+            broker.ask(Broker.server_failed, kind, describe(error))
 
 
 def _join(threads: Sequence[threading.Thread], patience: float) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcia.protocols import Assistant
 from lcia.stage import TrainStage
-from pipelines.exits import StageFailedError, described
+from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
 from pipelines.stages.broker import Broker, BrokerHandle, find_broker
 from pipelines.stages.work import NotYet, SessionOver, Training, until_over
@@ -60,7 +60,7 @@ def _why_lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
     times = f"{launch.max_failures + 1} times in all (launch.max_failures is {launch.max_failures})"
     if isinstance(cause, RayActorError):
         return f"training workers ended{where}, {times}: they were killed, for lack of memory perhaps"
-    return f"training failed{where}, {times}; the last error: {described(cause)}"
+    return f"training failed{where}, {times}; the last error: {describe(cause)}"
 
 
 def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> Any:
@@ -126,7 +126,7 @@ def _report_error(broker: BrokerHandle, work: Training, error: Exception) -> Non
     from torch.distributed import DistError
 
     if not isinstance(error, DistError) and "gloo" not in str(error):
-        broker.ask(Broker.report_error, work, described(error), isinstance(error, PERMANENT))
+        broker.ask(Broker.report_error, work, describe(error), isinstance(error, PERMANENT))
 
 
 def _load(stage: TrainStage, launch: LaunchConfig, accelerator: Accelerator) -> Assistant:

@@ -71,7 +71,7 @@ def _trial(params: dict[str, Any], settings: dict[str, Any]) -> None:
     from pipelines.launch import LaunchConfig
 
     executor = RayExecutor(LaunchConfig.model_validate(settings["launch"]), lambda: settings["broker"])
-    executor.trusting = True
+    executor.trusts_sizes = True
     try:
         outcome = run([RunConfig.model_validate(settings["configs"][params["number"]])], executor)[0]
     except StageFailedError:

@@ -14,9 +14,9 @@ from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.run import Prepared, prepare
 from lcia.types import InputError
-from pipelines.exits import StageFailedError, described
+from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
-from pipelines.stages.execute import RayExecutor, listed
+from pipelines.stages.execute import RayExecutor, list_failures
 from pipelines.stages.work import BUILDS_ON_IT
 
 RUN = {
@@ -94,7 +94,7 @@ def test_small_generated_data_is_written_without_ray(tmp_path: Path) -> None:
 def test_a_failure_names_the_cause_first_and_then_what_was_not_done(cached: tuple[Path, Prepared]) -> None:
     _, prepared = cached
     first, second = prepared.plan.trains
-    told = listed(
+    told = list_failures(
         (*prepared.plan.trains, *prepared.plan.evals), {first.key: "NaN at step 3", second.key: BUILDS_ON_IT}
     ).splitlines()
     assert told[0] == f"2 of {2 + len(prepared.plan.evals)} stages failed"
@@ -111,4 +111,4 @@ def test_a_failure_names_the_cause_first_and_then_what_was_not_done(cached: tupl
     ],
 )
 def test_only_errors_that_were_not_written_for_people_show_their_type(error: Exception, told: str) -> None:
-    assert described(error) == told
+    assert describe(error) == told
