@@ -28,7 +28,10 @@ Answer = TypeVar("Answer")
 
 
 class Broker:
-    """State of all stages that were asked for. `done` stages are in the store; the broker holds no results."""
+    """State of all stages that were asked for. `done` stages are in the store; the broker holds no results.
+
+    First what runs and trials ask, then what servers ask and report, last the queues.
+    """
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -48,8 +51,6 @@ class Broker:
         """Why the last server of a kind has failed."""
         self.closed = False
         self.change = asyncio.Condition()
-
-    # What runs and trials ask ---------------------------------------------------------------------------------------
 
     async def add_found(self, trainings: Sequence[str]) -> None:
         """Trainings that were asked for and that the store already holds."""
@@ -107,8 +108,6 @@ class Broker:
         async with self.change:
             self.closed = True
             self.change.notify_all()
-
-    # What servers ask and say ---------------------------------------------------------------------------------------
 
     async def expect(self, servers: Mapping[ServerKind, int]) -> None:
         """How many servers of each kind there are; after the last has failed, stages fail at once."""
@@ -183,8 +182,6 @@ class Broker:
                 self.without_servers[kind] = message
             self._fail_kind(kind, message)
             self.change.notify_all()
-
-    # The queues -----------------------------------------------------------------------------------------------------
 
     def unfinished(self) -> set[str]:
         """Keys that are queued or running."""
@@ -274,11 +271,6 @@ class BrokerHandle:
     def tell(self, progress: Progress) -> None:
         """Reports progress without waiting."""
         self.actor.report.remote(progress)
-
-    def stop(self) -> None:
-        import ray
-
-        ray.kill(self.actor)
 
 
 def start_broker(name: str) -> BrokerHandle:

@@ -44,6 +44,7 @@ class Answerer:
         from lcia.evaluation.predict import Predictor
 
         if self._loaded is None or self._loaded[0] != stage.model_key:
+            self._loaded = None  # its memory is needed for the next one
             device = "cuda" if self.launch.gpus_per_actor else "cpu"
             assistant = assistants.build(
                 stage.assistant, device=device, attn_implementation=self.launch.attn_implementation

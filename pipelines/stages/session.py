@@ -92,12 +92,14 @@ class Backend:
         """
         if self._broker is None or (self.local and exits.leave_announced()):
             return
+        import ray
+
         if hurry:
             # A thread of Ray Data would print a traceback, after the last line, when Ray has gone.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         self._broker.ask(Broker.close)
         ended = _join(self._servers, HURRY_SECONDS if hurry else JOIN_SECONDS)
-        self._broker.stop()
+        ray.kill(self._broker.actor)
         if self.local and ended:
             self.local.stop()
 
