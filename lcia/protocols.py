@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lcia.types import Sample
 
@@ -125,7 +125,7 @@ class Progress:
     a user should be told of the stage, once; `done`: its result is in the store."""
 
     stage: str
-    kind: str
+    kind: Literal["shard", "embed", "train", "eval"]
     label: str
     step: int
     steps: int
