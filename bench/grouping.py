@@ -78,7 +78,7 @@ def embedding(photos: Path, images: int, model: str) -> dict[str, Any]:
     import torch
 
     from lcia.embedders import features as local
-    from pipelines.stages import embed as on_ray
+    from pipelines.stages.embed import embed_on_ray
 
     torch.set_num_threads(1)  # as Ray gives an actor of one CPU
     seconds: dict[tuple[str, int], float] = {}
@@ -92,7 +92,7 @@ def embedding(photos: Path, images: int, model: str) -> dict[str, Any]:
             write_shards(shards, sorted(p for p in photos.iterdir() if p.is_file()), count)
             out = {way: folder / f"{way}{count}" for way in ("plain", "ray")}
             seconds["plain", count] = elapsed(partial(local.embed_shards, shards, config, out["plain"]))
-            seconds["ray", count] = elapsed(partial(on_ray.embed_shards, shards, config, out["ray"], actors=1))
+            seconds["ray", count] = elapsed(partial(embed_on_ray, shards, config, out["ray"], actors=1))
         ray.shutdown()
     steady = {way: seconds[way, images] - seconds[way, images // 4] for way in ("plain", "ray")}
     rates = {f"{way}_images_per_s": images / seconds[way, images] for way in ("plain", "ray")}

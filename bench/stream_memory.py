@@ -60,8 +60,8 @@ def measure(rows: int, store_bytes: int, side: int, clip: bool) -> dict[str, flo
     """Streams `rows` rows through both stages on a Ray of its own; peaks in MB (resident, shared memory included)."""
     import ray
 
-    from pipelines.stages.embed import embed_shards
-    from pipelines.stages.shard import write_source
+    from pipelines.stages.embed import embed_on_ray
+    from pipelines.stages.shard import shard_on_ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=store_bytes, log_to_driver=False,
              logging_level="warning")  # fmt: skip
@@ -71,9 +71,9 @@ def measure(rows: int, store_bytes: int, side: int, clip: bool) -> dict[str, flo
         shards.mkdir()
         source, embedder = _source(rows, side, Path(name)), _embedder(clip, Path(name) / "clip")
         began = time.perf_counter()
-        write_source(source, "last_line", None, DataConfig(), shards)
+        shard_on_ray(source, "last_line", None, DataConfig(), shards)
         sharded = time.perf_counter()
-        embed_shards(shards, embedder, features)
+        embed_on_ray(shards, embedder, features)
         ended = time.perf_counter()
         size = sum(file.stat().st_size for file in shards.iterdir())
     peaks = {"driver_start_mb": at_start, "driver_peak_mb": resident_mb(os.getpid(), "VmHWM"), **workers.peaks()}

@@ -39,7 +39,7 @@ def milliseconds_per_step(chosen: Sequence[RunConfig], executor: Executor) -> fl
     seconds, steps = [], []
     for prepared in prepare(chosen, executor):
         stage = prepared.plan.trains[0]
-        executor.tune([stage], [])
+        executor.train_and_evaluate([stage], [])
         result = steps_of(stage, executor.store)[1]
         seconds.append(result["seconds"])
         steps.append(result["steps"])

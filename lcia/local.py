@@ -33,7 +33,8 @@ class LocalExecutor:
         self.store, self._options, self._observe = store, options or FitOptions(), observe
         self._eval_batch_size = eval_batch_size
         self._loaded: tuple[Assistant, Predictor] | None = None
-        self._fits: set[str] = set()
+        self._serves: set[str] = set()
+        """Model keys of the stages that the loaded model can execute."""
         self._accelerator: Accelerator | None = None
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
@@ -43,14 +44,14 @@ class LocalExecutor:
                     write_source(stage.source, stage.instruction, stage.max_samples, stage.data, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
-        # One of each kind: a text or image encoder takes seconds to load.
+        # Built once each: a text or image encoder takes seconds to load.
         built = cache(embedders.build)
         for stage in stages:
             if not self.store.usable(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
                     embed_shards(self.store.fetch(stage.shards), stage.embedder, folder, built(stage.embedder))
 
-    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         """Trains and evaluates one after the other; a stage that diverges does not stop those that do not need it.
 
         Raises:
@@ -66,7 +67,7 @@ class LocalExecutor:
                 failed[stage.key] = reason
         for wanted in evals:
             if not self.store.usable(wanted.key) and failed.keys().isdisjoint(wanted.adapters):
-                evaluate_stage(wanted, self._load(wanted)[1], self.store, self._shower(wanted))
+                evaluate_stage(wanted, self._load(wanted)[1], self.store, self._row_observer(wanted))
         for reason in failed.values():
             raise FloatingPointError(reason)
 
@@ -80,14 +81,14 @@ class LocalExecutor:
         return ""
 
     def _load(self, stage: TrainStage | EvalStage) -> tuple[Assistant, Predictor]:
-        """The model that was used last where it fits; one that is trained answers too, whatever its form of LoRA."""
+        """The loaded model where it serves the stage, else a new one; one that was loaded to train answers too."""
         from lcia import assistants
 
-        if self._loaded is None or stage.model_key not in self._fits:
+        if self._loaded is None or stage.model_key not in self._serves:
             lora = stage.lora if isinstance(stage, TrainStage) else LoraConfig()
             assistant = assistants.build(stage.assistant, lora, device=str(self._device().device))
             self._loaded = (assistant, Predictor(assistant, self.store, self._eval_batch_size))
-            self._fits = {stage.model_key, stage.base_key}
+            self._serves = {stage.model_key, stage.base_key}
         return self._loaded
 
     def _device(self) -> Accelerator:
@@ -97,8 +98,8 @@ class LocalExecutor:
         self._accelerator = self._accelerator or Accelerator(mixed_precision="no")
         return self._accelerator
 
-    def _shower(self, stage: EvalStage) -> Callable[[int, int], None]:
+    def _row_observer(self, stage: EvalStage) -> Callable[[int, int], None]:
         def show(done: int, rows: int) -> None:
-            self._observe(Progress(stage.key, "eval", stage.label, done, rows, {}))
+            self._observe(Progress(stage.key, stage.kind, stage.label, done, rows, {}))
 
         return show

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lcia.types import Sample
 
@@ -121,16 +121,17 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of a stage's progress. `values`: loss, lr, grad_norm, samples_per_second, beta ...; `note`: what a user
-    should be told of the stage, once."""
+    """How far a stage is. `stage` is its key; `values`: loss, lr, grad_norm, samples_per_second, beta ...; `note`: what
+    a user should be told of the stage, once; `done`: its result is in the store."""
 
     stage: str
-    kind: str
+    kind: Literal["shard", "embed", "train", "eval"]
     label: str
     step: int
     steps: int
     values: Mapping[str, float]
     note: str = ""
+    done: bool = False
 
 
 Observer = Callable[[Progress], None]

@@ -40,7 +40,7 @@ class Executor(Protocol):
 
     def embed(self, stages: Sequence[EmbedStage]) -> None: ...
 
-    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         """Trains (parents come before their children) and evaluates, in whatever overlap it likes."""
 
 
@@ -88,14 +88,14 @@ def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
     """Trains and evaluates the union of the plans, then fills the matrices."""
     trains = {stage.key: stage for p in prepared for stage in p.plan.trains}
     evals = {stage.key: stage for p in prepared for stage in p.plan.evals}
-    executor.tune(list(trains.values()), list(evals.values()))
+    executor.train_and_evaluate(list(trains.values()), list(evals.values()))
     return [Outcome(p, matrices(p, executor.store)) for p in prepared]
 
 
 def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
     """Shards and embeds the data of all configurations and makes their plans."""
-    desk = _Desk(executor.store)
-    drafts = [_Draft.of(config, desk) for config in configs]
+    shared = _Shared(executor.store)
+    drafts = [_Draft.of(config, shared) for config in configs]
     shards = {stage.key: stage for draft in drafts for stage in draft.shards.values()}
     executor.shard(list(shards.values()))
     counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
@@ -103,13 +103,13 @@ def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
         _refuse_bad_rows(draft, counts, executor.store)
     embeds = {stage.key: stage for draft in drafts for stage in draft.embeds.values()}
     executor.embed(list(embeds.values()))
-    return [draft.plan(desk, counts) for draft in drafts]
+    return [draft.plan(shared, counts) for draft in drafts]
 
 
 # Before the data is there ---------------------------------------------------------------------------------------
 
 
-class _Desk:
+class _Shared:
     """Lookups of files, models, store and plans that the runs of a study share; each is made once."""
 
     def __init__(self, store: Store) -> None:
@@ -145,24 +145,24 @@ class _Draft:
     embeds: Mapping[tuple[str, Split], EmbedStage]
 
     @classmethod
-    def of(cls, config: RunConfig, desk: _Desk) -> _Draft:
-        benchmark = desk.benchmark(config.benchmark)
+    def of(cls, config: RunConfig, shared: _Shared) -> _Draft:
+        benchmark = shared.benchmark(config.benchmark)
         order = order_of(config, benchmark)
         # Only so that a base that is not there is told before any data is read.
-        desk.base(desk.assistant(config.assistant))
+        shared.base(shared.assistant(config.assistant))
         wanted = [(task, split) for task in order for split in splits_of(config)]
-        shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
+        shards = {(task, split): _shard(config, benchmark[task], split, shared) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if _groups(config):
-            embeds = {at: desk.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
+            embeds = {at: shared.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
-    def plan(self, desk: _Desk, counts: Mapping[str, ShardCounts]) -> Prepared:
-        known = {at: desk.features(stage.key) for at, stage in self.embeds.items()}
+    def plan(self, shared: _Shared, counts: Mapping[str, ShardCounts]) -> Prepared:
+        known = {at: shared.features(stage.key) for at, stage in self.embeds.items()}
         keys = {at: stage.key for at, stage in self.shards.items()}
         catalog = Catalog(self.order, keys, known)
         mine = {stage.label: counts[stage.key] for stage in self.shards.values()}
-        made, embeds = plan(desk.planner(self.config), catalog), tuple(stage.key for stage in self.embeds.values())
+        made, embeds = plan(shared.planner(self.config), catalog), tuple(stage.key for stage in self.embeds.values())
         return Prepared(self.config, self.benchmark, catalog, made, mine, embeds)
 
 
@@ -187,7 +187,7 @@ def splits_of(config: RunConfig) -> tuple[Split, ...]:
     return (split,) if config.protocol == "zero_shot" or split == "train" else ("train", split)
 
 
-def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> ShardStage:
+def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> ShardStage:
     source = {"train": task.train, "validation": task.validation, "test": task.test}[split]
     if source is None:
         raise InputError(
@@ -197,7 +197,7 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> Shar
         task=task.name,
         split=split,
         source=source,
-        fingerprint=desk.fingerprint(source),
+        fingerprint=shared.fingerprint(source),
         instruction=task.instruction,
         max_samples=task.max_samples,
         max_image_pixels=config.data.max_image_pixels,

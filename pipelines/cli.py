@@ -278,14 +278,14 @@ def data_make(
 
 def main() -> None:
     """Entry point: InputError becomes exit code 2, a run's error 1; Ctrl-C 130 and SIGTERM 143, with how to go on."""
-    exits.will_leave()
+    exits.announce_leave()
     signal.signal(signal.SIGTERM, _end)
     leave(guarded(lambda: app(standalone_mode=False)))
 
 
 def _end(number: int, frame: object) -> None:
     """Answers SIGTERM as Ctrl-C is answered, with a code of its own."""
-    exits.SIGNALS.append(number)
+    exits.END_SIGNALS.append(number)
     raise KeyboardInterrupt
 
 
@@ -301,19 +301,19 @@ def guarded(command: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except exits.StageFailedError as error:
-        exits.wait_if_ending()
-        print(f"lcia: {error}\n{exits.TO_GO_ON}", file=sys.stderr)
+        exits.wait_if_exiting()
+        print(f"lcia: {error}\n{exits.HOW_TO_CONTINUE}", file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001 - the last stop: told to the user, with the way to the traceback
-        exits.wait_if_ending()
+        exits.wait_if_exiting()
         return _failed(error)
     # typer turns Ctrl-C into a result of its own.
     return _interrupted() if code == INTERRUPTED else code if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
-    print(f"\nlcia: stopped; {exits.TO_GO_ON}", file=sys.stderr)
-    return TERMINATED if exits.SIGNALS else INTERRUPTED
+    print(f"\nlcia: stopped; {exits.HOW_TO_CONTINUE}", file=sys.stderr)
+    return TERMINATED if exits.END_SIGNALS else INTERRUPTED
 
 
 def _failed(error: Exception) -> int:
@@ -327,7 +327,7 @@ def _failed(error: Exception) -> int:
     if os.environ.get("LCIA_DEBUG"):
         print(redacted(traceback.format_exc()), file=sys.stderr)
     # What fails inside Ray fails in the middle of a run.
-    hint = f"{exits.TO_GO_ON} " if type(error).__module__.startswith("ray.") else ""
+    hint = f"{exits.HOW_TO_CONTINUE} " if type(error).__module__.startswith("ray.") else ""
     print(f"lcia: {type(error).__name__}: {redacted(str(error))}\n{hint}(LCIA_DEBUG=1 shows where)", file=sys.stderr)
     return 1
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,14 +26,6 @@ BLOCK_BYTES = 32 * 2**20
 Table: TypeAlias = Any  # pyarrow.Table, which carries no types
 
 
-@dataclass(frozen=True)
-class Pool:
-    """How many actors embed, and the share of a GPU that each takes."""
-
-    actors: int
-    gpus: float
-
-
 class Embed:
     """Actor: embeds the samples of a batch and returns one row per distinct instruction of it."""
 
@@ -48,19 +40,19 @@ class Embed:
         return _partial(found, collector.sums)
 
 
-def embed_shards(
+def embed_on_ray(
     shards: Path | str, config: EmbedderConfig, folder: Path, actors: int = 1, gpus_per_actor: float = 0.0
 ) -> None:
     """Writes the features of a folder of Parquet shards into `folder`; as lcia.embedders.features does."""
-    pool = Pool(actors, gpus_per_actor)
+    embedded = partial(_embedded, config=config, actors=actors, gpus_per_actor=gpus_per_actor)
     if reads_images(config):
-        # One task may read many files into one block: cut it, so that every actor of the pool finds work.
+        # One task may read many files into one block: cut it, so that every actor finds work.
         samples = _rows(shards, ["instruction", "images"]).repartition(target_num_rows_per_block=BATCH)
-        features = _merge(_embedded(samples, config, pool))
+        features = _merge(embedded(samples))
     else:
         features = _merge(_stream(_rows(shards, ["instruction"]).map_batches(_count, **_batching(TEXTS))))
         if not isinstance(config, TfidfConfig):
-            features = _with_vectors(features, config, pool)
+            features = _with_vectors(features, embedded)
     write(features, folder)
 
 
@@ -73,22 +65,22 @@ def _rows(shards: Path | str, columns: list[str]) -> Any:
     return dataset
 
 
-def _embedded(dataset: Any, config: EmbedderConfig, pool: Pool) -> Iterator[Table]:
-    actors = ray.data.ActorPoolStrategy(size=pool.actors)
+def _embedded(dataset: Any, config: EmbedderConfig, actors: int, gpus_per_actor: float) -> Iterator[Table]:
+    pool = ray.data.ActorPoolStrategy(size=actors)
     return _stream(
         dataset.map_batches(
-            Embed, fn_constructor_args=(config,), compute=actors, num_gpus=pool.gpus, **_batching(BATCH)
+            Embed, fn_constructor_args=(config,), compute=pool, num_gpus=gpus_per_actor, **_batching(BATCH)
         )
     )
 
 
-def _with_vectors(features: Features, config: EmbedderConfig, pool: Pool) -> Features:
+def _with_vectors(features: Features, embedded: Callable[[Any], Iterator[Table]]) -> Features:
     """Each distinct text embedded once; the multiplicities are put back afterwards."""
     texts = pa.table({"instruction": pa.array(features.texts, pa.string())})
     pieces = [texts.slice(start, BATCH) for start in range(0, texts.num_rows, BATCH)]
     dataset = ray.data.from_arrow(pieces)
     dataset.context.execution_options.preserve_order = True
-    vectors = _merge(_embedded(dataset, config, pool)).vectors
+    vectors = _merge(embedded(dataset)).vectors
     return Features(features.texts, features.counts, vectors)
 
 

@@ -1,7 +1,7 @@
 """Ray actors that answer the evaluation stages of a whole run or study.
 
-Each actor has a thread in the driver, which asks the broker for tickets (stage, row range) for as long as the session
-lasts. So the base is loaded once per actor, adapters are swapped, and evaluation overlaps with training.
+Each actor has a thread in the driver, which asks the broker for ranges of rows until the session is over. So the base
+is loaded once per actor, adapters are swapped, and evaluation overlaps with training.
 """
 
 from __future__ import annotations
@@ -9,91 +9,88 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from lcia.evaluation.answers import write_answers
+from lcia.protocols import Progress
 from lcia.stage import EvalStage
 from lcia.store.folders import Store
-from pipelines.exits import described
+from pipelines.exits import describe
 from pipelines.launch import LaunchConfig
-from pipelines.stages import broker as brokers
+from pipelines.stages.broker import Broker, BrokerHandle
+from pipelines.stages.work import RowRange, until_over
+
+if TYPE_CHECKING:
+    from lcia.evaluation.predict import Predictor
 
 
 class Answerer:
-    """A Ray actor: a ticket per call; the base stays loaded."""
+    """A Ray actor: a range of rows per call; the base stays loaded."""
 
-    def __init__(self, launch: dict[str, Any]) -> None:
-        self.launch = LaunchConfig.model_validate(launch)
-        self.store = Store(self.launch.store_root)
-        self.predictors: dict[str, Any] = {}
+    def __init__(self, launch: LaunchConfig) -> None:
+        self.launch, self.store = launch, Store(launch.store_root)
+        self._loaded: tuple[str, Predictor] | None = None
 
-    def answer(self, ticket: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
-        """The records of the ticket's rows, and the seconds that they took once the model was there."""
-        stage = EvalStage.model_validate(ticket["record"])
-        predictor, started = self._predictor(stage), time.perf_counter()
-        records = predictor(stage, ticket["start"], ticket["stop"])
+    def answer(self, work: RowRange) -> tuple[list[dict[str, Any]], float]:
+        """The records of the rows, and the seconds that they took once the model was there."""
+        predictor, started = self._predictor(work.stage), time.perf_counter()
+        records = predictor(work.stage, work.start, work.stop)
         return records, time.perf_counter() - started
 
-    def _predictor(self, stage: EvalStage) -> Any:
+    def _predictor(self, stage: EvalStage) -> Predictor:
         from lcia import assistants
         from lcia.evaluation.predict import Predictor
 
-        if stage.model_key not in self.predictors:
+        if self._loaded is None or self._loaded[0] != stage.model_key:
+            self._loaded = None  # its memory is needed for the next one
             device = "cuda" if self.launch.gpus_per_actor else "cpu"
             assistant = assistants.build(
                 stage.assistant, device=device, attn_implementation=self.launch.attn_implementation
             )
-            predictor = Predictor(assistant, self.store, self.launch.per_device_eval_batch_size)
-            self.predictors = {stage.model_key: predictor}
-        return self.predictors[stage.model_key]
+            self._loaded = stage.model_key, Predictor(assistant, self.store, self.launch.per_device_eval_batch_size)
+        return self._loaded[1]
 
 
-class Collector:
+class Publisher:
     """Gathers what the actors answer, and publishes a stage when its last row is there."""
 
-    def __init__(self, launch: LaunchConfig, broker: str) -> None:
-        self._store, self._broker = Store(launch.store_root), brokers.connect(broker)
+    def __init__(self, store: Store, broker: BrokerHandle) -> None:
+        self._store, self._broker = store, broker
         self._records: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
 
-    def add(self, ticket: dict[str, Any], records: list[dict[str, Any]], seconds: float) -> None:
-        key = ticket["key"]
+    def add(self, work: RowRange, records: list[dict[str, Any]], seconds: float) -> None:
+        """Takes what an actor has answered, and the seconds that it took."""
+        key, stage = work.key, work.stage
         with self._lock:
             self._records[key] += records
             self._seconds[key] += seconds
             done = len(self._records[key])
-            ray.get(self._broker.report.remote(key, {"step": done}))
-            if done < ticket["rows"]:
+            self._broker.ask(Broker.report, Progress(key, stage.kind, stage.label, done, work.rows, {}))
+            if done < work.rows:
                 return
             found, spent = self._records.pop(key), self._seconds.pop(key)
-        with self._store.publish(key, ticket["record"]) as folder:
+        with self._store.publish(key, stage.record) as folder:
             write_answers(found, spent, folder)
-        ray.get(self._broker.finish.remote(key))
+        self._broker.ask(Broker.finish, key)
 
 
-def serve(launch: LaunchConfig, name: str, collector: Collector) -> None:
+def serve(launch: LaunchConfig, broker: BrokerHandle, publisher: Publisher) -> None:
     """One actor's work until the broker closes. Blocks; a killed actor is started again `max_failures` times.
 
     Raises:
         ray.exceptions.RayActorError: it was killed more often than that.
     """
-    broker = brokers.connect(name)
     lives = {"max_restarts": launch.max_failures, "max_task_retries": launch.max_failures}
-    actor = (
-        ray.remote(Answerer)
-        .options(num_cpus=1, num_gpus=launch.gpus_per_actor, **lives)
-        .remote(launch.model_dump(mode="json"))
-    )
-    while (ticket := ray.get(broker.next_ticket.remote())) != {}:
-        if ticket is None:
-            continue
+    actor = ray.remote(Answerer).options(num_cpus=1, num_gpus=launch.gpus_per_actor, **lives).remote(launch)
+    for work in until_over(lambda: broker.ask(Broker.next_rows)):
         try:
-            records, seconds = ray.get(actor.answer.remote(ticket))
+            records, seconds = ray.get(actor.answer.remote(work))
         except ray.exceptions.RayTaskError as error:
             # The same rows and the same model would fail again; other stages need neither.
-            ray.get(broker.give_up.remote(ticket["key"], described(error.cause)))
+            broker.ask(Broker.give_up, work.key, describe(error.cause))
         else:
-            collector.add(ticket, records, seconds)
+            publisher.add(work, records, seconds)

@@ -11,27 +11,27 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeAlias, TypeVar
 
 from lcia.config.run import TfidfConfig
-from lcia.data.shards import count_rows
-from lcia.data.shards import write_source as write_source_here
+from lcia.data.shards import count_rows, write_source
+from lcia.protocols import Progress
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.types import GeneratedSource
 from pipelines.exits import StageFailedError
 from pipelines.launch import LaunchConfig
-from pipelines.stages.tickets import BUILDS_ON_IT, tickets_of
-
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
+from pipelines.stages.broker import Broker, BrokerHandle
+from pipelines.stages.work import BUILDS_ON_IT, NotYet
 
 DATA_STAGES_AT_A_TIME = 4
 SMALL_ROWS = 5000
 """Generated rows that are drawn in this process: sooner than tasks of Ray Data could start."""
 
-Watcher = Callable[[dict[str, dict[str, Any]]], None]
-"""Takes a snapshot: progress by stage key."""
+Watcher: TypeAlias = Callable[[Mapping[str, Progress]], None]
+"""Takes a snapshot: the progress of all stages that were begun, by key."""
+Stage: TypeAlias = ShardStage | EmbedStage | TrainStage | EvalStage
+SomeStage = TypeVar("SomeStage", bound=Stage)
 
 
 class RayExecutor:
@@ -40,37 +40,35 @@ class RayExecutor:
     `start` starts that broker, if it does not run, and returns it; called when something has to be executed.
     """
 
-    def __init__(self, launch: LaunchConfig, start: Callable[[], ActorHandle], *watchers: Watcher) -> None:
+    def __init__(self, launch: LaunchConfig, start: Callable[[], BrokerHandle], *watchers: Watcher) -> None:
         self.launch, self.store = launch, Store(launch.store_root)
         self._start, self._watchers = start, watchers
-        self.trusting = False
-        """Whether sizes are enough, because the driver has compared all checksums before it started trials."""
-        self._broker: ActorHandle | None = None
-        self._cached: list[str] = []
+        self.trusts_sizes = False
+        """For trials: comparing sizes is enough, because the driver has compared all checksums before."""
+        self._broker: BrokerHandle | None = None
+        self._found: list[str] = []
         """Trainings that the store held when they were asked for, and that the broker has not been told of."""
-        self._data: dict[str, dict[str, Any]] = {}
+        self._data: dict[str, Progress] = {}
 
-    def connect(self) -> ActorHandle:
+    def connect(self) -> BrokerHandle:
         """The broker; it knows all trainings that the store held when they were asked for."""
         self._broker = self._broker or self._start()
-        if self._cached:
-            import ray
-
-            ray.get(self._broker.add_found.remote(self._cached))
-            self._cached = []
+        if self._found:
+            self._broker.ask(Broker.add_found, self._found)
+            self._found = []
         return self._broker
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
         self._side_by_side(self.missing(stages), self._write_shards)
 
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
-        where = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
+        given = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
         if isinstance(stage.source, GeneratedSource) and stage.source.rows <= SMALL_ROWS:
-            write_source_here(*where)
+            write_source(*given)
         else:
-            from pipelines.stages.shard import write_source
+            from pipelines.stages.shard import shard_on_ray
 
-            write_source(*where)
+            shard_on_ray(*given)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         self._side_by_side(self.missing(stages), self._write_features)
@@ -78,19 +76,19 @@ class RayExecutor:
     def _write_features(self, stage: EmbedStage, folder: Path) -> None:
         shards = str(self.store.fetch(stage.shards))
         if isinstance(stage.embedder, TfidfConfig):
-            from lcia.embedders.features import embed_shards as embed_here
+            from lcia.embedders.features import embed_shards
 
             # The texts are the features: one column is read, which is done before a pool of actors has started.
-            embed_here(shards, stage.embedder, folder)
+            embed_shards(shards, stage.embedder, folder)
         else:
-            from pipelines.stages.embed import embed_shards
+            from pipelines.stages.embed import embed_on_ray
 
-            embed_shards(shards, stage.embedder, folder, self.launch.embed_actors, self.launch.gpus_per_actor)
+            embed_on_ray(shards, stage.embedder, folder, self.launch.embed_actors, self.launch.gpus_per_actor)
 
-    def _side_by_side(self, stages: Sequence[Any], write: Callable[[Any, Path], object]) -> None:
+    def _side_by_side(self, stages: Sequence[SomeStage], write: Callable[[SomeStage, Path], object]) -> None:
         """Data stages wait for processes to start more than they compute, so several run at a time."""
 
-        def one(stage: Any) -> None:
+        def one(stage: SomeStage) -> None:
             with self.store.publish(stage.key, stage.record) as folder:
                 write(stage, folder)
 
@@ -98,12 +96,12 @@ class RayExecutor:
             # Without their data the trainings are missing too: the servers import while it is read.
             self.connect()
         for stage in stages:
-            self._show(stage, 0)
+            self._show(stage, done=False)
         with ThreadPoolExecutor(DATA_STAGES_AT_A_TIME) as pool:
             for stage, _ in zip(stages, pool.map(one, stages), strict=True):
-                self._show(stage, 1)
+                self._show(stage, done=True)
 
-    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         """Hands stages to the broker and waits until each is done or has failed.
 
         Raises:
@@ -111,51 +109,40 @@ class RayExecutor:
         """
         missing_trains, missing_evals = self.missing(trains), self.missing(evals)
         wanted = {stage.key for stage in missing_trains}
-        self._cached += [stage.key for stage in trains if stage.key not in wanted]
+        self._found += [stage.key for stage in trains if stage.key not in wanted]
         if not (missing_trains or missing_evals):
             return
-        import ray
-
         broker = self.connect()
-        orders = [{"key": s.key, "parent": s.parent, "record": s.record} for s in missing_trains]
-        ray.get(broker.add_trains.remote(orders))
+        broker.ask(Broker.add_trainings, missing_trains)
         for stage in missing_evals:
             rows = count_rows(self.store.fetch(stage.shards))
-            tickets = tickets_of(stage, rows, self.launch.per_device_eval_batch_size)
-            ray.get(broker.add_tickets.remote(stage.key, tickets))
-        self.wait((*missing_trains, *missing_evals))
+            broker.ask(Broker.add_evaluation, stage, rows, self.launch.per_device_eval_batch_size)
+        self._wait((*missing_trains, *missing_evals))
 
-    def missing(self, stages: Sequence[Any]) -> list[Any]:
+    def missing(self, stages: Sequence[SomeStage]) -> list[SomeStage]:
         """Those that the store does not hold; what it holds damaged is set aside and so missing."""
-        there = self.store.has if self.trusting else self.store.usable
+        there = self.store.has if self.trusts_sizes else self.store.usable
         return [stage for stage in stages if not there(stage.key)]
 
     def counts(self) -> dict[str, int]:
         """Trainings asked for, distinct, trained in this session."""
         if self._broker is None:
-            return {"asked": len(self._cached), "distinct": len(set(self._cached)), "trained": 0}
-        import ray
+            return {"asked": len(self._found), "distinct": len(set(self._found)), "trained": 0}
+        return self.connect().ask(Broker.counts)
 
-        counts: dict[str, int] = ray.get(self.connect().counts.remote())
-        return counts
-
-    def wait(self, stages: Sequence[Any]) -> None:
+    def _wait(self, stages: Sequence[Stage]) -> None:
         """Waits until each stage is done or has failed; raises StageFailedError, which lists those that failed."""
-        import ray
-
         keys, broker = [stage.key for stage in stages], self.connect()
-        while (errors := ray.get(broker.wait.remote(keys))) is None:
+        while isinstance(errors := broker.ask(Broker.wait, keys), NotYet):
             self._watch()
         self._watch()
         if errors:
-            raise StageFailedError(listed(stages, errors))
+            raise StageFailedError(list_failures(stages, errors))
 
-    def refuse_failed(self, stages: Sequence[Any]) -> None:
+    def raise_if_failed(self, stages: Sequence[Stage]) -> None:
         """Raises StageFailedError if any of them has failed; waits for none."""
-        import ray
-
-        if errors := ray.get(self.connect().failed.remote([stage.key for stage in stages])):
-            raise StageFailedError(listed(stages, errors))
+        if errors := self.connect().ask(Broker.failed, [stage.key for stage in stages]):
+            raise StageFailedError(list_failures(stages, errors))
 
     @contextlib.contextmanager
     def watching(self, every: float = 1.0) -> Iterator[None]:
@@ -178,26 +165,17 @@ class RayExecutor:
     def _watch(self) -> None:
         if not self._watchers:
             return
-        snapshot = {**self._data, **self._reported()}
+        snapshot = {**self._data, **(self._broker.ask(Broker.snapshot) if self._broker else {})}
         for watcher in self._watchers:
             watcher(snapshot)
 
-    def _reported(self) -> dict[str, dict[str, Any]]:
-        if self._broker is None:
-            return {}
-        import ray
-
-        snapshot: dict[str, dict[str, Any]] = ray.get(self._broker.snapshot.remote())
-        return snapshot
-
-    def _show(self, stage: Any, step: int) -> None:
+    def _show(self, stage: Stage, done: bool) -> None:
         """Data stages are run from here, so their progress is known here."""
-        self._data[stage.key] = {"kind": stage.kind, "label": stage.label, "step": step, "steps": 1, "values": {},
-                                 "done": step == 1}  # fmt: skip
+        self._data[stage.key] = Progress(stage.key, stage.kind, stage.label, int(done), 1, {}, done=done)
         self._watch()
 
 
-def listed(stages: Sequence[Any], errors: Mapping[str, str]) -> str:
+def list_failures(stages: Sequence[Stage], errors: Mapping[str, str]) -> str:
     """Which stages failed and why, and which were not done because they build on these."""
     names = {stage.key: f"{stage.kind} {stage.label}" for stage in stages}
     causes: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The process group of training workers that share one machine: they meet in a file, not at an open port."""
+"""Training workers of one machine meet in a file, not at an open port, to form their process group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OneNodeConfig(TorchConfig):  # type: ignore[misc]  # Ray carries no types 
 
 
 class _OneNodeBackend(_TorchBackend):  # type: ignore[misc]
-    """torch's own meeting point, TCPStore, listens on all interfaces and does not ask for a token."""
+    """As torch's backend, without TCPStore, which would listen on all interfaces and ask for no token."""
 
     def on_start(self, worker_group: Any, backend_config: OneNodeConfig) -> None:
         on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0

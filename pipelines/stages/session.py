@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lcia.store.folders import Store
 from pipelines import exits
-from pipelines.exits import SERVER, described
+from pipelines.exits import SERVER_THREAD, describe
 from pipelines.launch import LaunchConfig
+from pipelines.stages.broker import Broker, BrokerHandle, start_broker
 from pipelines.stages.execute import RayExecutor, Watcher
+from pipelines.stages.work import ServerKind
 
 if TYPE_CHECKING:
-    from ray.actor import ActorHandle
-
     from pipelines.stages.private import PrivateRay
 
 JOIN_SECONDS = 90.0
@@ -30,13 +31,13 @@ HURRY_SECONDS = 1.0
 
 @contextlib.contextmanager
 def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
-    """An executor on Ray, which starts when a stage is missing and ends with the block."""
+    """An executor on Ray. Ray starts when a stage is missing, and ends with the block."""
     launch = launch.settled()
     backend = Backend(launch)
     try:
         yield RayExecutor(launch, backend.start, *watchers)
     except BaseException as error:
-        # The end of a stage is not waited for: its last checkpoint is in the store.
+        # Stages under way are not waited for: their last checkpoints are in the store.
         backend.close(hurry=isinstance(error, KeyboardInterrupt))
         raise
     else:
@@ -47,69 +48,66 @@ class Backend:
     """Ray with a session's broker and servers; nothing runs before start()."""
 
     def __init__(self, launch: LaunchConfig) -> None:
-        self._launch, self.name = launch, f"lcia-broker-{uuid.uuid4().hex[:8]}"
-        self._broker: ActorHandle | None = None
+        self._launch = launch
+        self._broker: BrokerHandle | None = None
         self._servers: Sequence[threading.Thread] = ()
         self.local: PrivateRay | None = None
 
-    def start(self) -> ActorHandle:
+    def start(self) -> BrokerHandle:
         """The broker. The servers start with it, so that their imports (tens of seconds) overlap with other work."""
         if self._broker is None:
-            from pipelines.stages import broker as brokers
-
-            self.local = connect(self._launch)
-            self._broker = brokers.start(self.name)
-            self._servers = self._serve()
+            self.local = connect_to_ray(self._launch)
+            self._broker = start_broker(f"lcia-broker-{uuid.uuid4().hex[:8]}")
+            self._servers = self._start_servers(self._broker)
         return self._broker
 
-    def _serve(self) -> list[threading.Thread]:
-        import ray
-
+    def _start_servers(self, broker: BrokerHandle) -> list[threading.Thread]:
         # Before any thread does: what two threads import at once may be half there for one of them.
-        import ray.train.torch
+        import ray.train.torch  # noqa: F401
 
         from pipelines.stages import evaluate, train
 
         launch, folder = self._launch, str(self.local.folder) if self.local else ""
-        collector = evaluate.Collector(launch, self.name)
-        jobs: list[tuple[str, Callable[[], None]]] = [
-            ("train", partial(train.serve, launch, self.name, f"group{group}", folder))
+        publisher = evaluate.Publisher(Store(launch.store_root), broker)
+        jobs: list[tuple[ServerKind, Callable[[], None]]] = [
+            ("train", partial(train.serve, launch, broker, f"group{group}", folder))
             for group in range(launch.train_groups)
         ]
-        jobs += [("eval", partial(evaluate.serve, launch, self.name, collector))] * launch.eval_actors
+        jobs += [("eval", partial(evaluate.serve, launch, broker, publisher))] * launch.eval_actors
         threads = [
-            threading.Thread(target=_guard, args=(kind, job, self.name), name=f"{SERVER}-{number}", daemon=True)
+            threading.Thread(
+                target=_run_server, args=(kind, job, broker), name=f"{SERVER_THREAD}-{number}", daemon=True
+            )
             for number, (kind, job) in enumerate(jobs)
         ]
-        assert self._broker is not None
-        ray.get(self._broker.expect.remote({"train": launch.train_groups, "eval": launch.eval_actors}))
+        broker.ask(Broker.expect, {"train": launch.train_groups, "eval": launch.eval_actors})
         for thread in threads:
             thread.start()
         return threads
 
     def close(self, hurry: bool) -> None:
-        """Ends the session and the Ray that it has started; where the process ends too, leave() does that at once.
+        """Ends the session and the Ray that it has started; a process that ends by leave() leaves all that to it.
 
-        A server thread that is still inside Ray would crash the process: then leave() has to stop Ray.
+        While a server thread is inside Ray, stopping Ray would crash the process: then Ray goes on until leave().
         """
-        if self._broker is None or (self.local and exits.leaving()):
+        if self._broker is None or (self.local and exits.leave_announced()):
             return
         import ray
 
         if hurry:
-            # A thread of Ray Data that finds Ray gone would print a traceback after the last line.
+            # A thread of Ray Data would print a traceback, after the last line, when Ray has gone.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        ray.get(self._broker.close.remote())
+        self._broker.ask(Broker.close)
         ended = _join(self._servers, HURRY_SECONDS if hurry else JOIN_SECONDS)
-        ray.kill(self._broker)
+        ray.kill(self._broker.actor)
         if self.local and ended:
             self.local.stop()
 
 
-def connect(launch: LaunchConfig) -> PrivateRay | None:
+def connect_to_ray(launch: LaunchConfig) -> PrivateRay | None:
     """Connects to the cluster that the launch or RAY_ADDRESS names, else starts a local Ray and returns it.
 
-    A Ray that this process is connected to already is taken as it is.
+    Where this process is connected to a Ray already, that one is used.
     """
     import ray
 
@@ -118,37 +116,32 @@ def connect(launch: LaunchConfig) -> PrivateRay | None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    local = None
     if address := launch.ray_address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, logging_level="warning", log_to_driver=False)
-    else:
-        local = _start_here(launch)
-    return local
+        return None
+    return _start_local_ray(launch)
 
 
-def _start_here(launch: LaunchConfig) -> PrivateRay:
+def _start_local_ray(launch: LaunchConfig) -> PrivateRay:
     from pipelines.stages.private import PrivateRay
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # This machine is not taken away with a notice, as a spot instance is.
+    # This machine is not a spot instance, which is taken away with a notice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Workers and actors share the cores; what they hold must fit, and Ray Data needs CPUs for tasks of its own.
     return PrivateRay(max(os.cpu_count() or 1, int(launch.cpus) + 2), launch.object_store_memory)
 
 
-def _guard(kind: str, job: Callable[[], None], name: str) -> None:
-    """A server that dies tells the broker, which tells all who wait; the error is shown there."""
+def _run_server(kind: ServerKind, job: Callable[[], None], broker: BrokerHandle) -> None:
+    """A server that fails tells the broker, which tells all who wait; the error is shown there."""
     import ray
 
-    from pipelines.stages import broker as brokers
-
-    broker = brokers.connect(name)
     try:
         job()
     except Exception as error:  # noqa: BLE001 - it crosses a thread: told to all who wait, not swallowed
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(broker.fail.remote(kind, described(error)))
+            broker.ask(Broker.server_failed, kind, describe(error))
 
 
 def _join(threads: Sequence[threading.Thread], patience: float) -> bool:

@@ -29,7 +29,7 @@ ENCODED = pa.schema([("number", pa.int64()), ("facts", pa.string()), ("data", pa
 Table: TypeAlias = Any  # pyarrow.Table, which carries no types
 
 
-def write_source(
+def shard_on_ray(
     source: Source, instruction: InstructionRule, limit: int | None, data: DataConfig, folder: Path
 ) -> ShardCounts:
     """As lcia.data.shards.write_source, and with the same files as result, on the connected Ray.

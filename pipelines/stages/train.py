@@ -7,38 +7,46 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.exits import StageFailedError, described
+from lcia.protocols import Assistant
+from lcia.stage import TrainStage
+from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
-from pipelines.stages import broker as brokers
+from pipelines.stages.broker import Broker, BrokerHandle, find_broker
+from pipelines.stages.work import NotYet, SessionOver, Training, until_over
 
-CERTAIN = (ValueError, FloatingPointError)
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PERMANENT = (ValueError, FloatingPointError)
 """Errors (InputError is one of them) that data and configuration alone decide: a second try ends the same way."""
 
 
-def serve(launch: LaunchConfig, broker: str, group: str, folder: str = "") -> None:
+def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> None:
     """Trains until the broker closes. Blocks; Ray Train starts killed workers again, `max_failures` times.
 
-    `folder`: a private one of this machine, if all workers run on it. Raises StageFailedError if workers or the
-    controller were lost more often than that.
+    `folder`: a private one of this machine, if all workers run on it, else empty.
+
+    Raises:
+        StageFailedError: workers or the controller were lost more often than that.
     """
     import ray
     from ray.train import TrainingFailedError
 
-    hub = brokers.connect(broker)
     while True:
-        given_up = ray.get(hub.count_given_up.remote())
+        given_up = broker.ask(Broker.count_given_up)
         try:
             _trainer(launch, broker, group, folder).fit()
             return
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             # A stage that fails for good may cost its workers, but says nothing about the next stage.
-            if ray.get(hub.count_given_up.remote()) == given_up:
-                raise StageFailedError(_lost(error, ray.get(hub.lost.remote(group)), launch)) from error
+            if broker.ask(Broker.count_given_up) == given_up:
+                stage = broker.ask(Broker.training_of, group)
+                raise StageFailedError(_why_lost(error, stage, launch)) from error
 
 
-def _lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
+def _why_lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
     """Why a training group came to its end, for people."""
     from ray.exceptions import RayActorError
     from ray.train import ControllerError, WorkerGroupError
@@ -52,10 +60,10 @@ def _lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
     times = f"{launch.max_failures + 1} times in all (launch.max_failures is {launch.max_failures})"
     if isinstance(cause, RayActorError):
         return f"training workers ended{where}, {times}: they were killed, for lack of memory perhaps"
-    return f"training failed{where}, {times}; the last error: {described(cause)}"
+    return f"training failed{where}, {times}; the last error: {describe(cause)}"
 
 
-def _trainer(launch: LaunchConfig, broker: str, group: str, folder: str) -> Any:
+def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -68,10 +76,10 @@ def _trainer(launch: LaunchConfig, broker: str, group: str, folder: str) -> Any:
         num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources
     )
     failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
-    name = f"{broker}-{group}-{uuid.uuid4().hex[:6]}"
+    name = f"{broker.name}-{group}-{uuid.uuid4().hex[:6]}"
     return TorchTrainer(
         _work,
-        train_loop_config={"launch": launch.model_dump(mode="json"), "broker": broker, "group": group},
+        train_loop_config={"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group},
         torch_config=OneNodeConfig(folder=folder) if folder else TorchConfig(),
         scaling_config=scaling,
         run_config=RunConfig(name=name, storage_path=folder or f"{launch.root}/ray", failure_config=failures),
@@ -80,11 +88,9 @@ def _trainer(launch: LaunchConfig, broker: str, group: str, folder: str) -> Any:
 
 def _work(settings: dict[str, Any]) -> None:
     """The loop of one training worker: ask, train, publish, until the session is over."""
-    import ray
     import torch
     from accelerate import Accelerator
 
-    from lcia.stage import TrainStage
     from lcia.store.folders import Store
     from lcia.training.fit import FitOptions, fit_stage
 
@@ -95,42 +101,35 @@ def _work(settings: dict[str, Any]) -> None:
     options = FitOptions(
         launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
     )
-    broker, store = brokers.connect(settings["broker"]), Store(launch.store_root)
-    loaded: dict[str, Any] = {}
-
-    def observe(progress: Any) -> None:
-        broker.report.remote(progress.stage, vars(progress))
-
-    while (order := _next(accelerator, broker, settings["group"])) != {}:
-        if order is None:
-            continue
-        stage = TrainStage.model_validate(order["record"])
+    broker, store = find_broker(settings["broker"]), Store(launch.store_root)
+    loaded: dict[str, Assistant] = {}
+    for work in until_over(lambda: _next(accelerator, broker, settings["group"])):
+        stage = work.stage
         try:
             if stage.model_key not in loaded:
                 loaded.clear()
                 loaded[stage.model_key] = _load(stage, launch, accelerator)
-            fit_stage(stage, loaded[stage.model_key], store, options, accelerator, observe)
+            fit_stage(stage, loaded[stage.model_key], store, options, accelerator, broker.tell)
         except Exception as error:
             loaded.clear()
-            _tell(broker, order, error)
+            _report_error(broker, work, error)
             # Other workers may wait for this one inside a collective: then the group has to start again.
-            if accelerator.num_processes > 1 or not isinstance(error, CERTAIN):
+            if accelerator.num_processes > 1 or not isinstance(error, PERMANENT):
                 raise
         else:
             if accelerator.is_main_process:
-                ray.get(broker.finish.remote(stage.key))
+                broker.ask(Broker.finish, stage.key)
 
 
-def _tell(broker: Any, order: dict[str, Any], error: Exception) -> None:
+def _report_error(broker: BrokerHandle, work: Training, error: Exception) -> None:
     """Tells the broker why a stage failed, unless another worker is the reason."""
-    import ray
     from torch.distributed import DistError
 
     if not isinstance(error, DistError) and "gloo" not in str(error):
-        ray.get(broker.trouble.remote(order, described(error), isinstance(error, CERTAIN)))
+        broker.ask(Broker.report_error, work, describe(error), isinstance(error, PERMANENT))
 
 
-def _load(stage: Any, launch: LaunchConfig, accelerator: Any) -> Any:
+def _load(stage: TrainStage, launch: LaunchConfig, accelerator: Accelerator) -> Assistant:
     """The base of a stage, where the model before it was."""
     from lcia import assistants
     from lcia.training.parallel import base_device
@@ -146,11 +145,10 @@ def _load(stage: Any, launch: LaunchConfig, accelerator: Any) -> Any:
     )
 
 
-def _next(accelerator: Any, broker: Any, group: str) -> dict[str, Any] | None:
+def _next(accelerator: Accelerator, broker: BrokerHandle, group: str) -> Training | NotYet | SessionOver:
     """Rank 0 asks the broker and tells the others."""
-    import ray
     from accelerate.utils import broadcast_object_list
 
-    order = [ray.get(broker.next_train.remote(group)) if accelerator.is_main_process else None]
-    result: dict[str, Any] | None = broadcast_object_list(order)[0]
-    return result
+    answer = broker.ask(Broker.next_training, group) if accelerator.is_main_process else None
+    agreed: Training | NotYet | SessionOver = broadcast_object_list([answer])[0]
+    return agreed

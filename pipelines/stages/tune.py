@@ -12,7 +12,7 @@ from typing import Any
 from lcia.config.run import RunConfig
 from lcia.run import Prepared, run
 from pipelines.exits import StageFailedError
-from pipelines.stages.execute import RayExecutor
+from pipelines.stages.execute import RayExecutor, Stage
 
 
 def tune_runs(prepared: Sequence[Prepared], executor: RayExecutor, name: str, concurrent: int) -> None:
@@ -23,17 +23,21 @@ def tune_runs(prepared: Sequence[Prepared], executor: RayExecutor, name: str, co
     Raises:
         StageFailedError: lists the stages that failed, or names the first error of a trial.
     """
-    stages = {stage.key: stage for one in prepared for stage in (*one.plan.trains, *one.plan.evals)}
-    missing = {stage.key for stage in executor.missing(list(stages.values()))}
-    todo = [one for one in prepared if not missing.isdisjoint(s.key for s in (*one.plan.trains, *one.plan.evals))]
+    stages = list({stage.key: stage for one in prepared for stage in _stages(one)}.values())
+    missing = {stage.key for stage in executor.missing(stages)}
+    todo = [one for one in prepared if not missing.isdisjoint(stage.key for stage in _stages(one))]
     for one in prepared:
         if one not in todo:
-            executor.tune(one.plan.trains, one.plan.evals)
+            executor.train_and_evaluate(one.plan.trains, one.plan.evals)
     if todo:
         errors = _tune(todo, executor, name, concurrent)
-        executor.refuse_failed(list(stages.values()))
+        executor.raise_if_failed(stages)
         if errors:
             raise StageFailedError(f"{len(errors)} of {len(todo)} trials failed; the first: {errors[0]}")
+
+
+def _stages(prepared: Prepared) -> list[Stage]:
+    return [*prepared.plan.trains, *prepared.plan.evals]
 
 
 def _tune(prepared: Sequence[Prepared], executor: RayExecutor, name: str, concurrent: int) -> list[Exception]:
@@ -67,7 +71,7 @@ def _trial(params: dict[str, Any], settings: dict[str, Any]) -> None:
     from pipelines.launch import LaunchConfig
 
     executor = RayExecutor(LaunchConfig.model_validate(settings["launch"]), lambda: settings["broker"])
-    executor.trusting = True
+    executor.trusts_sizes = True
     try:
         outcome = run([RunConfig.model_validate(settings["configs"][params["number"]])], executor)[0]
     except StageFailedError:

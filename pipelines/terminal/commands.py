@@ -68,11 +68,15 @@ def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[
     """Runs, writes the run folder, prints tables and the report's path."""
     from lcia.report.run_folder import Session
     from pipelines.stages.session import session
-    from pipelines.terminal.progress import Progress
+    from pipelines.terminal.progress import ProgressDisplay
     from pipelines.tracking.runs import tracked
 
     started = time.perf_counter()
-    with Progress() as progress, tracked(launch, name) as tracker, session(launch, progress, tracker.watch) as executor:
+    with (
+        ProgressDisplay() as progress,
+        tracked(launch, name) as tracker,
+        session(launch, progress, tracker.watch) as executor,
+    ):
         prepared = prepare(configs, executor)
         tracker.begin(prepared, executor.store)
         _warn_of_groups(prepared)
@@ -162,11 +166,15 @@ def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
     from lcia.report.run_folder import Session
     from pipelines.stages.session import session
     from pipelines.stages.tune import tune_runs
-    from pipelines.terminal.progress import Progress
+    from pipelines.terminal.progress import ProgressDisplay
     from pipelines.tracking.runs import tracked
 
     started = time.perf_counter()
-    with Progress() as progress, tracked(where, chosen.name) as tracker, session(where, progress, tracker.watch) as ex:
+    with (
+        ProgressDisplay() as progress,
+        tracked(where, chosen.name) as tracker,
+        session(where, progress, tracker.watch) as ex,
+    ):
         prepared = prepare([point.config for point in points], ex)
         tracker.begin(prepared, ex.store)
         _warn_of_groups(prepared)

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.fs as pafs
 
 from lcia.config.run import RunConfig
 from lcia.metrics.matrix import metrics
+from lcia.protocols import Progress
 from lcia.report.run_folder import Session, write
 from lcia.run import Outcome, Prepared, keys_of, steps_of
 from lcia.stage import TrainStage, digest
@@ -138,28 +138,28 @@ class RunTracker:
             del self._open[key]
             self._tracker.finish(key, status)
 
-    def watch(self, snapshot: dict[str, dict[str, Any]]) -> None:
+    def watch(self, snapshot: Mapping[str, Progress]) -> None:
         """Opens the run of a training stage when it starts, sends its figures as they come, and ends it with it."""
         if self._tracker is None:
             return
         for key, stage in snapshot.items():
-            if stage["kind"] != "train":
+            if stage.kind != "train":
                 continue
-            if stage["done"]:
+            if stage.done:
                 self._curves(key)
             else:
                 self._point(key, stage)
         self._load()
 
-    def _point(self, key: str, stage: Mapping[str, Any]) -> None:
+    def _point(self, key: str, stage: Progress) -> None:
         """The newest figures of a stage under way. What falls between two looks comes with the whole curves."""
         assert self._tracker is not None
-        self._seen.setdefault(key, {}).setdefault(int(stage["step"]), round(time.time() * 1000))
+        self._seen.setdefault(key, {}).setdefault(stage.step, round(time.time() * 1000))
         for child in self._children.get(key, []):
             self._start(child.key, child.name, child.params, child.tags, child.parent)
-            for name, value in stage["values"].items():
+            for name, value in stage.values.items():
                 if name != "batch_size":
-                    self._tracker.metric(child.key, name, value, int(stage["step"]))
+                    self._tracker.metric(child.key, name, value, stage.step)
 
     def _load(self) -> None:
         assert self._tracker is not None

@@ -75,7 +75,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     executor = LocalExecutor(store, FitOptions())
     [prepared] = prepare([parse(RunConfig, given, "test")], executor)
     [stage], [asked] = prepared.plan.trains, prepared.plan.evals
-    executor.tune([stage], [])
+    executor.train_and_evaluate([stage], [])
     assistant = assistants.build(stage.assistant)
     assistant.load_adapter("a", store.fetch(stage.key))
     return Trained(store.fetch(stage.key), assistant, Rows([store.fetch(asked.shards)]).take(range(6)))

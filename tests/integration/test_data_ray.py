@@ -11,7 +11,7 @@ import ray
 from lcia.config.run import DataConfig
 from lcia.data import shards
 from lcia.types import FileSource, GeneratedSource, Source
-from pipelines.stages import shard
+from pipelines.stages.shard import shard_on_ray
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,7 +26,7 @@ def _same(source: Source, tmp_path: Path) -> shards.ShardCounts:
     there.mkdir()
     limits = DataConfig(max_bad_fraction=1.0)
     counts = shards.write_source(source, "last_line", None, limits, here)
-    assert shard.write_source(source, "last_line", None, limits, there) == counts
+    assert shard_on_ray(source, "last_line", None, limits, there) == counts
     assert {p.name: p.read_bytes() for p in here.iterdir()} == {p.name: p.read_bytes() for p in there.iterdir()}
     return counts
 

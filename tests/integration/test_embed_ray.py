@@ -15,7 +15,7 @@ from PIL import Image
 
 from lcia.config.run import ClipConfig, EmbedderConfig, TfidfConfig
 from lcia.embedders import features as local
-from pipelines.stages import embed as on_ray
+from pipelines.stages.embed import embed_on_ray
 
 INSTRUCTIONS = ("Answer with one word.", "What is the object?", "Give the box.", "Ünïcode, too?")
 
@@ -59,7 +59,7 @@ def test_features_on_ray_equal_those_of_the_plain_loop(
     clip = {"kind": "clip", "model": f"local-dir:{tiny_clip}", "features": kind}
     config: EmbedderConfig = TfidfConfig() if kind == "tfidf" else ClipConfig.model_validate(clip)
     local.embed_shards(shards, config, tmp_path / "local")
-    on_ray.embed_shards(shards, config, tmp_path / "ray", actors=2)
+    embed_on_ray(shards, config, tmp_path / "ray", actors=2)
     here, there = local.read(tmp_path / "local"), local.read(tmp_path / "ray")
     assert there.texts == here.texts
     assert len(here.texts) == 10

@@ -253,7 +253,7 @@ def test_a_run_goes_on_while_its_server_is_dead_and_mlflow_has_all_of_it_after_r
         prepared = prepare([parse(RunConfig, values, "test")], executor)
         tracker.begin(prepared, executor.store)
         first, second = prepared[0].plan.trains
-        executor.tune([first], [])
+        executor.train_and_evaluate([first], [])
         tracker.watch({first.key: {"kind": "train", "done": True}})
         until(lambda: has_finished(server.uri, launch.tracking.experiment, "stream: 1. VQAv2"))
         server.kill()

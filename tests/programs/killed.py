@@ -74,7 +74,7 @@ def train(home: Path, place: str, strategy: str, fate: Fate) -> None:
     """Trains the stream's two stages, or goes on with them."""
     executor = _executor(home, place, lambda progress: _step(home, progress, trains, fate))
     trains = stages(executor, strategy)
-    executor.tune(trains, [])
+    executor.train_and_evaluate(trains, [])
 
 
 def train_in_pair(home: Path, rank: int, port: int, fate: Fate) -> None:

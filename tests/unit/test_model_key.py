@@ -14,6 +14,7 @@ from lcia.config.strategies import SequentialConfig
 from lcia.local import LocalExecutor
 from lcia.stage import EvalStage, TrainStage
 from lcia.store.folders import Store
+from pipelines.launch import LaunchConfig
 from pipelines.stages.evaluate import Answerer
 
 PLAIN = LlavaConfig(kind="llava", model=str(TINY_BASE), dtype="float32", max_length=512)
@@ -44,7 +45,7 @@ def settings(assistant: Any) -> LlavaConfig:
 
 @changed
 def test_an_actor_answers_with_the_model_of_its_stage(tmp_path: Path, change: dict[str, Any]) -> None:
-    actor = Answerer({"storage": str(tmp_path)})
+    actor = Answerer(LaunchConfig(storage=str(tmp_path)))
     for config in (PLAIN, PLAIN.model_copy(update=change), PLAIN):
         assert settings(actor._predictor(evaluation(config))._assistant) == config
 
@@ -58,7 +59,7 @@ def test_so_does_this_process(tmp_path: Path, change: dict[str, Any]) -> None:
 
 
 def test_another_base_under_the_same_settings_is_loaded(tmp_path: Path) -> None:
-    actor, executor = Answerer({"storage": str(tmp_path)}), LocalExecutor(Store(str(tmp_path)))
+    actor, executor = Answerer(LaunchConfig(storage=str(tmp_path))), LocalExecutor(Store(str(tmp_path)))
     one, two = evaluation(PLAIN, "b"), evaluation(PLAIN, "c")
     assert actor._predictor(one) is not actor._predictor(two)
     first = executor._load(one)[0]
@@ -73,7 +74,7 @@ def test_stages_of_one_model_share_what_is_loaded(tmp_path: Path, monkeypatch: p
         return build(*given, **more)
 
     monkeypatch.setattr(assistants, "build", counted)
-    executor, actor = LocalExecutor(Store(str(tmp_path))), Answerer({"storage": str(tmp_path)})
+    executor, actor = LocalExecutor(Store(str(tmp_path))), Answerer(LaunchConfig(storage=str(tmp_path)))
     wide = LoraConfig(r=2)
     # A model that trains one form of LoRA answers with any; another form to train needs another model.
     for stage in (training(PLAIN), evaluation(PLAIN), training(PLAIN), training(PLAIN, wide), evaluation(PLAIN)):

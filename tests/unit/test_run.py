@@ -40,9 +40,9 @@ class Watching(LocalExecutor):
 
     asked: list[str]
 
-    def tune(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
         self.asked = [stage.key for stage in (*trains, *evals)]
-        super().tune(trains, evals)
+        super().train_and_evaluate(trains, evals)
 
 
 @dataclass(frozen=True)

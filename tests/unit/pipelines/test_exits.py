@@ -13,17 +13,17 @@ import pytest
 
 PROCESS = """
     import atexit, os, pathlib, subprocess, sys, tempfile, threading, time, types
-    from pipelines.exits import SERVER, TO_REMOVE, leave
+    from pipelines.exits import SERVER_THREAD, FOLDERS_TO_REMOVE, leave
 
     # What Ray's library does to a process of which a thread calls it after it was disconnected.
     atexit.register(os._exit, 1)
     child = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
     private = pathlib.Path(tempfile.mkdtemp())
     (private / "token").write_text("secret")
-    TO_REMOVE.add(private)
+    FOLDERS_TO_REMOVE.add(private)
     print(private, child.pid, child.stdout.readline().strip())
     if sys.argv[1] == "a server is inside Ray":
-        threading.Thread(target=time.sleep, args=(600,), name=f"{SERVER}-0", daemon=True).start()
+        threading.Thread(target=time.sleep, args=(600,), name=f"{SERVER_THREAD}-0", daemon=True).start()
     else:
         sys.modules["ray"] = types.ModuleType("ray")
     leave(130)
@@ -55,8 +55,8 @@ def test_a_process_of_ray_that_is_killed_is_named_with_how_to_go_on() -> None:
         from pipelines import exits
 
         child = subprocess.Popen(["sleep", "600"])
-        exits.will_leave()
-        exits.watch(psutil.Process(child.pid))
+        exits.announce_leave()
+        exits.watch_child(psutil.Process(child.pid))
         child.kill()
         time.sleep(60)
     """)

@@ -64,9 +64,9 @@ def _trained(folder: Path, strategy: dict[str, Any], options: FitOptions, stop_a
     executor = LocalExecutor(store, options, observe)
     if stop_at:
         with pytest.raises(StoppedError):
-            executor.tune(prepared.plan.trains, [])
+            executor.train_and_evaluate(prepared.plan.trains, [])
         executor = LocalExecutor(store, options)
-    executor.tune(prepared.plan.trains, [])
+    executor.train_and_evaluate(prepared.plan.trains, [])
     return prepared, store
 
 
@@ -149,11 +149,13 @@ def test_the_adapter_loads_in_stock_peft(tmp_path: Path) -> None:
 def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:
     prepared, store = _trained(tmp_path, {"kind": "sequential"}, FitOptions())
     seen: list[Progress] = []
-    LocalExecutor(store, FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
+    LocalExecutor(store, FitOptions(logging_steps=1), seen.append).train_and_evaluate(prepared.plan.trains, [])
     assert seen == []
     # The observer does tell: what is not stored any more is trained, and only that.
     shutil.rmtree(_published(prepared, store))
-    LocalExecutor(Store(store.root), FitOptions(logging_steps=1), seen.append).tune(prepared.plan.trains, [])
+    LocalExecutor(Store(store.root), FitOptions(logging_steps=1), seen.append).train_and_evaluate(
+        prepared.plan.trains, []
+    )
     assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
     assert {p.stage for p in seen} == {prepared.plan.trains[-1].key}
 
@@ -162,7 +164,9 @@ def test_the_speed_is_that_of_the_steps_since_the_last_line(tmp_path: Path, monk
     seconds, seen = count(step=10), list[Progress]()
     monkeypatch.setattr("lcia.training.fit.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
     [prepared] = prepare([parse(RunConfig, STREAM, "test")], LocalExecutor(Store(str(tmp_path))))
-    LocalExecutor(Store(str(tmp_path)), FitOptions(logging_steps=2), seen.append).tune(prepared.plan.trains[:1], [])
+    LocalExecutor(Store(str(tmp_path)), FitOptions(logging_steps=2), seen.append).train_and_evaluate(
+        prepared.plan.trains[:1], []
+    )
     # Ten seconds from one look at the clock to the next, and two steps of eight rows.
     assert [progress.values["samples_per_second"] for progress in seen] == [1.6] * 3
 

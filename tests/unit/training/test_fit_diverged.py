@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_is_told_at_its_step(
     first, second = planned(store, ("VQAv2", "OCR-VQA"), strategy=strategy).trains
     seen = spoil(monkeypatch, at=2, task="OCR-VQA")
     with pytest.raises(FloatingPointError) as caught:
-        LocalExecutor(store, OPTIONS).tune([first, second], [])
+        LocalExecutor(store, OPTIONS).train_and_evaluate([first, second], [])
     start = f"stage {second.label} ({second.key[:8]}) diverged at step 2 of 6: the loss is not finite."
     assert str(caught.value).startswith(start)
     assert seen == [1, 2, 3, 4, 5, 6, 1, 2]
@@ -91,7 +91,7 @@ def test_a_gradient_that_is_not_finite_is_told_by_name_before_the_optimizer_step
 
     monkeypatch.setattr(fit, "_clip", spoilt)
     with pytest.raises(FloatingPointError) as caught:
-        LocalExecutor(store, OPTIONS).tune([stage], [])
+        LocalExecutor(store, OPTIONS).train_and_evaluate([stage], [])
     [(name, before, after)] = loops
     assert f"diverged at step 3 of 6: the gradient of {name} is not finite" in str(caught.value)
     assert all(torch.equal(before[n], p) for n, p in after.items())
@@ -110,7 +110,7 @@ def test_an_infinite_loss_with_finite_gradients_is_told_where_the_loop_logs(
 
     monkeypatch.setattr(fit, "_step", spoilt)
     with pytest.raises(FloatingPointError, match="at step 3 of 6: the loss is not finite"):
-        LocalExecutor(store, OPTIONS).tune([stage], [])
+        LocalExecutor(store, OPTIONS).train_and_evaluate([stage], [])
     assert not store.has(stage.key)
 
 
@@ -129,7 +129,7 @@ def test_weights_that_overflow_in_the_very_last_step_are_not_published(
 
     monkeypatch.setattr(fit, "_step", spoilt)
     with pytest.raises(FloatingPointError) as caught:
-        LocalExecutor(store, OPTIONS).tune([stage], [])
+        LocalExecutor(store, OPTIONS).train_and_evaluate([stage], [])
     assert f"at step 6 of 6: the weights of {names[0]} are not finite" in str(caught.value)
     assert not store.has(stage.key)
 
@@ -142,7 +142,7 @@ def test_a_rate_that_is_far_too_high_ends_in_an_error_and_not_in_an_adapter(
     training = {"max_steps": 6, "batch_size": 4, "learning_rate": 1e30, "lr_scheduler_type": "constant"}
     trains = planned(store, ("VQAv2", "OCR-VQA"), strategy=strategy, training=training).trains
     with pytest.raises(FloatingPointError, match=r"stage VQAv2 .* diverged at step \d"):
-        LocalExecutor(store, OPTIONS).tune(trains, [])
+        LocalExecutor(store, OPTIONS).train_and_evaluate(trains, [])
     assert [store.has(stage.key) for stage in trains] == [False, False]
 
 
@@ -153,7 +153,7 @@ def test_what_does_not_need_the_stage_is_done_first(tmp_path: Path, monkeypatch:
     assert [stage.parent for stage in plan.trains] == [None] * 3
     spoil(monkeypatch, at=2, task="VQAv2")
     with pytest.raises(FloatingPointError, match="stage VQAv2"):
-        LocalExecutor(store, OPTIONS).tune(plan.trains, plan.evals)
+        LocalExecutor(store, OPTIONS).train_and_evaluate(plan.trains, plan.evals)
     assert [store.has(stage.key) for stage in good] == [True, True]
     answered = [stage for stage in plan.evals if bad.key not in stage.adapters]
     assert [stage for stage in plan.evals if store.has(stage.key)] == answered != []
@@ -164,7 +164,7 @@ def test_a_child_of_the_stage_is_not_trained(tmp_path: Path, monkeypatch: pytest
     trains = planned(store, ("VQAv2", "OCR-VQA", "GQA"), strategy={"kind": "sequential"}).trains
     seen = spoil(monkeypatch, at=2, task="VQAv2")
     with pytest.raises(FloatingPointError, match="stage VQAv2"):
-        LocalExecutor(store, OPTIONS).tune(trains, [])
+        LocalExecutor(store, OPTIONS).train_and_evaluate(trains, [])
     assert seen == [1, 2]
 
 
@@ -206,7 +206,7 @@ def test_bf16_is_the_runs_and_computes_in_bfloat16(tmp_path: Path, monkeypatch: 
         store = Store(str(tmp_path / f"{bf16}"))
         training = {"max_steps": 1, "batch_size": 4, "bf16": bf16}
         [stage] = planned(store, strategy={"kind": "sequential"}, training=training).trains
-        LocalExecutor(store, OPTIONS).tune([stage], [])
+        LocalExecutor(store, OPTIONS).train_and_evaluate([stage], [])
         assert types == {expected}
         keys.add(stage.key)
         losses.add(json.loads((store.fetch(stage.key) / "steps.jsonl").read_text())["loss"])

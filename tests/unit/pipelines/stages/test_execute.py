@@ -14,10 +14,10 @@ from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.run import Prepared, prepare
 from lcia.types import InputError
-from pipelines.exits import StageFailedError, described
+from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
-from pipelines.stages.execute import RayExecutor, listed
-from pipelines.stages.tickets import BUILDS_ON_IT
+from pipelines.stages.execute import RayExecutor, list_failures
+from pipelines.stages.work import BUILDS_ON_IT
 
 RUN = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 16, "test_size": 4},
@@ -53,7 +53,7 @@ def test_where_every_result_is_in_the_store_ray_does_not_start(cached: tuple[Pat
     folder, before = cached
     here = executor(folder)
     [prepared] = prepare([before.config], here)
-    here.tune(prepared.plan.trains, prepared.plan.evals)
+    here.train_and_evaluate(prepared.plan.trains, prepared.plan.evals)
     assert here.counts() == {"asked": 2, "distinct": 2, "trained": 0}
 
 
@@ -67,7 +67,7 @@ def test_one_missing_result_is_enough_for_ray_to_start(
     usable = here.store.usable
     monkeypatch.setattr(here.store, "usable", lambda key: key != missing.key and usable(key))
     with pytest.raises(RayStartsError):
-        here.tune(prepared.plan.trains, prepared.plan.evals)
+        here.train_and_evaluate(prepared.plan.trains, prepared.plan.evals)
 
 
 def test_missing_data_starts_the_servers_before_it_is_read(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_small_generated_data_is_written_without_ray(tmp_path: Path) -> None:
         seen = {{}}
         here = RayExecutor(LaunchConfig(storage={str(tmp_path)!r}), lambda: None, lambda found: seen.update(found))
         prepare([parse(RunConfig, RUN, "test")], here)
-        assert len(seen) == 8 and all(stage["done"] for stage in seen.values()), seen
+        assert len(seen) == 8 and all(stage.done for stage in seen.values()), seen
         assert "ray" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=100)
@@ -94,7 +94,7 @@ def test_small_generated_data_is_written_without_ray(tmp_path: Path) -> None:
 def test_a_failure_names_the_cause_first_and_then_what_was_not_done(cached: tuple[Path, Prepared]) -> None:
     _, prepared = cached
     first, second = prepared.plan.trains
-    told = listed(
+    told = list_failures(
         (*prepared.plan.trains, *prepared.plan.evals), {first.key: "NaN at step 3", second.key: BUILDS_ON_IT}
     ).splitlines()
     assert told[0] == f"2 of {2 + len(prepared.plan.evals)} stages failed"
@@ -111,4 +111,4 @@ def test_a_failure_names_the_cause_first_and_then_what_was_not_done(cached: tupl
     ],
 )
 def test_only_errors_that_were_not_written_for_people_show_their_type(error: Exception, told: str) -> None:
-    assert described(error) == told
+    assert describe(error) == told

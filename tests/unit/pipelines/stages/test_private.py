@@ -16,7 +16,7 @@ from pipelines.stages import private
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the folders of these tests lie."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(exits, "TO_REMOVE", set())
+    monkeypatch.setattr(exits, "FOLDERS_TO_REMOVE", set())
     return tmp_path
 
 

@@ -6,6 +6,7 @@ import getpass
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
+from lcia.protocols import Progress
 from lcia.report.run_folder import Session
 from lcia.run import Outcome, run
 from lcia.store.folders import Store
@@ -91,11 +93,11 @@ def _begun(finished: tuple[Outcome, Store], storage: Path) -> Iterator[RunTracke
         yield follower
 
 
-def _under_way(outcome: Outcome, step: int = 1) -> dict[str, dict[str, Any]]:
+def _under_way(outcome: Outcome, step: int = 1) -> dict[str, Progress]:
     """A snapshot in which the first stage trains, the second waits."""
     values = {"loss": 2.5, "samples_per_second": 40.0, "batch_size": 4}
     first = outcome.prepared.plan.trains[0]
-    return {first.key: {"kind": "train", "done": False, "step": step, "steps": 2, "values": values}}
+    return {first.key: Progress(first.key, "train", first.label, step, 2, values)}
 
 
 def test_a_stage_is_open_while_it_trains_and_not_before(
@@ -106,7 +108,7 @@ def test_a_stage_is_open_while_it_trains_and_not_before(
         assert recorder.status == {key: "RUNNING"}
         follower.watch(_under_way(finished[0]))
         assert recorder.status == {key: "RUNNING", f"{key}/0": "RUNNING"}
-        done = {k: {**stage, "done": True} for k, stage in _under_way(finished[0]).items()}
+        done = {key: replace(stage, done=True) for key, stage in _under_way(finished[0]).items()}
         follower.watch(done)
         assert recorder.status == {key: "RUNNING", f"{key}/0": "FINISHED"}
 
@@ -128,7 +130,7 @@ def test_a_point_that_was_not_seen_is_as_old_as_the_next_one_that_was(
     child = f"{run_key(finished[0].config)}/0"
     with _begun(finished, tmp_path) as follower:
         follower.watch(_under_way(finished[0], 2))
-        follower.watch({k: {**stage, "done": True} for k, stage in _under_way(finished[0], 2).items()})
+        follower.watch({key: replace(stage, done=True) for key, stage in _under_way(finished[0], 2).items()})
     assert recorder.times[child, "loss", 1] == 7000
     assert recorder.points[child, "loss", 2] == 2.5
 
