@@ -11,7 +11,7 @@ Manifest: TypeAlias = dict[str, Any]
 HEAD = "head"
 
 
-def truth(wrong: bool, message: str) -> list[str]:
+def complaint_if(wrong: bool, message: str) -> list[str]:
     """The message if something is wrong."""
     return [message] if wrong else []
 
@@ -27,8 +27,15 @@ def variables(group: Manifest) -> dict[str, str | None]:
     return {entry["name"]: entry.get("value") for container in found for entry in container.get("env") or []}
 
 
+def config_map_names(manifests: list[Manifest]) -> set[str]:
+    """Names of the ConfigMaps among manifests."""
+    found = [manifest for manifest in manifests if manifest.get("kind") == "ConfigMap"]
+    return {str(_part(manifest, "metadata").get("name")) for manifest in found}
+
+
 def _part(value: Manifest, key: str) -> Manifest:
-    return value.get(key) or {}
+    part = value.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from lcia.config.run import GroupingConfig, RunConfig, TrainingConfig
 from lcia.types import InputError
 from pipelines.kubernetes.pods import memory_bytes
 from pipelines.kubernetes.rayjob import ENTRYPOINT, render_rayjob, to_yaml
-from pipelines.kubernetes.schemas import complete, violations
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig, SecretKey
+from tests.schemas import complete, violations
 
 RUN_YAML = "# my run\nname: Quick Start!\nseed: 3\n"
 RUN = RunConfig(name="Quick.Start", seed=3)
