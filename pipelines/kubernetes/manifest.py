@@ -93,9 +93,6 @@ class Job:
         named = {str(group.get("groupName")): group for group in self.workers}
         return {HEAD: self.head, **named} if self.cluster else named
 
-    def containers(self, group: Manifest) -> list[Manifest]:
-        return containers_of(group)
-
     def start(self, group: Manifest) -> Manifest:
         return _part(group, "rayStartParams")
 
@@ -120,6 +117,11 @@ class Job:
     @property
     def legacy_policies(self) -> list[str]:
         return [str((part or {}).get("policy")) for part in (self.on_success, self.on_failure)]
+
+    @property
+    def policies(self) -> list[str]:
+        """What may be deleted at the end, by either kind of strategy."""
+        return self.legacy_policies + [str(rule.get("policy")) for rule in self.deletion_rules]
 
     @property
     def autoscales(self) -> bool:

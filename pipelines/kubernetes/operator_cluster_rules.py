@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipelines.kubernetes.manifest import Job, Manifest, Rule, complaint_if, variables
+from pipelines.kubernetes.manifest import Job, Manifest, Rule, complaint_if, containers_of, variables
 
 LABEL_NAME = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)")
 LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -19,11 +19,8 @@ TOKEN_AUTH_SINCE = (2, 52)
 
 
 def groups_have_a_container(job: Job) -> list[str]:
-    return [
-        f"group {name} has no container: add the one that runs Ray"
-        for name, group in job.groups.items()
-        if not job.containers(group)
-    ]
+    wrong = [name for name, group in job.groups.items() if not containers_of(group)]
+    return [f"group {name} has no container: add the one that runs Ray" for name in wrong]
 
 
 def group_names_are_distinct(job: Job) -> list[str]:
@@ -35,11 +32,8 @@ def replicas_are_in_range(job: Job) -> list[str]:
         low, high = group.get("minReplicas") or 0, group.get("maxReplicas", 2**31 - 1)
         return bool(low <= (group.get("replicas") or 0) <= high)
 
-    return [
-        f"group {g.get('groupName')}: replicas must lie between minReplicas and maxReplicas"
-        for g in job.workers
-        if not inside(g)
-    ]
+    wrong = [group.get("groupName") for group in job.workers if not inside(group)]
+    return [f"group {name}: replicas must lie between minReplicas and maxReplicas" for name in wrong]
 
 
 def resources_are_given_once(job: Job) -> list[str]:
@@ -49,18 +43,14 @@ def resources_are_given_once(job: Job) -> list[str]:
 
 
 def labels_stand_in_their_field(job: Job) -> list[str]:
-    return [
-        f"group {n}: use labels, not rayStartParams.labels" for n, g in job.groups.items() if "labels" in job.start(g)
-    ]
+    wrong = [name for name, group in job.groups.items() if "labels" in job.start(group)]
+    return [f"group {name}: use labels, not rayStartParams.labels" for name in wrong]
 
 
 def labels_are_well_formed(job: Job) -> list[str]:
     pairs = [(n, key, value) for n, g in job.groups.items() for key, value in (g.get("labels") or {}).items()]
-    return [
-        f"group {n}: label {key}={value} is malformed: use letters, digits, -, _ and ."
-        for n, key, value in pairs
-        if not _is_label(key, value)
-    ]
+    wrong = [pair for pair in pairs if not _is_label(*pair[1:])]
+    return [f"group {n}: label {key}={value} is malformed: use letters, digits, -, _ and ." for n, key, value in wrong]
 
 
 def _is_label(key: str, value: str) -> bool:
@@ -90,9 +80,8 @@ def redis_user_stands_in_its_option(job: Job) -> list[str]:
 
 def autoscaler_variable_needs_autoscaling(job: Job) -> list[str]:
     value = variables(job.head).get("RAY_enable_autoscaler_v2")
-    return complaint_if(
-        not job.autoscales and value in ("1", "true"), "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling"
-    )
+    wrong = not job.autoscales and value in ("1", "true")
+    return complaint_if(wrong, "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling")
 
 
 def autoscaler_version_is_given_once(job: Job) -> list[str]:

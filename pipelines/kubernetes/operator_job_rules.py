@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 import yaml
 
@@ -19,23 +18,19 @@ DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 
 
 def name_fits(job: Job) -> list[str]:
-    return complaint_if(
-        len(job.name) > NAME_LIMIT, f"the name has {len(job.name)} characters: {NAME_LIMIT} are allowed"
-    )
+    length = len(job.name)
+    return complaint_if(length > NAME_LIMIT, f"the name has {length} characters: {NAME_LIMIT} are allowed")
 
 
 def name_is_a_label(job: Job) -> list[str]:
-    return complaint_if(
-        not DNS_1035.fullmatch(job.name),
-        f"the name {job.name!r} is not a DNS-1035 label: use a-z, 0-9 and -, a letter first",
-    )
+    wrong = not DNS_1035.fullmatch(job.name)
+    return complaint_if(wrong, f"the name {job.name!r} is not a DNS-1035 label: use a-z, 0-9 and -, a letter first")
 
 
 def mode_is_known(job: Job) -> list[str]:
     """Neither the API server nor the operator notices a typo here: the job just never starts."""
-    return complaint_if(
-        job.mode not in MODES, f"submissionMode {job.mode!r} is unknown; choose from {', '.join(MODES)}"
-    )
+    wrong = job.mode not in MODES
+    return complaint_if(wrong, f"submissionMode {job.mode!r} is unknown; choose from {', '.join(MODES)}")
 
 
 def manager_is_known(job: Job) -> list[str]:
@@ -49,9 +44,8 @@ def suspended_job_shuts_down(job: Job) -> list[str]:
 
 
 def ttl_is_not_negative(job: Job) -> list[str]:
-    return complaint_if(
-        job.number("ttlSecondsAfterFinished") < 0, "ttlSecondsAfterFinished is negative: give 0 or more"
-    )
+    wrong = job.number("ttlSecondsAfterFinished") < 0
+    return complaint_if(wrong, "ttlSecondsAfterFinished is negative: give 0 or more")
 
 
 def ttl_needs_shutdown(job: Job) -> list[str]:
@@ -65,11 +59,8 @@ def backoff_is_not_negative(job: Job) -> list[str]:
 
 def deadlines_are_positive(job: Job) -> list[str]:
     keys = ("activeDeadlineSeconds", "preRunningDeadlineSeconds")
-    return [
-        f"{key} is not positive: give seconds, or leave it out"
-        for key in keys
-        if key in job.spec and job.number(key) <= 0
-    ]
+    wrong = [key for key in keys if key in job.spec and job.number(key) <= 0]
+    return [f"{key} is not positive: give seconds, or leave it out" for key in wrong]
 
 
 def cluster_is_given(job: Job) -> list[str]:
@@ -83,10 +74,8 @@ def selector_names_a_cluster(job: Job) -> list[str]:
 
 
 def selected_cluster_is_not_suspended(job: Job) -> list[str]:
-    return complaint_if(
-        bool(job.selector and job.spec.get("suspend")),
-        "clusterSelector cannot be combined with suspend: remove one of them",
-    )
+    wrong = bool(job.selector and job.spec.get("suspend"))
+    return complaint_if(wrong, "clusterSelector cannot be combined with suspend: remove one of them")
 
 
 def selected_cluster_has_no_sidecar(job: Job) -> list[str]:
@@ -114,9 +103,8 @@ def runtime_env_is_a_mapping(job: Job) -> list[str]:
         parsed = yaml.safe_load(job.spec.get("runtimeEnvYAML") or "{}")
     except yaml.YAMLError as error:
         return [f"runtimeEnvYAML is not YAML: {error}"]
-    return complaint_if(
-        not isinstance(parsed, dict), "runtimeEnvYAML is not a mapping: write for example env_vars: {NAME: value}"
-    )
+    wrong = not isinstance(parsed, dict)
+    return complaint_if(wrong, "runtimeEnvYAML is not a mapping: write for example env_vars: {NAME: value}")
 
 
 # Deletion strategies.
@@ -148,17 +136,13 @@ def shutdown_deletes_something(job: Job) -> list[str]:
 
 
 def selected_cluster_is_kept(job: Job) -> list[str]:
-    policies = job.legacy_policies + [str(rule.get("policy")) for rule in job.deletion_rules]
-    wrong = bool(job.selector) and any(policy in ("DeleteCluster", "DeleteWorkers") for policy in policies)
+    wrong = bool(job.selector) and not {"DeleteCluster", "DeleteWorkers"}.isdisjoint(job.policies)
     return complaint_if(wrong, "a cluster found by clusterSelector cannot be deleted: choose DeleteSelf or DeleteNone")
 
 
 def autoscaled_workers_are_not_deleted(job: Job) -> list[str]:
-    policies = job.legacy_policies + [str(rule.get("policy")) for rule in job.deletion_rules]
-    return complaint_if(
-        job.autoscales and "DeleteWorkers" in policies,
-        "DeleteWorkers does not work with autoscaling: choose DeleteCluster",
-    )
+    wrong = job.autoscales and "DeleteWorkers" in job.policies
+    return complaint_if(wrong, "DeleteWorkers does not work with autoscaling: choose DeleteCluster")
 
 
 def deletion_condition_is_single(job: Job) -> list[str]:
@@ -177,16 +161,13 @@ def deletion_rules_are_distinct(job: Job) -> list[str]:
 
 def deletion_delays_are_ordered(job: Job) -> list[str]:
     """Workers go before their cluster, and the cluster before the job."""
-    wrong = complaint_if(
-        any(_delay(rule) < 0 for rule in job.deletion_rules), "a deletionRule has a negative ttlSeconds: give 0 or more"
-    )
+    negative = any(_delay(rule) < 0 for rule in job.deletion_rules)
+    wrong = complaint_if(negative, "a deletionRule has a negative ttlSeconds: give 0 or more")
     for state in sorted({_state(rule) for rule in job.deletion_rules}):
         delays = {rule.get("policy"): _delay(rule) for rule in job.deletion_rules if _state(rule) == state}
         ordered = [delays[policy] for policy in DELETION_ORDER if policy in delays]
-        wrong += complaint_if(
-            any(a > b for a, b in pairwise(ordered)),
-            f"deletionRules for {state} delete in the wrong order: {', then '.join(DELETION_ORDER)}",
-        )
+        right = ordered == sorted(ordered)
+        wrong += complaint_if(not right, f"deletionRules for {state}: order them as {', then '.join(DELETION_ORDER)}")
     return wrong
 
 

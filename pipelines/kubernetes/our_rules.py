@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, complaint_if, variables
+from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, complaint_if, containers_of, variables
 
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY|API_KEY)", re.IGNORECASE)
 SHELL = re.compile(r"[$;&|`<>\n]")
@@ -21,18 +21,13 @@ def config_maps_are_given(job: Job, present: set[str]) -> list[str]:
 
 def ray_version_is_set(job: Job) -> list[str]:
     """Without it the operator's probes call wget, which the image does not have."""
-    return complaint_if(
-        bool(job.cluster) and not job.cluster.get("rayVersion"),
-        "rayVersion is not set: give the version of Ray in the image",
-    )
+    wrong = bool(job.cluster) and not job.cluster.get("rayVersion")
+    return complaint_if(wrong, "rayVersion is not set: give the version of Ray in the image")
 
 
 def images_are_pinned(job: Job) -> list[str]:
-    return [
-        f"group {n}: image {image!r} has no fixed tag: name a version or a digest"
-        for n, image in _images(job)
-        if not _tag(image)
-    ]
+    wrong = [(name, image) for name, image in _images(job) if not _tag(image)]
+    return [f"group {name}: image {image!r} has no fixed tag: name a version or a digest" for name, image in wrong]
 
 
 def ray_images_have_the_version(job: Job) -> list[str]:
@@ -42,7 +37,7 @@ def ray_images_have_the_version(job: Job) -> list[str]:
 
 
 def _images(job: Job) -> list[tuple[str, str]]:
-    return [(n, str(c.get("image") or "")) for n, group in job.groups.items() for c in job.containers(group)]
+    return [(n, str(c.get("image") or "")) for n, group in job.groups.items() for c in containers_of(group)]
 
 
 def _tag(image: str) -> str:
@@ -60,7 +55,7 @@ def head_runs_no_tasks(job: Job) -> list[str]:
 
 def shared_memory_is_the_operators(job: Job) -> list[str]:
     def mounts(group: Manifest) -> list[str]:
-        return [mount.get("mountPath", "") for c in job.containers(group) for mount in c.get("volumeMounts") or []]
+        return [mount.get("mountPath", "") for c in containers_of(group) for mount in c.get("volumeMounts") or []]
 
     wrong = [name for name, group in job.groups.items() if "/dev/shm" in mounts(group)]
     return [f"group {name} mounts /dev/shm, which the operator does itself: remove the mount" for name in wrong]
@@ -91,9 +86,7 @@ def runtime_env_holds_no_secret(job: Job) -> list[str]:
 
 def runtime_env_holds_variables_only(job: Job) -> list[str]:
     extra = sorted(set(_runtime_env(job)) - {"env_vars"})
-    return complaint_if(
-        bool(extra), f"runtimeEnvYAML holds {', '.join(extra)}: code and dependencies belong in the image"
-    )
+    return complaint_if(bool(extra), f"runtimeEnvYAML holds {', '.join(extra)}: that belongs in the image")
 
 
 def _runtime_env(job: Job) -> Manifest:
@@ -116,9 +109,7 @@ def looks_secret(variable: str) -> bool:
 def entrypoint_needs_no_shell(job: Job) -> list[str]:
     entrypoint = str(job.spec.get("entrypoint") or "").strip()
     wrong = not entrypoint or SHELL.search(entrypoint) is not None
-    return complaint_if(
-        wrong, "the entrypoint is empty or holds characters that the submitter's shell expands: write a plain command"
-    )
+    return complaint_if(wrong, "the entrypoint is empty or has characters that a shell expands: write a plain command")
 
 
 def token_auth_is_not_overridden(job: Job) -> list[str]:
@@ -128,10 +119,8 @@ def token_auth_is_not_overridden(job: Job) -> list[str]:
 
 
 def queued_job_has_fixed_counts(job: Job) -> list[str]:
-    return complaint_if(
-        "kueue.x-k8s.io/queue-name" in job.labels and job.autoscales,
-        "Kueue does not admit autoscaling jobs: remove the queue's label or autoscaling",
-    )
+    wrong = "kueue.x-k8s.io/queue-name" in job.labels and job.autoscales
+    return complaint_if(wrong, "Kueue does not admit autoscaling jobs: remove the queue's label or autoscaling")
 
 
 def queued_job_leaves_suspend_alone(job: Job) -> list[str]:
@@ -145,11 +134,9 @@ def pods_are_restricted(job: Job) -> list[str]:
 
 
 def containers_are_restricted(job: Job) -> list[str]:
-    pairs = [(name, container) for name, group in job.groups.items() for container in job.containers(group)]
+    pairs = [(name, container) for name, group in job.groups.items() for container in containers_of(group)]
     wrong = [name for name, container in pairs if not _is_restricted_container(container)]
-    return [
-        f"group {name}: a container needs allowPrivilegeEscalation false and capabilities drop [ALL]" for name in wrong
-    ]
+    return [f"group {name}: containers need allowPrivilegeEscalation false, capabilities drop [ALL]" for name in wrong]
 
 
 def _is_restricted_pod(pod: Manifest) -> bool:
