@@ -92,8 +92,8 @@ def whole_way(day: Day) -> dict[str, Any]:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             (outcome,) = run([parse(RunConfig, chosen, "gpu-day")], LocalExecutor(Store(folder)))
-    except ModuleNotFoundError as missing:
-        return {"skipped": f"there is no module {missing.name}"}
+    except ImportError as missing:
+        return {"skipped": f"skipped: {missing}"}
     return {"avg_acc": avg_acc(outcome.matrix), "seconds": time.perf_counter() - started}
 
 
@@ -167,7 +167,8 @@ def _step_under(day: Day, rule: Any, rows: dict[str, Any]) -> dict[str, Any]:
 
     def step() -> None:
         with torch.autocast(day.device, torch.bfloat16):
-            torch.autograd.backward(day.model(**rows).loss)
+            loss = day.model(**rows).loss
+        torch.autograd.backward(loss)
         watched.optimizer.step()
         watched.optimizer.zero_grad()
 

@@ -9,19 +9,18 @@ if [[ $# -gt 0 && $1 != --* ]]; then wheels=$(realpath "$1"); shift; fi
 json=$(realpath "${OUT:-.}")/gpu-day.json
 cd "$(dirname "$0")/.."
 
-missing=()
-for package in pydantic yaml:PyYAML PIL:pillow sklearn:scikit-learn tenacity pyarrow; do
-  "$python" -c "import ${package%%:*}" 2>/dev/null || missing+=("${package##*:}")
-done
-if [[ ${#missing[@]} -gt 0 && -n $wheels ]]; then
+if [[ -n $wheels ]]; then
   place=$(mktemp -d)
   trap 'rm -rf "$place"' EXIT
-  for package in "${missing[@]}"; do
-    # One that is not in the folder is told here, and its part of the day is skipped.
-    "$python" -m pip install --quiet --no-index --find-links "$wheels" --target "$place" "$package" || true
+  for package in pydantic pydantic_core annotated_types typing_inspection typing_extensions tenacity yaml:PyYAML PIL:pillow \
+    sklearn:scikit-learn scipy joblib threadpoolctl narwhals; do
+    # Without its dependencies, so that nothing that the machine has is replaced. What is not in the folder is told, and the
+    # part of the day that needs it is skipped.
+    "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('${package%%:*}') is None)" ||
+      "$python" -m pip install --quiet --no-index --no-deps --find-links "$wheels" --target "$place" "${package##*:}" || true
   done
   export PYTHONPATH="$place${PYTHONPATH:+:$PYTHONPATH}"
 fi
 
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 timeout 580 "$python" -m bench.gpu --json "$json" "$@"
