@@ -55,8 +55,10 @@ e2e: env
 processors: env  ## the numeric tests, as other processors would round
 	set -e; $(foreach set,$(PROCESSORS),echo "numeric tests on: $(set)"; env $(held_$(set)) $(PY) -m pytest $(TWO) -m numeric tests;)
 
-docs: env  ## docs/configuration.md, from the fields of the configuration
+docs: env  ## docs/configuration.md from the fields, docs/house.svg from the imports, README's tree from the packages
 	$(PY) -m pipelines.terminal.reference docs/configuration.md
+	$(PY) -m tools.draw_house docs/house.svg
+	$(PY) -m tools.write_tree README.md
 
 tiny-base: env  ## trains the shipped checkpoint again: about 20 CPU-minutes
 	$(PY) -m tools.align_tiny_base --out lcia/assistants/tiny_base --steps 6000

@@ -42,7 +42,7 @@ class Tensors:
 
 
 def authors_loop(tensors: Tensors) -> Callable[[], None]:
-    """One step of the published implementation, rebuilt from METHOD and PERFORMANCE: per tensor three L1 norms, one
+    """One step of the published implementation, rebuilt: per tensor three L1 norms, one
     `float()` that waits for the device, and deep copies of the weights and of the gradient."""
     stars = [p.detach().clone() for p in tensors.parameters]
     last = [torch.zeros_like(p) for p in tensors.parameters]

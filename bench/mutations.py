@@ -151,6 +151,13 @@ def _changed_expression(node: ast.AST) -> Iterator[ast.AST]:
             yield _with(node, body=node.orelse, orelse=node.body)
         case ast.comprehension(ifs=[_, *rest]):
             yield _with(node, ifs=rest)
+        case _:
+            yield from _changed_value(node)
+
+
+def _changed_value(node: ast.AST) -> Iterator[ast.AST]:
+    """Constants and what functions are called with."""
+    match node:
         case ast.Constant(value=bool(value)):
             yield _with(node, value=not value)
         case ast.Constant(value=int(number) | float(number)):

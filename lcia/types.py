@@ -91,7 +91,7 @@ Source: TypeAlias = FileSource | GeneratedSource
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """One task of a benchmark. `strict` is the right scorer, `legacy` does as CoIN's scripts do (METHOD 6)."""
+    """One task of a benchmark. `strict` is the right scorer, `legacy` does as CoIN's scripts do (docs/method.md 6)."""
 
     name: str
     train: Source

@@ -29,6 +29,12 @@ class Verbs(TyperGroup):
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.commands)}"
         raise InputError(f"there is no command {cmd_name!r}; {hint}")
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A command of two words, such as `launch check`, goes before the one that its first word names."""
+        if (words := " ".join(args[:2])) in self.commands:
+            return words, self.commands[words], args[2:]
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="lcia",
@@ -172,7 +178,7 @@ def report(
 
 
 @app.command()
-def launch(
+def launch(  # noqa: PLR0913 - a parameter for each option
     config: Config,
     launch: Annotated[Path, typer.Option(help="Launch file with a cluster block.")],
     overrides: Overrides = None,
@@ -189,6 +195,17 @@ def launch(
     from pipelines.terminal.commands import launch as command
 
     command(chosen, where, target, address, None if overrides else config.read_text(encoding="utf-8"))
+
+
+@app.command("launch check")
+def launch_check(
+    files: Annotated[list[str], typer.Argument(help="Files of YAML manifests; - reads stdin.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Check the RayJobs in any manifests against KubeRay's rules and our own. Exit code 2 if one is broken."""
+    from pipelines.kubernetes.check import check_files as command
+
+    command(files, as_json)
 
 
 @app.command()

@@ -292,7 +292,7 @@ THRESHOLDS: Mapping[str, float] = {"origin": 0.9, "diverse": 0.3}
 
 
 class GroupingConfig(Section):
-    """Instruction grouping (METHOD 3). Off: one adapter for the whole stream."""
+    """Instruction grouping (docs/method.md 3). Off: one adapter for the whole stream."""
 
     enabled: bool = True
     """false: one adapter for the whole stream."""

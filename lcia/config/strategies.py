@@ -1,4 +1,4 @@
-"""The strategy of a run: which average protects old knowledge, and its constants (METHOD 2)."""
+"""The strategy of a run: which average protects old knowledge, and its constants (docs/method.md 2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SequentialConfig(Section):
 
 
 class AverageSection(Section):
-    """What all scalar rules of the dynamic EMA share (METHOD 2)."""
+    """What all scalar rules of the dynamic EMA share (docs/method.md 2)."""
 
     beta_min: Fraction = 0.0
     """Least weight of the old average."""

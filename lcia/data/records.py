@@ -1,4 +1,4 @@
-"""One raw record (a JSON object or a row of a table) to a draft of a sample; all shapes of METHOD 8. Pure.
+"""One raw record (a JSON object or a row of a table) to a draft of a sample; all shapes of docs/method.md 8. Pure.
 
 The shape is seen from the keys: `conversations` (LLaVA/CoIN, train), `text` (CoIN, test), `messages` (chat).
 """
@@ -241,7 +241,7 @@ def first_question(messages: Sequence[Message]) -> str:
 
 
 def instruction_of(text: str, rule: InstructionRule) -> str:
-    """What grouping compares, cut from the first human turn (METHOD 3)."""
+    """What grouping compares, cut from the first human turn (docs/method.md 3)."""
     lines = _lines(text)
     if not lines:
         return ""

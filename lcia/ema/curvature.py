@@ -1,4 +1,4 @@
-"""Elementwise protection: what earlier tasks need of each entry, against what this task needs (METHOD section 2)."""
+"""Elementwise protection: what earlier tasks need of each entry, against what this task needs (docs/method.md 2)."""
 
 from __future__ import annotations
 

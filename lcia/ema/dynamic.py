@@ -29,7 +29,7 @@ __all__ = ["Curvature", "DynamicEma", "Fixed", "Off", "Official", "Options", "Pa
 
 
 class DynamicEma:
-    """theta* of the given parameters under one of METHOD's rules.
+    """theta* of the given parameters under one of the rules of docs/method.md 2.
 
     Tied parameters count once; those that need no gradient are left out. With DDP every process computes the same
     beta from the reduced gradients; with FSDP2 give the parameters that fully_shard left. `old_curvature` is what

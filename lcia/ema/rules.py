@@ -1,4 +1,4 @@
-"""Where the balance weight comes from: the formulas of METHOD section 2, and the named rules that apply them.
+"""Where the balance weight comes from: the formulas of docs/method.md 2, and the named rules that apply them.
 
 beta is the weight of the OLD average: theta* = beta theta* + (1 - beta) theta.
 """

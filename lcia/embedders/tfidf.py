@@ -89,7 +89,7 @@ def _count_rows(documents: Sequence[Sequence[str]], vocabulary: dict[str, int]) 
 
 
 def _pairwise_cosine(x: Sparse, y: Sparse) -> Sparse:
-    """Cosine of TF-IDF fitted on each pair alone (METHOD 3), sparse [len(x), len(y)].
+    """Cosine of TF-IDF fitted on each pair alone (docs/method.md 3), sparse [len(x), len(y)].
 
     With k = 1 + ln(3/2): cos = <x,y> / sqrt((k^2 |x|^2 - (k^2-1) |x|^2_shared) (the same of y)), since a term of both
     texts weighs its count and a term of one text k times its count. The three products have one sparsity pattern: the

@@ -1,4 +1,4 @@
-"""Instruction grouping (METHOD 3): which group a new task joins, and which group answers an instruction.
+"""Instruction grouping (docs/method.md 3): which group a new task joins, and which group answers an instruction.
 
 A group's codebook holds the distinct instructions of the tasks that its adapter was trained on. Everything here is
 pure; a decision keeps all its similarities, so that a report can show why it was made.

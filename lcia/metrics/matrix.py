@@ -1,4 +1,4 @@
-"""The accuracy matrix and the metrics of METHOD 5, in percent (0 to 100); a positive forgetting is bad, everywhere."""
+"""The accuracy matrix and its metrics (docs/method.md 5) in percent, 0 to 100; a positive forgetting is always bad."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _check(values: NDArray[np.float64], shape: tuple[int, ...], name: str) -> No
         raise InputError(f"{name} are percentages; {outside[0]} is not one")
 
 
-# Metrics: T tasks, A = scores, b = zero_shot; indices as in METHOD 5, which counts from 1
+# Metrics: T tasks, A = scores, b = zero_shot; indices as in docs/method.md 5, which counts from 1
 
 
 def avg_acc(matrix: AccuracyMatrix) -> float:
@@ -127,7 +127,7 @@ def fwt(matrix: AccuracyMatrix) -> float:
 
 
 def zero_shot_acc(matrix: AccuracyMatrix) -> float:
-    """mean_i b_i: not in METHOD 5, the floor that the others are read against."""
+    """mean_i b_i: not in docs/method.md 5, the floor that the others are read against."""
     if matrix.zero_shot is None:
         raise UndefinedMetricError("needs the untuned model's scores (evaluation.zero_shot)")
     return _mean(matrix.zero_shot)

@@ -1,4 +1,4 @@
-"""Answer scoring (METHOD 6): (prediction, references) -> score in [0, 1], functions composed of small checks.
+"""Answer scoring (docs/method.md 6): (prediction, references) -> score in [0, 1], functions composed of small checks.
 
 `strict` scorers are right; `legacy_*` ones make the errors of CoIN's evaluation scripts, so that figures compare.
 One error of those scripts has no scorer here: ImageNet answers are aligned by list index, which needs a whole file.
@@ -268,4 +268,4 @@ COIN: Mapping[str, Pair] = MappingProxyType(
         "OCR-VQA": (exact, exact),
     }
 )
-"""CoIN's eight tasks (METHOD 6); VizWiz and VQAv2 have ten answers for strict and are judged by one in legacy."""
+"""CoIN's eight tasks (docs/method.md 6); VizWiz and VQAv2 have ten answers for strict, legacy judges them by one."""

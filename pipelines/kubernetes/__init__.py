@@ -3,7 +3,7 @@
 - `rayjob`: a RayJob from a launch
 - `pods`: resources and placement of pods
 - `manifest`: readers of manifests
-- `schemas`: the operator's schemas
+- `check`: all rules on any manifests: `lcia launch check`
 - `our_rules`: rules of this house
 - `operator_job_rules`: the operator's rules of RayJobs
 - `operator_cluster_rules`: the operator's rules of RayClusters

@@ -11,7 +11,7 @@ Manifest: TypeAlias = dict[str, Any]
 HEAD = "head"
 
 
-def truth(wrong: bool, message: str) -> list[str]:
+def complaint_if(wrong: bool, message: str) -> list[str]:
     """The message if something is wrong."""
     return [message] if wrong else []
 
@@ -27,8 +27,15 @@ def variables(group: Manifest) -> dict[str, str | None]:
     return {entry["name"]: entry.get("value") for container in found for entry in container.get("env") or []}
 
 
+def config_map_names(manifests: list[Manifest]) -> set[str]:
+    """Names of the ConfigMaps among manifests."""
+    found = [manifest for manifest in manifests if manifest.get("kind") == "ConfigMap"]
+    return {str(_part(manifest, "metadata").get("name")) for manifest in found}
+
+
 def _part(value: Manifest, key: str) -> Manifest:
-    return value.get(key) or {}
+    part = value.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +93,6 @@ class Job:
         named = {str(group.get("groupName")): group for group in self.workers}
         return {HEAD: self.head, **named} if self.cluster else named
 
-    def containers(self, group: Manifest) -> list[Manifest]:
-        return containers_of(group)
-
     def start(self, group: Manifest) -> Manifest:
         return _part(group, "rayStartParams")
 
@@ -113,6 +117,11 @@ class Job:
     @property
     def legacy_policies(self) -> list[str]:
         return [str((part or {}).get("policy")) for part in (self.on_success, self.on_failure)]
+
+    @property
+    def policies(self) -> list[str]:
+        """What may be deleted at the end, by either kind of strategy."""
+        return self.legacy_policies + [str(rule.get("policy")) for rule in self.deletion_rules]
 
     @property
     def autoscales(self) -> bool:

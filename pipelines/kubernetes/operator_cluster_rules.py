@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipelines.kubernetes.manifest import Job, Manifest, Rule, truth, variables
+from pipelines.kubernetes.manifest import Job, Manifest, Rule, complaint_if, containers_of, variables
 
 LABEL_NAME = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)")
 LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -19,11 +19,12 @@ TOKEN_AUTH_SINCE = (2, 52)
 
 
 def groups_have_a_container(job: Job) -> list[str]:
-    return [f"group {name} has no container" for name, group in job.groups.items() if not job.containers(group)]
+    wrong = [name for name, group in job.groups.items() if not containers_of(group)]
+    return [f"group {name} has no container: add the one that runs Ray" for name in wrong]
 
 
 def group_names_are_distinct(job: Job) -> list[str]:
-    return truth(len(job.groups) < 1 + len(job.workers), "two worker groups have the same name")
+    return complaint_if(len(job.groups) < 1 + len(job.workers), "two worker groups have the same name: rename one")
 
 
 def replicas_are_in_range(job: Job) -> list[str]:
@@ -31,26 +32,25 @@ def replicas_are_in_range(job: Job) -> list[str]:
         low, high = group.get("minReplicas") or 0, group.get("maxReplicas", 2**31 - 1)
         return bool(low <= (group.get("replicas") or 0) <= high)
 
-    return [
-        f"group {g.get('groupName')}: replicas outside minReplicas..maxReplicas" for g in job.workers if not inside(g)
-    ]
+    wrong = [group.get("groupName") for group in job.workers if not inside(group)]
+    return [f"group {name}: replicas must lie between minReplicas and maxReplicas" for name in wrong]
 
 
 def resources_are_given_once(job: Job) -> list[str]:
     keys = ("num-cpus", "num-gpus", "memory", "resources")
     both = [n for n, g in job.groups.items() if g.get("resources") and any(k in job.start(g) for k in keys)]
-    return [f"group {name} sets resources both directly and in rayStartParams" for name in both]
+    return [f"group {name} sets resources both directly and in rayStartParams: keep one" for name in both]
 
 
 def labels_stand_in_their_field(job: Job) -> list[str]:
-    return [
-        f"group {n}: use labels, not rayStartParams.labels" for n, g in job.groups.items() if "labels" in job.start(g)
-    ]
+    wrong = [name for name, group in job.groups.items() if "labels" in job.start(group)]
+    return [f"group {name}: use labels, not rayStartParams.labels" for name in wrong]
 
 
 def labels_are_well_formed(job: Job) -> list[str]:
     pairs = [(n, key, value) for n, g in job.groups.items() for key, value in (g.get("labels") or {}).items()]
-    return [f"group {n}: label {key}={value} is malformed" for n, key, value in pairs if not _is_label(key, value)]
+    wrong = [pair for pair in pairs if not _is_label(*pair[1:])]
+    return [f"group {n}: label {key}={value} is malformed: use letters, digits, -, _ and ." for n, key, value in wrong]
 
 
 def _is_label(key: str, value: str) -> bool:
@@ -61,7 +61,7 @@ def _is_label(key: str, value: str) -> bool:
 
 def redis_goes_with_its_option(job: Job) -> list[str]:
     wrong = "RAY_REDIS_ADDRESS" in variables(job.head) and not job.fault_tolerant
-    return truth(wrong, "RAY_REDIS_ADDRESS is set without gcsFaultToleranceOptions")
+    return complaint_if(wrong, "RAY_REDIS_ADDRESS is set without gcsFaultToleranceOptions: set redisAddress there")
 
 
 def redis_is_configured_once(job: Job) -> list[str]:
@@ -75,19 +75,18 @@ def redis_is_configured_once(job: Job) -> list[str]:
 
 def redis_user_stands_in_its_option(job: Job) -> list[str]:
     wrong = "redis-username" in job.start(job.head) or "REDIS_USERNAME" in variables(job.head)
-    return truth(wrong, "the Redis user belongs in gcsFaultToleranceOptions.redisUsername")
+    return complaint_if(wrong, "the Redis user belongs in gcsFaultToleranceOptions.redisUsername")
 
 
 def autoscaler_variable_needs_autoscaling(job: Job) -> list[str]:
     value = variables(job.head).get("RAY_enable_autoscaler_v2")
-    return truth(
-        not job.autoscales and value in ("1", "true"), "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling"
-    )
+    wrong = not job.autoscales and value in ("1", "true")
+    return complaint_if(wrong, "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling")
 
 
 def autoscaler_version_is_given_once(job: Job) -> list[str]:
     wrong = job.autoscales and bool(job.autoscaler) and "RAY_enable_autoscaler_v2" in variables(job.head)
-    return truth(wrong, "RAY_enable_autoscaler_v2 contradicts autoscalerOptions.version: remove the variable")
+    return complaint_if(wrong, "RAY_enable_autoscaler_v2 contradicts autoscalerOptions.version: remove the variable")
 
 
 def autoscaled_pods_never_restart(job: Job) -> list[str]:
@@ -97,7 +96,7 @@ def autoscaled_pods_never_restart(job: Job) -> list[str]:
 
 def autoscaled_groups_are_not_suspended(job: Job) -> list[str]:
     wrong = [group.get("groupName") for group in job.workers if job.autoscales and group.get("suspend")]
-    return [f"group {name} cannot be suspended while autoscaling" for name in wrong]
+    return [f"group {name} cannot be suspended while autoscaling: remove suspend" for name in wrong]
 
 
 def token_auth_knows_its_version(job: Job) -> list[str]:
@@ -105,12 +104,12 @@ def token_auth_knows_its_version(job: Job) -> list[str]:
         return []
     found = re.match(r"(\d+)\.(\d+)", str(job.cluster.get("rayVersion") or ""))
     recent = found is not None and (int(found[1]), int(found[2])) >= TOKEN_AUTH_SINCE
-    return truth(not recent, "token auth needs rayVersion, at least 2.52.0")
+    return complaint_if(not recent, "token auth needs rayVersion, at least 2.52.0")
 
 
 def network_policy_needs_its_gate(job: Job) -> list[str]:
     wrong = "networkPolicy" in job.cluster
-    return truth(wrong, "rayClusterSpec.networkPolicy needs a feature gate: use a NetworkPolicy of your own")
+    return complaint_if(wrong, "rayClusterSpec.networkPolicy needs a feature gate: use a NetworkPolicy of your own")
 
 
 CLUSTER_RULES: tuple[Rule, ...] = (

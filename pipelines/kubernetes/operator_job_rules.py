@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 import yaml
 
-from pipelines.kubernetes.manifest import Job, Manifest, Rule, truth
+from pipelines.kubernetes.manifest import Job, Manifest, Rule, complaint_if
 
 NAME_LIMIT = 47
+"""The operator appends to a RayJob's name what must still fit a label of 63 characters."""
+
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 MANAGERS = ("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
@@ -17,78 +18,84 @@ DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 
 
 def name_fits(job: Job) -> list[str]:
-    return truth(len(job.name) > NAME_LIMIT, f"the name has {len(job.name)} characters, more than {NAME_LIMIT}")
+    length = len(job.name)
+    return complaint_if(length > NAME_LIMIT, f"the name has {length} characters: {NAME_LIMIT} are allowed")
 
 
 def name_is_a_label(job: Job) -> list[str]:
-    return truth(not DNS_1035.fullmatch(job.name), f"the name {job.name!r} is not a DNS-1035 label")
+    wrong = not DNS_1035.fullmatch(job.name)
+    return complaint_if(wrong, f"the name {job.name!r} is not a DNS-1035 label: use a-z, 0-9 and -, a letter first")
 
 
 def mode_is_known(job: Job) -> list[str]:
     """Neither the API server nor the operator notices a typo here: the job just never starts."""
-    return truth(job.mode not in MODES, f"submissionMode {job.mode!r} is unknown; choose from {', '.join(MODES)}")
+    wrong = job.mode not in MODES
+    return complaint_if(wrong, f"submissionMode {job.mode!r} is unknown; choose from {', '.join(MODES)}")
 
 
 def manager_is_known(job: Job) -> list[str]:
     manager = job.spec.get("managedBy", MANAGERS[0])
-    return truth(manager not in MANAGERS, f"managedBy {manager!r} is unknown; choose from {', '.join(MANAGERS)}")
+    return complaint_if(manager not in MANAGERS, f"managedBy {manager!r} is unknown; choose from {', '.join(MANAGERS)}")
 
 
 def suspended_job_shuts_down(job: Job) -> list[str]:
     wrong = bool(job.spec.get("suspend")) and not job.shuts_down
-    return truth(wrong, "suspend needs shutdownAfterJobFinishes")
+    return complaint_if(wrong, "suspend needs shutdownAfterJobFinishes")
 
 
 def ttl_is_not_negative(job: Job) -> list[str]:
-    return truth(job.number("ttlSecondsAfterFinished") < 0, "ttlSecondsAfterFinished is negative")
+    wrong = job.number("ttlSecondsAfterFinished") < 0
+    return complaint_if(wrong, "ttlSecondsAfterFinished is negative: give 0 or more")
 
 
 def ttl_needs_shutdown(job: Job) -> list[str]:
     wrong = job.number("ttlSecondsAfterFinished") > 0 and not job.shuts_down
-    return truth(wrong, "ttlSecondsAfterFinished needs shutdownAfterJobFinishes")
+    return complaint_if(wrong, "ttlSecondsAfterFinished needs shutdownAfterJobFinishes")
 
 
 def backoff_is_not_negative(job: Job) -> list[str]:
-    return truth(job.number("backoffLimit") < 0, "backoffLimit is negative")
+    return complaint_if(job.number("backoffLimit") < 0, "backoffLimit is negative: give 0 or more")
 
 
 def deadlines_are_positive(job: Job) -> list[str]:
     keys = ("activeDeadlineSeconds", "preRunningDeadlineSeconds")
-    return [f"{key} is not positive" for key in keys if key in job.spec and job.number(key) <= 0]
+    wrong = [key for key in keys if key in job.spec and job.number(key) <= 0]
+    return [f"{key} is not positive: give seconds, or leave it out" for key in wrong]
 
 
 def cluster_is_given(job: Job) -> list[str]:
     wrong = not job.spec.get("rayClusterSpec") and not job.selector
-    return truth(wrong, "one of rayClusterSpec and clusterSelector must be set")
+    return complaint_if(wrong, "one of rayClusterSpec and clusterSelector must be set")
 
 
 def selector_names_a_cluster(job: Job) -> list[str]:
     wrong = bool(job.selector) and not job.selector.get("ray.io/cluster")
-    return truth(wrong, "clusterSelector has no ray.io/cluster")
+    return complaint_if(wrong, "clusterSelector has no ray.io/cluster: name the cluster there")
 
 
 def selected_cluster_is_not_suspended(job: Job) -> list[str]:
-    return truth(bool(job.selector and job.spec.get("suspend")), "clusterSelector cannot be combined with suspend")
+    wrong = bool(job.selector and job.spec.get("suspend"))
+    return complaint_if(wrong, "clusterSelector cannot be combined with suspend: remove one of them")
 
 
 def selected_cluster_has_no_sidecar(job: Job) -> list[str]:
     wrong = bool(job.selector) and job.mode == "SidecarMode"
-    return truth(wrong, "clusterSelector cannot be combined with SidecarMode")
+    return complaint_if(wrong, "clusterSelector cannot be combined with SidecarMode: choose another submissionMode")
 
 
 def interactive_job_is_not_retried(job: Job) -> list[str]:
     wrong = job.mode == "InteractiveMode" and job.number("backoffLimit") > 0
-    return truth(wrong, "InteractiveMode cannot have a backoffLimit")
+    return complaint_if(wrong, "InteractiveMode cannot have a backoffLimit: remove it")
 
 
 def sidecar_has_no_submitter(job: Job) -> list[str]:
     keys = ("submitterPodTemplate", "submitterConfig")
-    return [f"SidecarMode takes no {key}" for key in keys if job.mode == "SidecarMode" and job.spec.get(key)]
+    return [f"SidecarMode takes no {key}: remove it" for key in keys if job.mode == "SidecarMode" and job.spec.get(key)]
 
 
 def sidecar_head_never_restarts(job: Job) -> list[str]:
     wrong = job.mode == "SidecarMode" and job.restart_policy(job.head) != "Never"
-    return truth(wrong, "SidecarMode needs the head's restartPolicy Never or unset")
+    return complaint_if(wrong, "SidecarMode needs the head's restartPolicy Never or unset")
 
 
 def runtime_env_is_a_mapping(job: Job) -> list[str]:
@@ -96,7 +103,8 @@ def runtime_env_is_a_mapping(job: Job) -> list[str]:
         parsed = yaml.safe_load(job.spec.get("runtimeEnvYAML") or "{}")
     except yaml.YAMLError as error:
         return [f"runtimeEnvYAML is not YAML: {error}"]
-    return truth(not isinstance(parsed, dict), "runtimeEnvYAML is not a mapping")
+    wrong = not isinstance(parsed, dict)
+    return complaint_if(wrong, "runtimeEnvYAML is not a mapping: write for example env_vars: {NAME: value}")
 
 
 # Deletion strategies.
@@ -104,38 +112,37 @@ def runtime_env_is_a_mapping(job: Job) -> list[str]:
 
 def deletion_is_one_kind(job: Job) -> list[str]:
     wrong = bool(job.deletion_rules and (job.on_success or job.on_failure))
-    return truth(wrong, "deletionRules cannot stand beside onSuccess and onFailure")
+    return complaint_if(wrong, "deletionRules cannot stand beside onSuccess and onFailure: keep one kind")
 
 
 def deletion_is_complete(job: Job) -> list[str]:
     wrong = "deletionStrategy" in job.spec and not job.deletion_rules and not (job.on_success and job.on_failure)
-    return truth(wrong, "deletionStrategy needs both onSuccess and onFailure, or deletionRules")
+    return complaint_if(wrong, "deletionStrategy needs both onSuccess and onFailure, or deletionRules")
 
 
 def deletion_policies_are_set(job: Job) -> list[str]:
     found = {"onSuccess": job.on_success, "onFailure": job.on_failure}
-    return [f"{key} has no policy" for key, value in found.items() if value and not value.get("policy")]
+    return [f"{key} has no policy: name one" for key, value in found.items() if value and not value.get("policy")]
 
 
 def deletion_rules_exclude_shutdown(job: Job) -> list[str]:
     wrong = bool(job.deletion_rules) and job.shuts_down
-    return truth(wrong, "deletionRules cannot be combined with shutdownAfterJobFinishes")
+    return complaint_if(wrong, "deletionRules cannot be combined with shutdownAfterJobFinishes: remove one of them")
 
 
 def shutdown_deletes_something(job: Job) -> list[str]:
     wrong = job.shuts_down and "DeleteNone" in job.legacy_policies
-    return truth(wrong, "shutdownAfterJobFinishes contradicts the policy DeleteNone")
+    return complaint_if(wrong, "shutdownAfterJobFinishes contradicts the policy DeleteNone: remove one of them")
 
 
 def selected_cluster_is_kept(job: Job) -> list[str]:
-    policies = job.legacy_policies + [str(rule.get("policy")) for rule in job.deletion_rules]
-    wrong = bool(job.selector) and any(policy in ("DeleteCluster", "DeleteWorkers") for policy in policies)
-    return truth(wrong, "a cluster found by clusterSelector cannot be deleted")
+    wrong = bool(job.selector) and not {"DeleteCluster", "DeleteWorkers"}.isdisjoint(job.policies)
+    return complaint_if(wrong, "a cluster found by clusterSelector cannot be deleted: choose DeleteSelf or DeleteNone")
 
 
 def autoscaled_workers_are_not_deleted(job: Job) -> list[str]:
-    policies = job.legacy_policies + [str(rule.get("policy")) for rule in job.deletion_rules]
-    return truth(job.autoscales and "DeleteWorkers" in policies, "DeleteWorkers does not work with autoscaling")
+    wrong = job.autoscales and "DeleteWorkers" in job.policies
+    return complaint_if(wrong, "DeleteWorkers does not work with autoscaling: choose DeleteCluster")
 
 
 def deletion_condition_is_single(job: Job) -> list[str]:
@@ -149,16 +156,18 @@ def deletion_condition_is_single(job: Job) -> list[str]:
 
 def deletion_rules_are_distinct(job: Job) -> list[str]:
     seen = [(_state(rule), rule.get("policy")) for rule in job.deletion_rules]
-    return truth(len(set(seen)) < len(seen), "two deletionRules have the same condition and policy")
+    return complaint_if(len(set(seen)) < len(seen), "two deletionRules have the same condition and policy: remove one")
 
 
 def deletion_delays_are_ordered(job: Job) -> list[str]:
     """Workers go before their cluster, and the cluster before the job."""
-    wrong = truth(any(_delay(rule) < 0 for rule in job.deletion_rules), "a deletionRule has a negative ttlSeconds")
+    negative = any(_delay(rule) < 0 for rule in job.deletion_rules)
+    wrong = complaint_if(negative, "a deletionRule has a negative ttlSeconds: give 0 or more")
     for state in sorted({_state(rule) for rule in job.deletion_rules}):
         delays = {rule.get("policy"): _delay(rule) for rule in job.deletion_rules if _state(rule) == state}
         ordered = [delays[policy] for policy in DELETION_ORDER if policy in delays]
-        wrong += truth(any(a > b for a, b in pairwise(ordered)), f"deletionRules for {state} delete in the wrong order")
+        right = ordered == sorted(ordered)
+        wrong += complaint_if(not right, f"deletionRules for {state}: order them as {', then '.join(DELETION_ORDER)}")
     return wrong
 
 

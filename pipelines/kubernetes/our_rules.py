@@ -6,45 +6,38 @@ import re
 
 import yaml
 
-from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, truth, variables
-from pipelines.kubernetes.operator_cluster_rules import CLUSTER_RULES
-from pipelines.kubernetes.operator_job_rules import JOB_RULES
+from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, complaint_if, containers_of, variables
 
 SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY|API_KEY)", re.IGNORECASE)
 SHELL = re.compile(r"[$;&|`<>\n]")
 
 
-def validate(manifests: list[Manifest]) -> list[str]:
-    """Everything that is wrong with the RayJobs among `manifests`, one sentence each."""
-    jobs = [Job(manifest) for manifest in manifests if manifest.get("kind") == "RayJob"]
-    config_maps = {manifest["metadata"]["name"] for manifest in manifests if manifest.get("kind") == "ConfigMap"}
-    wrong = [f"{job.name}: {message}" for job in jobs for rule in RULES for message in rule(job)]
-    return wrong + [message for job in jobs for message in _missing_config_maps(job, config_maps)]
-
-
-def _missing_config_maps(job: Job, present: set[str]) -> list[str]:
+def config_maps_are_given(job: Job, present: set[str]) -> list[str]:
+    """`present`: names of the ConfigMaps among the manifests."""
     volumes = [volume for group in job.groups.values() for volume in job.pod(group).get("volumes") or []]
     wanted = {volume["configMap"]["name"] for volume in volumes if volume.get("configMap")}
-    return [f"{job.name}: ConfigMap {name} is mounted but not among the manifests" for name in sorted(wanted - present)]
+    return [f"ConfigMap {name} is mounted but not among the manifests: add it" for name in sorted(wanted - present)]
 
 
 def ray_version_is_set(job: Job) -> list[str]:
     """Without it the operator's probes call wget, which the image does not have."""
-    return truth(bool(job.cluster) and not job.cluster.get("rayVersion"), "rayVersion is not set")
+    wrong = bool(job.cluster) and not job.cluster.get("rayVersion")
+    return complaint_if(wrong, "rayVersion is not set: give the version of Ray in the image")
 
 
 def images_are_pinned(job: Job) -> list[str]:
-    return [f"group {n}: image {image!r} has no fixed tag" for n, image in _images(job) if not _tag(image)]
+    wrong = [(name, image) for name, image in _images(job) if not _tag(image)]
+    return [f"group {name}: image {image!r} has no fixed tag: name a version or a digest" for name, image in wrong]
 
 
 def ray_images_have_the_version(job: Job) -> list[str]:
     version = str(job.cluster.get("rayVersion"))
     wrong = [image for _, image in _images(job) if "rayproject/ray" in image and not _tag(image).startswith(version)]
-    return [f"image {image} is not of rayVersion {version}" for image in wrong]
+    return [f"image {image} is not of rayVersion {version}: make them equal" for image in wrong]
 
 
 def _images(job: Job) -> list[tuple[str, str]]:
-    return [(n, str(c.get("image") or "")) for n, group in job.groups.items() for c in job.containers(group)]
+    return [(n, str(c.get("image") or "")) for n, group in job.groups.items() for c in containers_of(group)]
 
 
 def _tag(image: str) -> str:
@@ -57,27 +50,27 @@ def _tag(image: str) -> str:
 
 def head_runs_no_tasks(job: Job) -> list[str]:
     wrong = bool(job.cluster) and job.start(job.head).get("num-cpus") != "0"
-    return truth(wrong, 'the head must have rayStartParams num-cpus "0"')
+    return complaint_if(wrong, 'the head must have rayStartParams num-cpus "0"')
 
 
 def shared_memory_is_the_operators(job: Job) -> list[str]:
     def mounts(group: Manifest) -> list[str]:
-        return [mount.get("mountPath", "") for c in job.containers(group) for mount in c.get("volumeMounts") or []]
+        return [mount.get("mountPath", "") for c in containers_of(group) for mount in c.get("volumeMounts") or []]
 
     wrong = [name for name, group in job.groups.items() if "/dev/shm" in mounts(group)]
-    return [f"group {name} mounts /dev/shm, which the operator does itself" for name in wrong]
+    return [f"group {name} mounts /dev/shm, which the operator does itself: remove the mount" for name in wrong]
 
 
 def training_has_an_object_store(job: Job) -> list[str]:
     wrong = [g for g in job.workers if g.get("groupName") == "train" and "object-store-memory" not in job.start(g)]
-    return truth(bool(wrong), "group train has no object-store-memory")
+    return complaint_if(bool(wrong), "group train has no object-store-memory: set it in rayStartParams")
 
 
 def training_has_a_fixed_size(job: Job) -> list[str]:
     """A gang with a pod missing cannot start, so a smaller one only wastes GPUs."""
     gangs = [group for group in job.workers if group.get("groupName") == "train"]
     wrong = any(len({g.get(k) for k in ("replicas", "minReplicas", "maxReplicas")}) > 1 for g in gangs)
-    return truth(wrong, "group train must have replicas = minReplicas = maxReplicas")
+    return complaint_if(wrong, "group train must have replicas = minReplicas = maxReplicas")
 
 
 def secrets_come_by_reference(job: Job) -> list[str]:
@@ -93,7 +86,7 @@ def runtime_env_holds_no_secret(job: Job) -> list[str]:
 
 def runtime_env_holds_variables_only(job: Job) -> list[str]:
     extra = sorted(set(_runtime_env(job)) - {"env_vars"})
-    return truth(bool(extra), f"runtimeEnvYAML holds {', '.join(extra)}: code and dependencies belong in the image")
+    return complaint_if(bool(extra), f"runtimeEnvYAML holds {', '.join(extra)}: that belongs in the image")
 
 
 def _runtime_env(job: Job) -> Manifest:
@@ -116,22 +109,23 @@ def looks_secret(variable: str) -> bool:
 def entrypoint_needs_no_shell(job: Job) -> list[str]:
     entrypoint = str(job.spec.get("entrypoint") or "").strip()
     wrong = not entrypoint or SHELL.search(entrypoint) is not None
-    return truth(wrong, "the entrypoint is empty or holds characters that the submitter's shell expands")
+    return complaint_if(wrong, "the entrypoint is empty or has characters that a shell expands: write a plain command")
 
 
 def token_auth_is_not_overridden(job: Job) -> list[str]:
     """The operator leaves a variable alone that is already there, and so authentication would silently stay off."""
     names = [n for n, g in job.groups.items() if job.auth_mode == "token" and "RAY_AUTH_MODE" in variables(g)]
-    return [f"group {name} sets RAY_AUTH_MODE, which overrides authOptions" for name in names]
+    return [f"group {name} sets RAY_AUTH_MODE, which overrides authOptions: remove it" for name in names]
 
 
 def queued_job_has_fixed_counts(job: Job) -> list[str]:
-    return truth("kueue.x-k8s.io/queue-name" in job.labels and job.autoscales, "Kueue does not admit autoscaling jobs")
+    wrong = "kueue.x-k8s.io/queue-name" in job.labels and job.autoscales
+    return complaint_if(wrong, "Kueue does not admit autoscaling jobs: remove the queue's label or autoscaling")
 
 
 def queued_job_leaves_suspend_alone(job: Job) -> list[str]:
     wrong = "kueue.x-k8s.io/queue-name" in job.labels and "suspend" in job.spec
-    return truth(wrong, "Kueue itself sets suspend: leave it out")
+    return complaint_if(wrong, "Kueue itself sets suspend: leave it out")
 
 
 def pods_are_restricted(job: Job) -> list[str]:
@@ -140,9 +134,9 @@ def pods_are_restricted(job: Job) -> list[str]:
 
 
 def containers_are_restricted(job: Job) -> list[str]:
-    pairs = [(name, container) for name, group in job.groups.items() for container in job.containers(group)]
+    pairs = [(name, container) for name, group in job.groups.items() for container in containers_of(group)]
     wrong = [name for name, container in pairs if not _is_restricted_container(container)]
-    return [f"group {name}: a container may escalate or keeps capabilities" for name in wrong]
+    return [f"group {name}: containers need allowPrivilegeEscalation false, capabilities drop [ALL]" for name in wrong]
 
 
 def _is_restricted_pod(pod: Manifest) -> bool:
@@ -159,12 +153,10 @@ def _is_restricted_container(container: Manifest) -> bool:
 
 def groups_are_named_apart_from_the_head(job: Job) -> list[str]:
     names = [group.get("groupName") for group in job.workers]
-    return truth(HEAD in names or "headgroup" in names, "a worker group has the head's name")
+    return complaint_if(HEAD in names or "headgroup" in names, "a worker group has the head's name: rename it")
 
 
-RULES: tuple[Rule, ...] = (
-    *JOB_RULES,
-    *CLUSTER_RULES,
+OUR_RULES: tuple[Rule, ...] = (
     ray_version_is_set,
     images_are_pinned,
     ray_images_have_the_version,

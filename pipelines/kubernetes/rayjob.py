@@ -11,13 +11,11 @@ import yaml
 
 from lcia.config.run import RunConfig
 from lcia.types import InputError
+from pipelines.kubernetes.check import Document, check
 from pipelines.kubernetes.manifest import Manifest
-from pipelines.kubernetes.our_rules import validate
+from pipelines.kubernetes.operator_job_rules import NAME_LIMIT
 from pipelines.kubernetes.pods import ACTOR_POOL, CLAIM_PATH, TRAIN_POOL, Pool, pools
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
-
-NAME_LIMIT = 47
-"""The operator appends to a RayJob's name what must still fit a label of 63 characters."""
 
 CONFIG_PATH = "/etc/lcia"
 ENTRYPOINT = f"lcia run {CONFIG_PATH}/run.yaml --launch {CONFIG_PATH}/launch.yaml"
@@ -47,8 +45,8 @@ def render_rayjob(run_yaml: str, run: RunConfig, launch: LaunchConfig) -> list[M
     names = _names(run.name, run_yaml + launch_yaml, cluster.namespace)
     files = {"run.yaml": run_yaml, "launch.yaml": launch_yaml}
     manifests = [_config_map(names, files), _job(names, cluster, pools(run, launch, cluster), launch)]
-    if wrong := validate(manifests):
-        raise InputError("KubeRay would refuse this job:\n" + "\n".join(wrong))
+    if found := check([Document("rendered", manifest) for manifest in manifests]):
+        raise InputError("KubeRay would refuse this job:\n" + "\n".join(map(str, found)))
     return manifests
 
 

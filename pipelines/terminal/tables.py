@@ -50,7 +50,7 @@ def matrix_table(name: str, scores: AccuracyMatrix) -> Table:
 
 
 def metrics_table(runs: Mapping[str, AccuracyMatrix]) -> Table:
-    """The metrics of METHOD 5, a row per run, in percent; a dash where one is undefined."""
+    """The metrics of docs/method.md 5, a row per run, in percent; a dash where one is undefined."""
     table = new_table("metrics (%); a positive forgetting is bad", "run", *METRICS)
     for name, scores in runs.items():
         values = metrics(scores)

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from lcia.config.run import RunConfig
-from pipelines.kubernetes.our_rules import validate
+from pipelines.kubernetes.check import Document, check
 from pipelines.kubernetes.rayjob import render_rayjob, to_yaml
-from pipelines.kubernetes.schemas import violations
 from pipelines.launch import LaunchConfig
+from tests.schemas import violations
 
 OVERLAYS = ("local-kind", "gke", "eks", "spot")
 COMPONENTS = ("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres")
@@ -57,6 +57,10 @@ def with_component(cluster: Path, name: str) -> Path:
     return folder
 
 
+def findings(manifests: list[Manifest]) -> list[str]:
+    return [str(finding) for finding in check([Document("-", manifest) for manifest in manifests])]
+
+
 def find(manifests: list[Manifest], kind: str) -> Manifest:
     return next(manifest for manifest in manifests if manifest["kind"] == kind)
 
@@ -82,7 +86,7 @@ def test_an_overlay_is_one_that_kuberay_and_kubernetes_take(
 ) -> None:
     manifests = built(kubectl, root / "cluster" / "overlays" / name)
     assert violations(find(manifests, "RayJob"), schemas) == []
-    assert validate(manifests) == []
+    assert findings(manifests) == []
     check_core_kinds(manifests)
 
 
@@ -92,7 +96,7 @@ def test_a_component_is_one_that_kuberay_and_kubernetes_take(
 ) -> None:
     manifests = built(kubectl, with_component(cluster, name))
     assert violations(find(manifests, "RayJob"), schemas) == []
-    assert validate(manifests) == []
+    assert findings(manifests) == []
     check_core_kinds(manifests)
 
 

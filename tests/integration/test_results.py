@@ -54,7 +54,7 @@ def call(*arguments: object) -> int:
 
 
 def _means(scores: Any, base: Any) -> dict[str, float]:
-    """METHOD 5 written out, loop by loop, and the untuned model's mean."""
+    """docs/method.md 5 written out, loop by loop, and the untuned model's mean."""
     size, last = len(scores), len(scores) - 1
     earlier = range(last)
     drops = [max(scores[j][i] for j in range(i, last)) - scores[last][i] for i in earlier]

@@ -40,7 +40,7 @@ class Figures(NamedTuple):
 
 
 def oracle(start: list[float], old: list[float], task: Task, rule: Curvature) -> Figures:
-    """METHOD section 2, one entry after another, with plain gradient steps."""
+    """docs/method.md 2, one entry after another, with plain gradient steps."""
     result: list[tuple[float, float, float, float]] = []
     for i in range(SIZE):
         theta = short = start[i]

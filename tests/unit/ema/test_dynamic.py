@@ -75,7 +75,7 @@ def total(f: Callable[..., float], *arrays: Tensor) -> float:
 def oracle_beta(
     rule: Any, theta: Tensor, last: Tensor, star: Tensor, g: Tensor, g_last: Tensor, memory: list[float]
 ) -> float:
-    """The formulas of METHOD section 2, entry by entry."""
+    """The formulas of docs/method.md 2, entry by entry."""
     n = theta.numel() if getattr(rule, "reduction", "sum") == "mean" else 1
     if isinstance(rule, Fixed):
         return rule.beta

@@ -1,4 +1,4 @@
-"""The formulas of METHOD section 2, each against numbers worked out by hand, and the configuration's rules."""
+"""The formulas of docs/method.md 2, each against numbers worked out by hand, and the configuration's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores worked out by hand from METHOD 6."""
+"""Scores worked out by hand from docs/method.md 6."""
 
 from typing import get_args
 

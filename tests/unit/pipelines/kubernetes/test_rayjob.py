@@ -13,8 +13,8 @@ from lcia.config.run import GroupingConfig, RunConfig, TrainingConfig
 from lcia.types import InputError
 from pipelines.kubernetes.pods import memory_bytes
 from pipelines.kubernetes.rayjob import ENTRYPOINT, render_rayjob, to_yaml
-from pipelines.kubernetes.schemas import complete, violations
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig, SecretKey
+from tests.schemas import complete, violations
 
 RUN_YAML = "# my run\nname: Quick Start!\nseed: 3\n"
 RUN = RunConfig(name="Quick.Start", seed=3)
@@ -309,11 +309,6 @@ def test_shared_storage_is_taken(storage: str) -> None:
 )
 def test_memory_quantities_are_bytes(text: str, size: int) -> None:
     assert memory_bytes(text) == size
-
-
-@pytest.mark.parametrize("name", ["local", "kind", "kuberay"])
-def test_every_shipped_launch_file_loads(root: Path, name: str) -> None:
-    LaunchConfig.model_validate(yaml.safe_load((root / "configs" / "launch" / f"{name}.yaml").read_text()))
 
 
 def test_the_shipped_cluster_launch_renders(root: Path) -> None:

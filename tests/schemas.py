@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from pipelines.kubernetes.manifest import Manifest
 
 
@@ -17,8 +19,6 @@ def load_schemas(path: Path) -> dict[str, Manifest]:
 
 def violations(manifest: Manifest, schemas: dict[str, Manifest]) -> list[str]:
     """What the schema of its kind refuses, with its place; a kind without a schema has none."""
-    from jsonschema import Draft202012Validator
-
     schema = schemas.get(f"{manifest.get('apiVersion')}|{manifest.get('kind')}")
     if schema is None:
         return []
