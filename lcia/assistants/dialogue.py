@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lcia.protocols import UNTRAINED
 from lcia.types import IMAGE_TOKEN, InputError, Message
 
-UNTRAINED = -100
-"""Label of a token that is not part of an answer; torch's cross entropy skips it."""
 REMEMBERED = 20_000
 """Encoded dialogues kept in memory; a few hundred bytes each for short ones."""
 
@@ -42,6 +42,12 @@ class Dialogue:
                 self._memory.clear()
             self._memory[messages] = self._encode(messages)
         return self._memory[messages]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The tokens as text; an image's many tokens as their number."""
+        mark = re.escape(self.processor.image_token)
+        told = self.tokenizer.decode(ids)
+        return re.sub(f"(?:{mark})+", lambda run: f"<{len(re.findall(mark, run[0]))} image tokens>", told)
 
     def _encode(self, messages: tuple[Message, ...]) -> Encoded:
         text, answers = self._render(messages)

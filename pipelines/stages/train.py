@@ -86,7 +86,7 @@ def _work(settings: dict[str, Any]) -> None:
 
     from lcia.stage import TrainStage
     from lcia.store.folders import Store
-    from lcia.training.fit import FitOptions, fit_stage
+    from lcia.training.fit import FitOptions, Worker, fit_stage
 
     launch = LaunchConfig.model_validate(settings["launch"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -101,6 +101,7 @@ def _work(settings: dict[str, Any]) -> None:
     def observe(progress: Any) -> None:
         broker.report.remote(progress.stage, vars(progress))
 
+    worker = Worker(store, accelerator, options, observe)
     while (order := _next(accelerator, broker, settings["group"])) != {}:
         if order is None:
             continue
@@ -109,7 +110,7 @@ def _work(settings: dict[str, Any]) -> None:
             if stage.model_key not in loaded:
                 loaded.clear()
                 loaded[stage.model_key] = _load(stage, launch, accelerator)
-            fit_stage(stage, loaded[stage.model_key], store, options, accelerator, observe)
+            fit_stage(stage, loaded[stage.model_key], worker)
         except Exception as error:
             loaded.clear()
             _tell(broker, order, error)

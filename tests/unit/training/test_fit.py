@@ -28,7 +28,7 @@ from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store.folders import Store
-from lcia.training.fit import KEPT, RESULT, STEPS, FitOptions, fit_stage
+from lcia.training.fit import KEPT, RESULT, STEPS, FitOptions, Worker, fit_stage
 from pipelines.launch import LaunchConfig
 
 PLAIN = Pictures.__call__
@@ -125,14 +125,14 @@ def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
 
 def _tuned_in_double(folder: Path, options: FitOptions) -> list[Path]:
     """Both stages of plain tuning on a base in float64; what they published."""
-    store, accelerator = Store(str(folder)), Accelerator(cpu=True)
+    store = Store(str(folder))
     [prepared] = prepare(
         [parse(RunConfig, {**STREAM, "strategy": {"kind": "sequential"}}, "test")], LocalExecutor(store)
     )
     assistant = assistants.build(TinyConfig())
     assistant.module.double()
     for stage in prepared.plan.trains:
-        fit_stage(stage, assistant, store, options, accelerator, silent)
+        fit_stage(stage, assistant, Worker(store, Accelerator(cpu=True), options, silent))
     return [store.fetch(stage.key) for stage in prepared.plan.trains]
 
 
