@@ -1,4 +1,4 @@
-"""What FSDP2 leaves to us: which layers to shard, and how an adapter gets into its shards."""
+"""A base in shards (FSDP2): which layers are sharded, and how an adapter gets into its shards."""
 
 from __future__ import annotations
 
@@ -78,10 +78,12 @@ class ShardedAdapter:
         if name != self._adapters.module.active_adapter:
             raise InputError(WHOLE)
         bring()
-        if self._adapters.form(name) != self._twin.form(INCOMING):
-            raise InputError("an adapter of another form cannot take the place of a sharded one: load the base again")
-        fill(self.trainable(), self._twin.weights(INCOMING))
-        self._twin.drop(INCOMING)
+        try:
+            if self._adapters.form(name) != self._twin.form(INCOMING):
+                raise InputError("a sharded adapter cannot be replaced by one of another form: load the base again")
+            fill(self.trainable(), self._twin.weights(INCOMING))
+        finally:
+            self._twin.drop(INCOMING)
 
 
 def layers(model: Any) -> list[nn.Module]:

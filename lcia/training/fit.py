@@ -63,7 +63,7 @@ class Worker:
 
 @dataclass
 class Loop:
-    """A stage in training, as one worker sees it."""
+    """A stage in training, as one worker sees it. `module` is what gradients go through: the assistant's, or DDP's."""
 
     stage: TrainStage
     assistant: Assistant
@@ -107,7 +107,7 @@ def fit_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None:
         return
     started = time.perf_counter()
     loop = _begin(stage, assistant, worker)
-    with _told(loop):
+    with _explained(loop):
         _train(loop)
         kept = loop.state.strategy.finish()
         check_weights(loop.state.parameters, worker.accelerator)
@@ -282,8 +282,8 @@ def _seed_samples(seed: int, step: int, rank: int) -> None:
 
 
 @contextlib.contextmanager
-def _told(loop: Loop) -> Iterator[None]:
-    """Says of a number that is not finite in which stage and step it came up; all workers come here together."""
+def _explained(loop: Loop) -> Iterator[None]:
+    """Adds stage, step and remedy to the error of a number that is not finite, which all workers raise together."""
     try:
         yield
     except FloatingPointError as error:

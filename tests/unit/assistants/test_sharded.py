@@ -25,6 +25,7 @@ def test_a_sharded_base_takes_no_adapter_of_another_form_and_none_beside_its_own
     shard(assistant, lambda module: None)
     with pytest.raises(InputError, match="another form"):
         assistant.adapters.load("x", tmp_path)
+    assert assistant.adapters._twin.names == ("x",)
     for forbidden in (lambda: assistant.adapters.use(None), lambda: assistant.adapters.drop("x"),
                       lambda: assistant.adapters.add("y", 1)):  # fmt: skip
         with pytest.raises(InputError):
