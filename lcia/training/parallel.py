@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lcia.assistants.sharded import shard
 from lcia.ema.sharding import flat, is_dtensor, part_of, whole
 from lcia.protocols import Assistant
 from lcia.types import InputError, Parallelism
@@ -79,6 +78,9 @@ def _shard(assistant: Assistant, accelerator: Accelerator) -> None:
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+
+    # It imports peft, which takes seconds.
+    from lcia.assistants.sharded import shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     shard(assistant, partial(fully_shard, mesh=mesh))
