@@ -46,8 +46,8 @@ class Dialogue:
     def text(self, ids: Sequence[int]) -> str:
         """The tokens as text; an image's many tokens as their number."""
         mark = re.escape(self.processor.image_token)
-        told = self.tokenizer.decode(ids)
-        return re.sub(f"(?:{mark})+", lambda run: f"<{len(re.findall(mark, run[0]))} image tokens>", told)
+        text = self.tokenizer.decode(ids)
+        return re.sub(f"(?:{mark})+", lambda run: f"<{len(re.findall(mark, run[0]))} image tokens>", text)
 
     def _encode(self, messages: tuple[Message, ...]) -> Encoded:
         text, answers = self._render(messages)
@@ -77,7 +77,7 @@ class Dialogue:
         return text, answers
 
     def _template(self, messages: Sequence[Message], opening: bool) -> str:
-        """The chat template's text; raises InputError where it cannot say what the rows hold."""
+        """The chat template's text; raises InputError where it refuses a row or leaves out its system turn."""
         from jinja2 import TemplateError
 
         turns = [{"role": message.role, "content": _parts(message.content)} for message in messages]
@@ -104,7 +104,7 @@ class Dialogue:
 
 
 def _added(whole: str, before: str) -> str:
-    """What `whole` says after `before`.
+    """The part of `whole` after `before`.
 
     Raises:
         InputError: the template changes the text of earlier turns, so what an answer has added is unknown.

@@ -1,4 +1,4 @@
-"""What tells one frozen model from another: the whole contents of its files, or the commit of the hub that it is.
+"""What makes two frozen models the same: the whole contents of their files, or their commit on the hub.
 
 A folder is overwritten and a branch of the hub moves on: neither may share stored results with what was there before.
 Where a model lies does not count, so a folder that is moved is the same model.

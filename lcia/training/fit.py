@@ -168,14 +168,14 @@ def _fresh(stage: TrainStage, assistant: Assistant, steps: int) -> State:
 def _train(loop: Loop) -> None:
     """All steps still to do, with a line for the log and a checkpoint now and then."""
     options, state = loop.worker.options, loop.state
-    clock, spoilt = time.perf_counter(), torch.zeros((), device=loop.accelerator.device)
+    clock, guard = time.perf_counter(), torch.zeros((), device=loop.accelerator.device)
     for step, batches in _prefetched(loop):
         state.done = step + 1
         loss, norm = _step(loop, batches, step)
-        # Not finite from the first such loss on; it is read where the loop waits for the device anyway.
-        spoilt += loss * 0
+        # Zero until a loss is not finite, then NaN; it is read where the loop waits for the device anyway.
+        guard += loss * 0
         if state.done % options.logging_steps == 0 or state.done == loop.steps:
-            line = _line(loop, loss + spoilt, norm)
+            line = _line(loop, loss + guard, norm)
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
             _log(loop, line, options.logging_steps * loop.stage.training.batch_size / elapsed)
         if state.done % options.save_steps == 0 and state.done < loop.steps:
@@ -251,7 +251,7 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
 
 def _clip(loop: Loop, loss: Tensor) -> float:
     """Clips the gradients as torch.nn.utils.clip_grad_norm_ does, in its two halves, so that a norm that is not finite
-    is seen before it has spoilt every gradient; returns the norm before clipping."""
+    is seen before it has reached every gradient; returns the norm before clipping."""
     parameters = list(loop.state.parameters.values())
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     value = float(whole(norm))
