@@ -14,7 +14,7 @@ from lcia.evaluation.predict import Predictor, evaluate_stage
 from lcia.protocols import Assistant, Observer, Progress
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions, fit_stage
+from lcia.training.fit import FitOptions, Worker, fit_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -74,7 +74,8 @@ class LocalExecutor:
     def _train(self, stage: TrainStage) -> str:
         """Why the stage diverged; empty where it did not."""
         try:
-            fit_stage(stage, self._load(stage)[0], self.store, self._options, self._device(), self._observe)
+            worker = Worker(self.store, self._device(), self._options, self._observe)
+            fit_stage(stage, self._load(stage)[0], worker)
         except FloatingPointError as error:
             # The text alone: the error's frames would keep optimizer and gradients in memory.
             return str(error)

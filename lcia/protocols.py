@@ -16,40 +16,52 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Batch = Mapping[str, "Tensor"]
+UNTRAINED = -100
+"""Label of a token that is not part of an answer; torch's cross entropy skips it."""
 
 
-class Assistant(Protocol):
-    """A multimodal model with LoRA adapters named g0, g1, ... on one frozen base."""
+class Adapters(Protocol):
+    """The LoRA adapters g0, g1, ... on one frozen base."""
 
-    module: torch.nn.Module
+    @property
+    def module(self) -> torch.nn.Module:
+        """The base alone until the first adapter, then the base with all of them."""
 
-    def add_adapter(self, name: str, seed: int) -> None:
+    def add(self, name: str, seed: int) -> None:
         """Adds a fresh LoRA; the same seed gives the same weights. It becomes the active, trainable one."""
 
-    def load_adapter(self, name: str, folder: Path) -> None:
+    def load(self, name: str, folder: Path) -> None:
         """Loads a stock PEFT folder under `name`, in place of what had that name; active and trainable."""
 
-    def save_adapter(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    def save(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Writes adapter_model.safetensors and adapter_config.json straight into `folder`. `weights` are whole tensors
         by the names of trainable(), to be given where the model lies in shards; None: the module's own."""
 
-    def use_adapter(self, name: str | None) -> None:
+    def use(self, name: str | None) -> None:
         """Makes `name` the active adapter; None: the bare base."""
 
-    def drop_adapter(self, name: str) -> None: ...
-
-    def shard(self, apply: Callable[[torch.nn.Module], object]) -> None:
-        """Gives `apply` (fully_shard) every layer that each batch passes through, then the whole.
-
-        From then on only the adapter that was active is trained: add_adapter and load_adapter put their weights in
-        place of its own, and it can neither be dropped nor set aside.
-        """
+    def drop(self, name: str) -> None:
+        """Forgets the adapter. Afterwards the bare base is active."""
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """Trainable parameters by a name that does not hold the adapter's name (the key they are saved under)."""
 
+
+class Assistant(Protocol):
+    """A multimodal model that is tuned through its adapters."""
+
+    adapters: Adapters
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """That of the adapters."""
+
+    def in_projector(self, name: str) -> bool:
+        """Whether a name of trainable() is of the projector between vision and language, which has a learning rate of
+        its own."""
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """input_ids, attention_mask, labels [batch, tokens] and pixel_values; labels are -100 but on answer tokens.
+        """input_ids, attention_mask, labels [batch, tokens] and pixel_values; labels are UNTRAINED except on answers.
 
         Runs ahead of the step in a thread of its own. What it draws from python's `random` and from numpy follows from
         (seed, step, rank); torch's generators belong to the model.
@@ -61,8 +73,8 @@ class Assistant(Protocol):
     def answer(self, samples: Sequence[Sample], max_new_tokens: int) -> list[str]:
         """Greedy answers, one per sample, with the active adapter."""
 
-    def lengths(self, samples: Sequence[Sample]) -> list[int]:
-        """Tokens of each sample, images included; for grouping by length."""
+    def text(self, ids: Sequence[int]) -> str:
+        """Tokens as text for people: the many tokens of an image are shown as their number."""
 
 
 class Strategy:

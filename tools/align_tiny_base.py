@@ -28,8 +28,8 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from lcia.assistants.dialogue import UNTRAINED
-from lcia.assistants.llava import Hardware, LlavaAssistant, load
+from lcia.assistants import Hardware
+from lcia.assistants.llava import LlavaAssistant, load
 from lcia.assistants.tiny import TINY_BASE
 from lcia.benchmarks.minicoin import benchmark
 from lcia.config.run import LlavaConfig as LlavaSettings
@@ -38,6 +38,7 @@ from lcia.config.run import MiniCoinConfig
 from lcia.data.minicoin.drawing import SIZE
 from lcia.data.minicoin.questions import DRAWINGS
 from lcia.data.minicoin.rows import generate
+from lcia.protocols import UNTRAINED
 from lcia.types import GeneratedSource, InstructionType, Sample, Source, TaskSpec
 from tools.captions import COMMON_WORDS, caption_sample, plain_sample, seek_sample
 
@@ -221,10 +222,10 @@ def check(base: Path, steps: int = 100, rows: int = 800) -> dict[str, dict[str, 
 
 def tune(assistant: LlavaAssistant, samples: list[Sample], steps: int, batch_size: int = 16) -> None:
     """A fresh adapter with the product's default rates, and no method on top."""
-    if "check" in assistant.adapters:
-        assistant.drop_adapter("check")
-    assistant.add_adapter("check", seed=0)
-    parameters, random = list(assistant.trainable().values()), Random(0)
+    if assistant.adapters.trainable():
+        assistant.adapters.drop("check")
+    assistant.adapters.add("check", seed=0)
+    parameters, random = list(assistant.adapters.trainable().values()), Random(0)
     optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(0.03 * steps), steps)
     for _ in range(steps):

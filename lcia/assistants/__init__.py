@@ -1,13 +1,31 @@
-"""Models that are tuned: a configuration becomes an assistant. A folder member is one kind of assistant."""
+"""Models that are tuned: a configuration becomes an assistant.
+
+- `llava`: any stock LLaVA
+- `tiny`: the small LLaVAs that ship with the package
+- `adapters`: LoRA adapters of peft, for all families
+- `sharded`: the adapter of a base that FSDP2 has cut up
+- `dialogue`: messages to token ids and labels
+- `pictures`: encoded images to pixel values
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
-    from lcia.assistants.llava import LlavaAssistant
+    from lcia.protocols import Assistant
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """How the base is held; none of it changes what it computes beyond rounding."""
+
+    device: str | None = None
+    attn_implementation: str | None = None
+    gradient_checkpointing: bool = False
 
 
 def build(
@@ -17,13 +35,13 @@ def build(
     gradient_checkpointing: bool = False,
     attn_implementation: str | None = None,
     device: str | None = None,
-) -> LlavaAssistant:
+) -> Assistant:
     """The frozen base, ready for adapters; `lora` is the form of those it adds, loaded ones bring their own.
 
     Raises:
         InputError: the model cannot be found, is not a LLaVA, or brings code that is not allowed to run.
     """
-    from lcia.assistants.llava import Hardware, load
+    from lcia.assistants.llava import load
     from lcia.assistants.tiny import load_tiny
 
     hardware = Hardware(device, attn_implementation, gradient_checkpointing)

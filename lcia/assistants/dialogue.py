@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lcia.protocols import UNTRAINED
 from lcia.types import IMAGE_TOKEN, InputError, Message
 
-UNTRAINED = -100
-"""Label of a token that is not part of an answer; torch's cross entropy skips it."""
 REMEMBERED = 20_000
 """Encoded dialogues kept in memory; a few hundred bytes each for short ones."""
 
@@ -43,6 +43,12 @@ class Dialogue:
             self._memory[messages] = self._encode(messages)
         return self._memory[messages]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The tokens as text; an image's many tokens as their number."""
+        mark = re.escape(self.processor.image_token)
+        text = self.tokenizer.decode(ids)
+        return re.sub(f"(?:{mark})+", lambda run: f"<{len(re.findall(mark, run[0]))} image tokens>", text)
+
     def _encode(self, messages: tuple[Message, ...]) -> Encoded:
         text, answers = self._render(messages)
         begins_itself = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
@@ -71,7 +77,7 @@ class Dialogue:
         return text, answers
 
     def _template(self, messages: Sequence[Message], opening: bool) -> str:
-        """The chat template's text; raises InputError where it cannot say what the rows hold."""
+        """The chat template's text; raises InputError where it refuses a row or leaves out its system turn."""
         from jinja2 import TemplateError
 
         turns = [{"role": message.role, "content": _parts(message.content)} for message in messages]
@@ -98,7 +104,7 @@ class Dialogue:
 
 
 def _added(whole: str, before: str) -> str:
-    """What `whole` says after `before`.
+    """The part of `whole` after `before`.
 
     Raises:
         InputError: the template changes the text of earlier turns, so what an answer has added is unknown.

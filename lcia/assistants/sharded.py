@@ -1,18 +1,89 @@
-"""What FSDP2 leaves to us: which layers to shard, and how an adapter gets into its shards."""
+"""A base in shards (FSDP2): which layers are sharded, and how an adapter gets into its shards."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lcia.assistants.adapters import LoraAdapters
+from lcia.protocols import Assistant
 from lcia.types import InputError
 
+INCOMING = "incoming"
+"""The twin's adapter whose weights are about to take the place of sharded ones."""
+WHOLE = "a sharded base holds one adapter, for training only: load the base whole to answer or to use several"
 ORIGINAL = "original_module"
 """peft's name for the base's own copy of a module that every adapter brings along: new adapters start from it."""
+
+
+def shard(assistant: Assistant, apply: Callable[[nn.Module], object]) -> None:
+    """Gives `apply` (fully_shard) every layer that each batch passes through, then the whole.
+
+    From then on only the adapter that was active is trained: others take its place, and it can neither be dropped nor
+    set aside.
+    """
+    whole = assistant.adapters
+    assert isinstance(whole, LoraAdapters)
+    sharded = ShardedAdapter(whole)
+    if any(assistant.in_projector(name) for name in whole.trainable()):
+        in_turn(whole.base)
+    for layer in layers(whole.base):
+        apply(layer)
+    apply(whole.module)
+    assistant.adapters = sharded
+
+
+class ShardedAdapter:
+    """Implements lcia.protocols.Adapters for the one adapter of a base that is in shards.
+
+    The modules of a sharded base cannot change, so the adapter that is there stays and later ones go in its place. A
+    twin whose frozen weights take no memory adds or loads them first, the way peft always does. So an adapter starts
+    with the same bits whether the base is sharded or not, and the base is loaded once for a chain of stages.
+    """
+
+    def __init__(self, whole: LoraAdapters) -> None:
+        """Before anything is sharded."""
+        self._adapters, self._twin = whole, LoraAdapters(hollow(whole.module), whole.lora)
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self._adapters.module
+        return module
+
+    def add(self, name: str, seed: int) -> None:
+        self._replace(name, lambda: self._twin.add(INCOMING, seed))
+
+    def load(self, name: str, folder: Path) -> None:
+        self._replace(name, lambda: self._twin.load(INCOMING, folder))
+
+    def save(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        self._adapters.save(name, folder, weights)
+
+    def use(self, name: str | None) -> None:
+        raise InputError(WHOLE)
+
+    def drop(self, name: str) -> None:
+        raise InputError(WHOLE)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return self._adapters.trainable()
+
+    def _replace(self, name: str, bring: Callable[[], None]) -> None:
+        """Puts the weights that `bring` gives the twin's INCOMING into the shards of `name`."""
+        if name != self._adapters.module.active_adapter:
+            raise InputError(WHOLE)
+        bring()
+        try:
+            if self._adapters.form(name) != self._twin.form(INCOMING):
+                raise InputError("a sharded adapter cannot be replaced by one of another form: load the base again")
+            fill(self.trainable(), self._twin.weights(INCOMING))
+        finally:
+            self._twin.drop(INCOMING)
 
 
 def layers(model: Any) -> list[nn.Module]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
-    from lcia.assistants.llava import Hardware, LlavaAssistant
+    from lcia.assistants import Hardware
+    from lcia.assistants.llava import LlavaAssistant
 
 TINY_BASE = Path(__file__).parent / "tiny_base"
 SHAPES_BASE = Path(__file__).parent / "shapes_base"

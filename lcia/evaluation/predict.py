@@ -47,14 +47,14 @@ class Predictor:
 
     def _use(self, adapter: str | None) -> None:
         if adapter is None:
-            self._assistant.use_adapter(None)
+            self._assistant.adapters.use(None)
             return
         if adapter in self._loaded:
-            self._assistant.use_adapter(adapter)
+            self._assistant.adapters.use(adapter)
         else:
             if len(self._loaded) >= self._max_adapters:
-                self._assistant.drop_adapter(self._loaded.popitem(last=False)[0])
-            self._assistant.load_adapter(adapter, self._store.fetch(adapter))
+                self._assistant.adapters.drop(self._loaded.popitem(last=False)[0])
+            self._assistant.adapters.load(adapter, self._store.fetch(adapter))
         self._loaded[adapter] = None
         self._loaded.move_to_end(adapter)
 

@@ -1,4 +1,4 @@
-"""What tells one frozen model from another: the whole contents of its files, or the commit of the hub that it is.
+"""What makes two frozen models the same: the whole contents of their files, or their commit on the hub.
 
 A folder is overwritten and a branch of the hub moves on: neither may share stored results with what was there before.
 Where a model lies does not count, so a folder that is moved is the same model.
@@ -13,15 +13,8 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 from lcia.assistants.tiny import BASES
-from lcia.config.run import (
-    AssistantConfig,
-    ClipConfig,
-    EmbedderConfig,
-    LlavaConfig,
-    TextConfig,
-    TfidfConfig,
-    TinyConfig,
-)
+from lcia.config.run import AssistantConfig, ClipConfig, EmbedderConfig, TextConfig, TfidfConfig, TinyConfig
+from lcia.config.sections import Section
 from lcia.digests import file_digests
 from lcia.stage import digest
 from lcia.types import InputError
@@ -32,7 +25,7 @@ LOCAL, HUB = "local-dir:", "hf-hub:"
 CLIP = "open_clip_config.json"
 """What every repository of open_clip has, as those of transformers have a config.json."""
 
-Hub = TypeVar("Hub", LlavaConfig, TextConfig)
+Hub = TypeVar("Hub", bound=Section)
 
 
 def pinned_assistant(config: AssistantConfig) -> AssistantConfig:
@@ -43,29 +36,23 @@ def pinned_assistant(config: AssistantConfig) -> AssistantConfig:
     Raises:
         InputError: the model is neither a folder nor to be found on the hub or in its local cache.
     """
-    return _pinned(config) if isinstance(config, LlavaConfig) else config
+    return config if isinstance(config, TinyConfig) else _pinned(config, config.model, config.revision)
 
 
 def pinned_embedder(config: EmbedderConfig) -> EmbedderConfig:
     """The same for an embedder; open_clip takes no revision, so a ClipConfig stays as it is."""
-    return _pinned(config) if isinstance(config, TextConfig) else config
+    return _pinned(config, config.model, config.revision) if isinstance(config, TextConfig) else config
 
 
-def _pinned(config: Hub) -> Hub:
-    if Path(config.model).is_dir():
-        return config
-    return config.model_copy(update={"revision": hub_commit(config.model, config.revision)})
+def _pinned(config: Hub, model: str, revision: str | None) -> Hub:
+    return config if Path(model).is_dir() else config.model_copy(update={"revision": hub_commit(model, revision)})
 
 
 def base_identity(config: AssistantConfig) -> str:
     """Of an assistant's base: a digest of all its files, or hub id and commit."""
-    match config:
-        case TinyConfig():
-            return folder_digest(BASES[config.base])
-        case LlavaConfig():
-            return _of_model(config.model, config.revision)
-        case _:
-            assert_never(config)
+    if isinstance(config, TinyConfig):
+        return folder_digest(BASES[config.base])
+    return _of_model(config.model, config.revision)
 
 
 def embedder_identity(config: EmbedderConfig) -> str:

@@ -1,4 +1,4 @@
-"""Whether a base can be loaded and LoRA finds layers in it, told from the heads of its files, without torch."""
+"""Whether a base can be loaded and LoRA finds layers in it, judged by the headers of its files, without torch."""
 
 from __future__ import annotations
 

@@ -4,6 +4,5 @@
 - `checkpoint`: its state, saved and restored
 - `sampling`: which rows a step sees
 - `parallel`: DDP, FSDP2 and what workers exchange
-- `consensus`: decisions on which all workers must agree
 - `finite`: losses and weights that are not finite
 """

@@ -1,4 +1,4 @@
-"""Numbers that are not finite end a stage: which came first, told on all workers together."""
+"""Numbers that are not finite end a stage: all workers find together which came first."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,12 @@ from torch.nn import functional as F
 from lcia import strategies
 from lcia.data.shards import Rows
 from lcia.ema.sharding import is_dtensor, whole
-from lcia.protocols import Assistant, Batch, Observer, Progress
+from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress
 from lcia.stage import TrainStage
 from lcia.store.folders import Checkpoints, Store, history
-from lcia.training.checkpoint import Log, Loop, resume, save
-from lcia.training.consensus import agreed
+from lcia.training.checkpoint import State, resume, save
 from lcia.training.finite import cause, check_weights
-from lcia.training.parallel import check_even_split, gather_verified, refuse_engines, spread, synchronised
+from lcia.training.parallel import check_even_split, from_main, gather_verified, refuse_engines, synchronised, wrap
 from lcia.training.sampling import Sampler, seed_of, total_steps
 from lcia.types import Parallelism
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ADAPTER = "tuned"
-PROJECTOR = "multi_modal_projector"
 KEPT = "kept.safetensors"
 STEPS = "steps.jsonl"
 RESULT = "result.json"
@@ -53,8 +51,44 @@ class FitOptions:
     parallelism: Parallelism = "ddp"
 
 
-def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: FitOptions,
-              accelerator: Accelerator, observe: Observer) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class Worker:
+    """A process that trains: alone, or with others that do the same."""
+
+    store: Store
+    accelerator: Accelerator
+    options: FitOptions
+    observe: Observer
+
+
+@dataclass
+class Loop:
+    """A stage in training, as one worker sees it. `module` is what gradients go through: the assistant's, or DDP's."""
+
+    stage: TrainStage
+    assistant: Assistant
+    worker: Worker
+    rows: Rows
+    module: torch.nn.Module
+    steps: int
+    state: State
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.worker.accelerator
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return self.worker.store.checkpoints(self.stage.key)
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Tells the observer how far the stage is; the main worker does."""
+        if self.accelerator.is_main_process:
+            done, note = self.state.done, history(self.state.notes)
+            self.worker.observe(Progress(self.stage.key, "train", self.stage.label, done, self.steps, values, note))
+
+
+def fit_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None:
     """Trains `stage` unless the store has it, and publishes adapter, kept tensors and step statistics.
 
     Every worker calls it; the main one writes. A partial checkpoint of the same stage is continued from, whatever the
@@ -67,141 +101,121 @@ def fit_stage(stage: TrainStage, assistant: Assistant, store: Store, options: Fi
         FloatingPointError: loss, gradients or weights stopped being finite; raised by all workers. Nothing is
             published, and the assistant is ready for the next stage.
     """
-    refuse_engines(accelerator)
-    check_even_split(stage.training.batch_size, options.parallelism, accelerator)
-    if agreed(int(store.has(stage.key)), accelerator):
+    refuse_engines(worker.accelerator)
+    check_even_split(stage.training.batch_size, worker.options.parallelism, worker.accelerator)
+    if from_main(int(worker.store.has(stage.key)), worker.accelerator):
         return
     started = time.perf_counter()
-    rows = Rows([store.fetch(key) for key in stage.shards])
-    kept = _begin(stage, assistant, store)
-    module = spread(assistant, options.parallelism, accelerator)
-    loop = _prepare(stage, assistant, accelerator, module, total_steps(stage.training, len(rows)))
-    loop.strategy.start(loop.parameters, loop.optimizer, kept)
-    log = resume(loop, store.checkpoints(stage.key))
-    if aside := store.set_aside(stage.key):
-        log.notes["set_aside"] = aside
-    if accelerator.is_main_process and log.notes:
-        observe(Progress(stage.key, "train", stage.label, loop.done, loop.steps, {}, history(log.notes)))
-    with _told(loop):
-        _train(loop, rows, options, store.checkpoints(stage.key), log, observe)
-        kept = loop.strategy.finish()
-        check_weights(loop.parameters, accelerator)
-    theta, checksum = gather_verified(loop.parameters, accelerator)
-    if accelerator.is_main_process:
-        result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
-                  "workers": accelerator.num_processes, "parallelism": options.parallelism, "rows": len(rows),
-                  **log.notes}  # fmt: skip
-        with store.publish(stage.key, stage.record) as folder:
-            assistant.save_adapter(ADAPTER, folder, theta)
-            _write(folder, kept, log.lines, result)
-        store.checkpoints(stage.key).clear()
-    accelerator.wait_for_everyone()
+    loop = _begin(stage, assistant, worker)
+    with _explained(loop):
+        _train(loop)
+        kept = loop.state.strategy.finish()
+        check_weights(loop.state.parameters, worker.accelerator)
+    _publish(loop, kept, started)
     _release(loop)
 
 
-@contextlib.contextmanager
-def _told(loop: Loop) -> Iterator[None]:
-    """Says of a number that is not finite in which stage and step it came up; all workers come here together."""
-    try:
-        yield
-    except FloatingPointError as error:
-        _release(loop)
-        stage = f"stage {loop.stage.label} ({loop.stage.key[:8]})"
-        raise FloatingPointError(
-            f"{stage} diverged at step {loop.done} of {loop.steps}: {error}. Nothing of it is kept as a result. Lower "
-            "training.learning_rate or strategy.pull, or set training.max_grad_norm"
-        ) from error
+# The beginning ----------------------------------------------------------------------------------------------------
 
 
-def _write(folder: Path, kept: dict[str, Tensor], lines: list[str], result: object) -> None:
-    if kept:
-        save_file({name: tensor.contiguous() for name, tensor in kept.items()}, folder / KEPT)
-    (folder / STEPS).write_text("".join(lines))
-    (folder / RESULT).write_text(json.dumps(result, indent=1, sort_keys=True))
+def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
+    """The loop before its first step, or after the last one that a checkpoint holds."""
+    rows = Rows([worker.store.fetch(key) for key in stage.shards])
+    kept = _give_adapter(stage, assistant, worker.store)
+    module = wrap(assistant, worker.options.parallelism, worker.accelerator)
+    steps = total_steps(stage.training, len(rows))
+    loop = Loop(stage, assistant, worker, rows, module, steps, _fresh(stage, assistant, steps))
+    assistant.module.train()
+    loop.state.strategy.start(loop.state.parameters, loop.state.optimizer, kept)
+    resume(loop.state, loop.checkpoints, worker.accelerator)
+    if aside := worker.store.set_aside(stage.key):
+        loop.state.notes["set_aside"] = aside
+    if loop.state.notes:
+        loop.report({})
+    return loop
 
 
-def _begin(stage: TrainStage, assistant: Assistant, store: Store) -> dict[str, Tensor]:
+def _give_adapter(stage: TrainStage, assistant: Assistant, store: Store) -> dict[str, Tensor]:
     """Gives the assistant the adapter that the stage starts from; returns what that one's last stage kept."""
     if stage.parent is None:
-        assistant.add_adapter(ADAPTER, seed=stage.seed)
+        assistant.adapters.add(ADAPTER, seed=stage.seed)
         return {}
     folder = store.fetch(stage.parent)
-    assistant.load_adapter(ADAPTER, folder)
+    assistant.adapters.load(ADAPTER, folder)
     # A group that starts from the newest adapter inherits its weights, not what mattered to its tasks.
     return load_file(folder / KEPT) if not stage.first and (folder / KEPT).exists() else {}
 
 
-def _prepare(stage: TrainStage, assistant: Assistant, accelerator: Accelerator,
-             module: torch.nn.Module, steps: int) -> Loop:  # fmt: skip
-    parameters = assistant.trainable()
-    optimizer, scheduler = _optimizer(stage, parameters, steps)
-    assistant.module.train()
-    strategy = strategies.build(stage.strategy, steps)
-    return Loop(stage, assistant, accelerator, module, parameters, optimizer, scheduler, strategy, steps)
-
-
-def _optimizer(
-    stage: TrainStage, parameters: dict[str, torch.nn.Parameter], steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _fresh(stage: TrainStage, assistant: Assistant, steps: int) -> State:
+    """The state before the first of `steps` steps; the projector, if it is trained, has a learning rate of its own."""
     from transformers import get_scheduler
 
-    t = stage.training
-    projector = [p for n, p in parameters.items() if PROJECTOR in n]
-    adapter = [p for n, p in parameters.items() if PROJECTOR not in n]
-    groups = [{"params": adapter}] + ([{"params": projector, "lr": t.projector_learning_rate}] if projector else [])
+    t, parameters = stage.training, assistant.adapters.trainable()
+    projector = [p for n, p in parameters.items() if assistant.in_projector(n)]
+    others = [p for n, p in parameters.items() if not assistant.in_projector(n)]
+    groups = [{"params": others}] + ([{"params": projector, "lr": t.projector_learning_rate}] if projector else [])
     optimizer = torch.optim.AdamW(
         groups, lr=t.learning_rate, betas=(t.adam_beta1, t.adam_beta2), weight_decay=t.weight_decay
     )
     warmup = round(t.warmup_ratio * steps)
-    return optimizer, get_scheduler(t.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    scheduler = get_scheduler(t.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    return State(parameters, optimizer, scheduler, strategies.build(stage.strategy, steps))
 
 
 # The loop ---------------------------------------------------------------------------------------------------------
 
 
-def _train(loop: Loop, rows: Rows, options: FitOptions, checkpoints: Checkpoints, log: Log, observe: Observer) -> None:
-    training, accelerator = loop.stage.training, loop.accelerator
-    lengths = rows.lengths if training.group_by_length else None
-    sampler = Sampler(len(rows), training.batch_size, loop.stage.seed, lengths)
-    clock, spoilt = time.perf_counter(), torch.zeros((), device=accelerator.device)
-    for step, batches in _ahead(loop, rows, sampler, options.micro_batch):
-        loop.done = step + 1
+def _train(loop: Loop) -> None:
+    """All steps still to do, with a line for the log and a checkpoint now and then."""
+    options, state = loop.worker.options, loop.state
+    clock, guard = time.perf_counter(), torch.zeros((), device=loop.accelerator.device)
+    for step, batches in _prefetched(loop):
+        state.done = step + 1
         loss, norm = _step(loop, batches, step)
-        # Not finite from the first such loss on; it is read where the loop waits for the device anyway.
-        spoilt += loss * 0
-        if loop.done % options.logging_steps == 0 or loop.done == loop.steps:
-            rate = float(loop.scheduler.get_last_lr()[0])
-            line = {"loss": _mean(loss + spoilt, accelerator), "learning_rate": rate, "grad_norm": norm}
-            if not math.isfinite(line["loss"]):
-                raise FloatingPointError("the loss is not finite")
-            line |= loop.strategy.statistics()
+        # Zero until a loss is not finite, then NaN; it is read where the loop waits for the device anyway.
+        guard += loss * 0
+        if state.done % options.logging_steps == 0 or state.done == loop.steps:
+            line = _line(loop, loss + guard, norm)
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-            _report(loop, log, line, options.logging_steps * training.batch_size / elapsed, observe)
-        if loop.done % options.save_steps == 0 and loop.done < loop.steps:
-            save(loop, checkpoints, log)
+            _log(loop, line, options.logging_steps * loop.stage.training.batch_size / elapsed)
+        if state.done % options.save_steps == 0 and state.done < loop.steps:
+            save(state, loop.checkpoints, loop.accelerator)
 
 
-def _report(loop: Loop, log: Log, line: dict[str, float], speed: float, observe: Observer) -> None:
-    if not loop.accelerator.is_main_process:
-        return
-    log.lines.append(json.dumps({"step": loop.done, **line}) + "\n")
-    values = {**line, "samples_per_second": speed, "batch_size": loop.stage.training.batch_size}
-    observe(Progress(loop.stage.key, "train", loop.stage.label, loop.done, loop.steps, values, history(log.notes)))
+def _line(loop: Loop, loss: Tensor, norm: float) -> dict[str, float]:
+    """The figures of the last step; a collective call. `loss` is this worker's summand.
+
+    Raises:
+        FloatingPointError: the loss is not finite, on all workers.
+    """
+    mean = float(loop.accelerator.reduce(loss, reduction="mean"))
+    if not math.isfinite(mean):
+        raise FloatingPointError("the loss is not finite")
+    rate = float(loop.state.scheduler.get_last_lr()[0])
+    return {"loss": mean, "learning_rate": rate, "grad_norm": norm, **loop.state.strategy.statistics()}
 
 
-def _ahead(loop: Loop, rows: Rows, sampler: Sampler, micro: int) -> Iterator[tuple[int, list[Batch]]]:
+def _log(loop: Loop, line: Mapping[str, float], speed: float) -> None:
+    loop.state.lines.append(json.dumps({"step": loop.state.done, **line}) + "\n")
+    loop.report({**line, "samples_per_second": speed, "batch_size": loop.stage.training.batch_size})
+
+
+def _prefetched(loop: Loop) -> Iterator[tuple[int, list[Batch]]]:
     """The micro-batches of every step still to do; the next step's are decoded while this one runs."""
-    accelerator = loop.accelerator
+    training, accelerator, micro = loop.stage.training, loop.accelerator, loop.worker.options.micro_batch
+    lengths = loop.rows.lengths if training.group_by_length else None
+    sampler = Sampler(len(loop.rows), training.batch_size, loop.stage.seed, lengths)
 
     def batches(step: int) -> list[Batch]:
         share = sampler.share(step, accelerator.process_index, accelerator.num_processes)
-        samples = rows.take(share.tolist())
+        samples = loop.rows.take(share.tolist())
         _seed_samples(loop.stage.seed, step, accelerator.process_index)
         return [loop.assistant.collate(samples[i : i + micro]) for i in range(0, len(samples), micro)]
 
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batches, loop.done) if loop.done < loop.steps else None
-        for step in range(loop.done, loop.steps):
+        done = loop.state.done
+        coming = pool.submit(batches, done) if done < loop.steps else None
+        for step in range(done, loop.steps):
             assert coming is not None
             ready, coming = coming.result(), pool.submit(batches, step + 1) if step + 1 < loop.steps else None
             yield step, ready
@@ -217,7 +231,7 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
     """
     accelerator = loop.accelerator
     torch.manual_seed(seed_of(loop.stage.seed, step, accelerator.process_index))
-    answers = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
+    answers = torch.stack([(batch["labels"] != UNTRAINED).sum() for batch in batches]).sum()
     tokens = accelerator.reduce(answers.to(accelerator.device))
     total = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches):
@@ -229,20 +243,20 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
             accelerator.backward(loss)
         total += loss.detach()
     norm = _clip(loop, total)
-    loop.optimizer.step()
-    loop.scheduler.step()
-    loop.optimizer.zero_grad(set_to_none=True)
+    loop.state.optimizer.step()
+    loop.state.scheduler.step()
+    loop.state.optimizer.zero_grad(set_to_none=True)
     return total, norm
 
 
 def _clip(loop: Loop, loss: Tensor) -> float:
     """Clips the gradients as torch.nn.utils.clip_grad_norm_ does, in its two halves, so that a norm that is not finite
-    is seen before it has spoilt every gradient; returns the norm before clipping."""
-    parameters = list(loop.parameters.values())
+    is seen before it has reached every gradient; returns the norm before clipping."""
+    parameters = list(loop.state.parameters.values())
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     value = float(whole(norm))
     if not math.isfinite(value):
-        raise FloatingPointError(cause(loss, loop.parameters, loop.accelerator))
+        raise FloatingPointError(cause(loss, loop.state.parameters, loop.accelerator))
     torch.nn.utils.clip_grads_with_norm_(parameters, loop.stage.training.max_grad_norm or float("inf"), norm)
     return value
 
@@ -250,7 +264,7 @@ def _clip(loop: Loop, loss: Tensor) -> float:
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Summed cross-entropy of the answer tokens. logits [batch, tokens, vocabulary], labels [batch, tokens]."""
     scores = logits[:, :-1].flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(scores, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    return F.cross_entropy(scores, labels[:, 1:].flatten(), ignore_index=UNTRAINED, reduction="sum")
 
 
 def _seed_samples(seed: int, step: int, rank: int) -> None:
@@ -264,17 +278,48 @@ def _seed_samples(seed: int, step: int, rank: int) -> None:
     np.random.seed(value % 2**32)
 
 
-def _mean(loss: Tensor, accelerator: Accelerator) -> float:
-    return float(accelerator.reduce(loss, reduction="mean"))
-
-
 # The end ----------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _explained(loop: Loop) -> Iterator[None]:
+    """Adds stage, step and remedy to the error of a number that is not finite, which all workers raise together."""
+    try:
+        yield
+    except FloatingPointError as error:
+        _release(loop)
+        stage = f"stage {loop.stage.label} ({loop.stage.key[:8]})"
+        raise FloatingPointError(
+            f"{stage} diverged at step {loop.state.done} of {loop.steps}: {error}. Nothing of it is kept as a result. "
+            "Lower training.learning_rate or strategy.pull, or set training.max_grad_norm"
+        ) from error
+
+
+def _publish(loop: Loop, kept: dict[str, Tensor], started: float) -> None:
+    """The main worker writes the finished stage into the store; the others wait for it."""
+    theta, checksum = gather_verified(loop.state.parameters, loop.accelerator)
+    if loop.accelerator.is_main_process:
+        result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
+                  "workers": loop.accelerator.num_processes, "parallelism": loop.worker.options.parallelism,
+                  "rows": len(loop.rows), **loop.state.notes}  # fmt: skip
+        with loop.worker.store.publish(loop.stage.key, loop.stage.record) as folder:
+            loop.assistant.adapters.save(ADAPTER, folder, theta)
+            _write(folder, kept, loop.state.lines, result)
+        loop.checkpoints.clear()
+    loop.accelerator.wait_for_everyone()
+
+
+def _write(folder: Path, kept: dict[str, Tensor], lines: list[str], result: object) -> None:
+    if kept:
+        save_file({name: tensor.contiguous() for name, tensor in kept.items()}, folder / KEPT)
+    (folder / STEPS).write_text("".join(lines))
+    (folder / RESULT).write_text(json.dumps(result, indent=1, sort_keys=True))
+
+
 def _release(loop: Loop) -> None:
-    loop.optimizer.zero_grad(set_to_none=True)
-    if not any(is_dtensor(parameter) for parameter in loop.parameters.values()):
-        loop.assistant.drop_adapter(ADAPTER)
+    loop.state.optimizer.zero_grad(set_to_none=True)
+    if not any(is_dtensor(parameter) for parameter in loop.state.parameters.values()):
+        loop.assistant.adapters.drop(ADAPTER)
     loop.accelerator.free_memory()
     if dist.is_initialized():
         dist.barrier()

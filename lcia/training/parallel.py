@@ -52,7 +52,7 @@ def base_device(parallelism: Parallelism, accelerator: Accelerator) -> str:
     return "cpu" if is_sharding(parallelism, accelerator) else str(accelerator.device)
 
 
-def spread(assistant: Assistant, parallelism: Parallelism, accelerator: Accelerator) -> torch.nn.Module:
+def wrap(assistant: Assistant, parallelism: Parallelism, accelerator: Accelerator) -> torch.nn.Module:
     """The module to train with, after the adapter is attached and before its parameters are asked for."""
     if not is_sharding(parallelism, accelerator):
         return _replicated(assistant.module, accelerator)
@@ -79,8 +79,18 @@ def _shard(assistant: Assistant, accelerator: Accelerator) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # It imports peft, which takes seconds.
+    from lcia.assistants.sharded import shard
+
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    assistant.shard(partial(fully_shard, mesh=mesh))
+    shard(assistant, partial(fully_shard, mesh=mesh))
+
+
+def from_main(value: int, accelerator: Accelerator) -> int:
+    """The main worker's value, on all workers: each may have seen the store at another moment."""
+    from accelerate.utils import broadcast
+
+    return int(broadcast(torch.tensor([value], device=accelerator.device)))
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def _work(settings: dict[str, Any]) -> None:
     from accelerate import Accelerator
 
     from lcia.store.folders import Store
-    from lcia.training.fit import FitOptions, fit_stage
+    from lcia.training.fit import FitOptions, Worker, fit_stage
 
     launch = LaunchConfig.model_validate(settings["launch"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -102,6 +102,7 @@ def _work(settings: dict[str, Any]) -> None:
         launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
     )
     broker, store = find_broker(settings["broker"]), Store(launch.store_root)
+    worker = Worker(store, accelerator, options, broker.tell)
     loaded: dict[str, Assistant] = {}
     for work in until_over(lambda: _next(accelerator, broker, settings["group"])):
         stage = work.stage
@@ -109,7 +110,7 @@ def _work(settings: dict[str, Any]) -> None:
             if stage.model_key not in loaded:
                 loaded.clear()
                 loaded[stage.model_key] = _load(stage, launch, accelerator)
-            fit_stage(stage, loaded[stage.model_key], store, options, accelerator, broker.tell)
+            fit_stage(stage, loaded[stage.model_key], worker)
         except Exception as error:
             loaded.clear()
             _report_error(broker, work, error)

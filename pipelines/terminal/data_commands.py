@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from lcia import benchmarks
 from lcia.config.run import BenchmarkConfig, MiniCoinConfig, RunConfig
 from lcia.data import shards
 from lcia.data.sources import Reading, samples
 from lcia.models.preflight import check_base
+from lcia.protocols import UNTRAINED, Assistant
 from lcia.run import order_of
 from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
 from pipelines.terminal.tables import console, counts_table
@@ -75,7 +74,7 @@ def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
     return islice(samples(Reading.of(task.train, task.instruction, task.max_samples, config.data)), rows)
 
 
-def _assistant(config: RunConfig) -> Any:
+def _assistant(config: RunConfig) -> Assistant:
     from transformers.utils import logging
 
     from lcia import assistants
@@ -102,27 +101,17 @@ def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
     return {placement.task: group_name(placement.group) for placement, _ in steps}
 
 
-def _show_sample(name: str, group: str, sample: Sample, assistant: Any) -> None:
+def _show_sample(name: str, group: str, sample: Sample, assistant: Assistant) -> None:
     batch = assistant.collate([sample])
-    labels = batch["labels"][0]
-    answer = assistant.tokenizer.decode(labels[labels != -100].tolist())
+    ids, labels = batch["input_ids"][0], batch["labels"][0]
+    trained = labels[labels != UNTRAINED].tolist()
     print(f"== {name}  id {sample.id}\ninstruction (grouping): {sample.instruction!r}")
     if group:
         print(f"group: {group} (from the first {PEEK} rows of each task; `lcia group` reads them all)")
     for message in sample.messages:
         print(f"{message.role}: {message.content}")
-    print(f"the model reads: {_prompt(batch['input_ids'][0].tolist(), assistant)!r}")
-    print(f"tokens {labels.numel()}, with loss {int((labels != -100).sum())}: {answer!r}\n")
-
-
-def _prompt(ids: Sequence[int], assistant: Any) -> str:
-    """The tokens as text; an image's many tokens as their number."""
-    mark = re.escape(assistant.dialogue.processor.image_token)
-    return re.sub(
-        f"(?:{mark})+",
-        lambda found: f"<{len(re.findall(mark, found[0]))} image tokens>",
-        assistant.tokenizer.decode(ids),
-    )
+    print(f"the model reads: {assistant.text(ids.tolist())!r}")
+    print(f"tokens {len(ids)}, with loss {len(trained)}: {assistant.text(trained)!r}\n")
 
 
 def _save_images(folder: Path | None, name: str, sample: Sample) -> None:

@@ -77,7 +77,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     [stage], [asked] = prepared.plan.trains, prepared.plan.evals
     executor.train_and_evaluate([stage], [])
     assistant = assistants.build(stage.assistant)
-    assistant.load_adapter("a", store.fetch(stage.key))
+    assistant.adapters.load("a", store.fetch(stage.key))
     return Trained(store.fetch(stage.key), assistant, Rows([store.fetch(asked.shards)]).take(range(6)))
 
 

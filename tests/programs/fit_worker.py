@@ -27,19 +27,19 @@ from accelerate.utils import gather_object
 from PIL import Image, ImageDraw
 
 from lcia import assistants
-from lcia.assistants.llava import LlavaAssistant
 from lcia.config.load import parse
 from lcia.config.run import RunConfig, TinyConfig
 from lcia.ema.dynamic import Curvature, DynamicEma
 from lcia.ema.sharding import flat, whole
 from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)
 from lcia.local import LocalExecutor, silent
-from lcia.protocols import Progress
+from lcia.protocols import Assistant, Observer, Progress
 from lcia.run import Prepared, prepare
+from lcia.stage import TrainStage
 from lcia.store.folders import Store
 from lcia.training import fit
 from lcia.training.fit import ADAPTER, FitOptions, fit_stage
-from lcia.training.parallel import gather_verified, spread
+from lcia.training.parallel import gather_verified, wrap
 
 STEPS, SAVED_AT = 3, 2
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ class Worker:
     folder: Path
     accelerator: Accelerator
 
-    def assistant(self, train_projector: bool = False) -> LlavaAssistant:
+    def assistant(self, train_projector: bool = False) -> Assistant:
         checkpointing = self.layout.precision == "bfloat16"
         config = TinyConfig(train_projector=train_projector)
         built = assistants.build(config, gradient_checkpointing=checkpointing, device="cpu")
@@ -99,6 +99,9 @@ class Worker:
         saving = SAVED_AT if self.layout == SAVING else STEPS
         settings = {"micro_batch": micro_batch, "save_steps": saving, "logging_steps": 1, **values}
         return FitOptions(parallelism=self.layout.parallelism, **settings)
+
+    def fit(self, stage: TrainStage, assistant: Assistant, store: Store, observe: Observer = silent) -> None:
+        fit_stage(stage, assistant, fit.Worker(store, self.accelerator, self.options(), observe))
 
     @property
     def is_main(self) -> bool:
@@ -122,7 +125,7 @@ def chains(worker: Worker) -> dict[str, Any]:
         for number, stage in enumerate(planned(config, store).plan.trains):
             keep = partial(_set_aside, store, worker.folder / "aside" / name)
             aside = keep if worker.layout == SAVING and number == 1 else silent
-            fit_stage(stage, assistant, store, worker.options(), worker.accelerator, aside)
+            worker.fit(stage, assistant, store, aside)
     return {"share": _share(assistant, worker.accelerator)}
 
 
@@ -132,7 +135,7 @@ def _set_aside(store: Store, target: Path, progress: Progress) -> None:
         shutil.copytree(store.base, target)
 
 
-def _share(assistant: LlavaAssistant, accelerator: Accelerator) -> list[float]:
+def _share(assistant: Assistant, accelerator: Accelerator) -> list[float]:
     """The part of all entries that each worker holds."""
     parameters = list(assistant.module.parameters())
     mine = sum(flat(p).numel() for p in parameters) / sum(p.numel() for p in parameters)
@@ -167,9 +170,9 @@ def again(worker: Worker) -> None:
     _second_stage(worker, worker.assistant(), STRATEGIES["curvature"], Store(str(root)))
 
 
-def _second_stage(worker: Worker, assistant: LlavaAssistant, strategy: dict[str, Any], store: Store) -> None:
+def _second_stage(worker: Worker, assistant: Assistant, strategy: dict[str, Any], store: Store) -> None:
     stage = planned({**STREAM, "strategy": strategy}, store).plan.trains[1]
-    fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent)
+    worker.fit(stage, assistant, store)
 
 
 def one_step(worker: Worker) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def one_step(worker: Worker) -> dict[str, Any]:
     config = {**STREAM, "training": {**TRAINING, "max_steps": 1, "bf16": True}}
     config["strategy"] = STRATEGIES["curvature"]
     stage = planned(config, store).plan.trains[0]
-    fit_stage(stage, worker.assistant(), store, worker.options(), worker.accelerator, silent)
+    worker.fit(stage, worker.assistant(), store)
     return {}
 
 
@@ -200,7 +203,7 @@ def mixed(worker: Worker) -> dict[str, Any]:
     }
     stage = planned(config, store).plan.trains[0]
     assistant = worker.assistant(train_projector=True)
-    fit_stage(stage, assistant, store, worker.options(micro_batch=1), worker.accelerator, silent)
+    fit_stage(stage, assistant, fit.Worker(store, worker.accelerator, worker.options(micro_batch=1), silent))
     return {}
 
 
@@ -209,16 +212,16 @@ def fresh(worker: Worker) -> dict[str, float]:
     found = {}
     for projector in (False, True):
         plain, sharded = worker.assistant(projector), worker.assistant(projector)
-        sharded.add_adapter(ADAPTER, seed=1)
-        spread(sharded, "fsdp2", worker.accelerator)
+        sharded.adapters.add(ADAPTER, seed=1)
+        wrap(sharded, "fsdp2", worker.accelerator)
         for seed in (7, 8):
-            plain.add_adapter(f"plain{seed}", seed)
-            sharded.add_adapter(ADAPTER, seed)
-            found[f"{projector} {seed}"] = _apart(sharded.trainable(), plain.trainable())
-        plain.save_adapter("plain7", worker.folder / f"plain-{worker.accelerator.process_index}-{projector}")
-        sharded.load_adapter(ADAPTER, worker.folder / f"plain-{worker.accelerator.process_index}-{projector}")
-        plain.use_adapter("plain7")
-        found[f"{projector} loaded"] = _apart(sharded.trainable(), plain.trainable())
+            plain.adapters.add(f"plain{seed}", seed)
+            sharded.adapters.add(ADAPTER, seed)
+            found[f"{projector} {seed}"] = _apart(sharded.adapters.trainable(), plain.adapters.trainable())
+        plain.adapters.save("plain7", worker.folder / f"plain-{worker.accelerator.process_index}-{projector}")
+        sharded.adapters.load(ADAPTER, worker.folder / f"plain-{worker.accelerator.process_index}-{projector}")
+        plain.adapters.use("plain7")
+        found[f"{projector} loaded"] = _apart(sharded.adapters.trainable(), plain.adapters.trainable())
     return found
 
 
@@ -250,19 +253,19 @@ def diverged(worker: Worker) -> dict[str, Any]:
     plain = fit.answer_loss
     if worker.accelerator.process_index == rank:
         fit.answer_loss = lambda logits, labels: plain(logits, labels) * float("nan")
-    said = _complaint(lambda: fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent))
+    said = _complaint(lambda: worker.fit(stage, assistant, store))
     published = store.has(stage.key)
     fit.answer_loss = plain
-    fit_stage(stage, assistant, store, worker.options(), worker.accelerator, silent)
+    worker.fit(stage, assistant, store)
     everyone: list[str] = gather_object([said])
     return {"said": everyone, "published": published, "shard": gather_object([_one_shard(worker, assistant)])}
 
 
-def _one_shard(worker: Worker, assistant: LlavaAssistant) -> str:
+def _one_shard(worker: Worker, assistant: Assistant) -> str:
     """What the curvature of trained parameters says on each worker where one worker's part alone is not finite."""
     if worker.layout.parallelism == "ddp":
         return ""
-    parameters = assistant.trainable()
+    parameters = assistant.adapters.trainable()
     optimizer = torch.optim.SGD(parameters.values(), lr=0.0)
     average = DynamicEma(parameters, Curvature(0.5, 0.9, 0.0)).attach(optimizer)
     for parameter in parameters.values():
@@ -347,7 +350,7 @@ def run(target: Callable[..., None], *arguments: list[Any]) -> None:
 
 def main(folder: Path) -> None:
     # Whatever is imported before the processes fork, they need not import each.
-    assistants.build(TinyConfig(), device="cpu").add_adapter(ADAPTER, seed=0)
+    assistants.build(TinyConfig(), device="cpu").adapters.add(ADAPTER, seed=0)
     run(draw, [folder])
     for job, (_, layouts) in JOBS.items():
         for layout in layouts:

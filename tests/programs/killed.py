@@ -30,7 +30,7 @@ from lcia.run import prepare
 from lcia.stage import TrainStage
 from lcia.store.folders import Store
 from lcia.store.scratch import staging
-from lcia.training.fit import FitOptions, fit_stage
+from lcia.training.fit import FitOptions, Worker, fit_stage
 
 PLACES = {"local": "{}", "url": "fsspec+file://{}"}
 """One rename publishes in the first, files are uploaded one by one in the second."""
@@ -84,8 +84,8 @@ def train_in_pair(home: Path, rank: int, port: int, fate: Fate) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_TORCH_DEVICE": "cpu"}
     executor = _executor(home, "local", silent)
     stage = stages(executor, "curvature")[1]
-    accelerator = Accelerator(cpu=True)
-    fit_stage(stage, assistants.build(stage.assistant, stage.lora), executor.store, OPTIONS, accelerator, silent)
+    worker = Worker(executor.store, Accelerator(cpu=True), OPTIONS, silent)
+    fit_stage(stage, assistants.build(stage.assistant, stage.lora), worker)
 
 
 def stages(executor: LocalExecutor, strategy: str) -> tuple[TrainStage, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from lcia import assistants
 from lcia.assistants.llava import LlavaAssistant
 from lcia.assistants.pictures import Pictures, pad_to_square
 from lcia.assistants.tiny import BASES, SHAPES_BASE, TINY_BASE
-from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
+from lcia.config.run import LlavaConfig, TinyConfig
 from lcia.data.minicoin.drawing import encode_png, plain_scene
 from lcia.data.minicoin.rows import generate
 from lcia.types import GeneratedSource, InputError, Message, Sample
@@ -42,7 +40,7 @@ def double(projector: bool = False, checkpointing: bool = False) -> LlavaAssista
 @pytest.fixture(scope="module")
 def tiny() -> LlavaAssistant:
     assistant = double()
-    assistant.add_adapter("a", seed=1)
+    assistant.adapters.add("a", seed=1)
     return assistant
 
 
@@ -65,14 +63,6 @@ def talk(*lines: str, images: int = 0) -> Sample:
 def trained_text(assistant: LlavaAssistant, sample: Sample) -> str:
     labels = assistant.collate([sample])["labels"][0]
     return str(assistant.tokenizer.decode(labels[labels != -100]))
-
-
-def disturb(assistant: LlavaAssistant) -> None:
-    """A fresh LoRA changes nothing (B = 0): give its tensors values that do."""
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(7)
-        for parameter in assistant.trainable().values():
-            parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 # Labels -----------------------------------------------------------------------------------------------------------
@@ -185,9 +175,12 @@ def test_padding_is_right_in_training_and_is_not_attended(tiny: LlavaAssistant) 
     assert (batch["labels"][0, length:] == -100).all()
 
 
-def test_lengths_count_the_picture_s_tokens(tiny: LlavaAssistant) -> None:
-    samples = [talk("<image>\nWhat?", "red", images=1), talk("What?", "red")]
-    assert tiny.lengths(samples) == tiny.collate(samples)["attention_mask"].sum(dim=1).tolist()
+def test_a_prompt_is_shown_with_its_pictures_as_numbers_of_tokens(tiny: LlavaAssistant) -> None:
+    ids = tiny.collate([talk("<image>\nWhat is it? <image>", "red", images=2)])["input_ids"][0].tolist()
+    tokens = tiny.dialogue.image_tokens
+    expected = tiny.tokenizer.decode(ids).replace("<image>" * tokens, f"<{tokens} image tokens>")
+    assert tiny.text(ids) == expected
+    assert expected.count("image tokens>") == 2
 
 
 def test_a_row_too_long_for_its_pictures_is_refused() -> None:
@@ -227,131 +220,7 @@ def test_padding_centres_the_picture_on_the_mean_colour(stock: Any) -> None:
     assert torch.allclose(values[:, 16], torch.full((3, 32), (1 - 0.4) / 0.35), atol=1e-4)
 
 
-# Adapters ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_fresh_adapter_follows_from_its_seed_and_leaves_global_randomness_alone(tiny: LlavaAssistant) -> None:
-    before = torch.get_rng_state()
-    weights = []
-    for name, seed in (("s", 3), ("t", 3), ("u", 4)):
-        tiny.add_adapter(name, seed)
-        weights.append(torch.cat([p.detach().flatten() for p in tiny.trainable().values()]))
-        tiny.drop_adapter(name)
-    assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
-def test_trainable_names_are_the_saved_keys(tiny: LlavaAssistant, tmp_path: Path) -> None:
-    tiny.use_adapter("a")
-    tiny.save_adapter("a", tmp_path)
-    saved = load_file(tmp_path / "adapter_model.safetensors")
-    assert saved.keys() == tiny.trainable().keys()
-    assert all(torch.equal(saved[name], parameter) for name, parameter in tiny.trainable().items())
-
-
-@pytest.mark.parametrize("projector", [False, True])
-def test_stock_peft_loads_a_saved_adapter(tmp_path: Path, projector: bool) -> None:
-    from peft import PeftModel
-    from transformers import LlavaForConditionalGeneration
-
-    mine = double(projector)
-    mine.add_adapter("x", seed=0)
-    disturb(mine)
-    mine.save_adapter("x", tmp_path)
-    base = LlavaForConditionalGeneration.from_pretrained(TINY_BASE, dtype=torch.float64)
-    theirs = PeftModel.from_pretrained(base, tmp_path).eval()
-    batch = mine.collate([talk("<image>\nWhat?", "red", images=1)])
-    expected = theirs(**{key: value for key, value in batch.items() if key != "labels"}).logits
-    assert torch.allclose(mine.logits(mine.module, batch), expected, **SAME)
-    assert any("projector" in name for name in mine.trainable()) is projector
-
-
-@pytest.mark.parametrize("projector", [False, True])
-def test_adapters_come_and_go_without_touching_each_other(tmp_path: Path, projector: bool) -> None:
-    assistant = double(projector)
-    batch = assistant.collate([talk("<image>\nWhat?", "red", images=1)])
-    bare = assistant.logits(assistant.module, batch)
-    assistant.add_adapter("x", seed=0)
-    disturb(assistant)
-    changed = assistant.logits(assistant.module, batch)
-    assistant.save_adapter("x", tmp_path)
-    assistant.add_adapter("y", seed=1)
-    assert torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
-    assistant.load_adapter("y", tmp_path)
-    assert torch.allclose(assistant.logits(assistant.module, batch), changed, **SAME)
-    assistant.use_adapter(None)
-    assert torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
-    assert assistant.trainable() == {}
-    assistant.drop_adapter("x")
-    assistant.drop_adapter("y")
-    assistant.load_adapter("x", tmp_path)
-    assert torch.allclose(assistant.logits(assistant.module, batch), changed, **SAME)
-    assert len(assistant.trainable()) == len(load_file(tmp_path / "adapter_model.safetensors"))
-
-
-@pytest.mark.parametrize("others", [(), ("y",)])
-def test_after_an_adapter_is_dropped_the_bare_base_answers(others: tuple[str, ...]) -> None:
-    assistant = double()
-    batch = assistant.collate([talk("<image>\nWhat?", "red", images=1)])
-    bare = assistant.logits(assistant.module, batch)
-    for name in ("x", *others):
-        assistant.add_adapter(name, seed=0)
-        disturb(assistant)
-    assistant.use_adapter("x")
-    assert not torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
-    assistant.drop_adapter("x")
-    assert assistant.adapters == others
-    assert torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
-    for name in others:
-        assistant.use_adapter(name)
-        assert not torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
-        assert assistant.trainable()
-
-
-def test_a_saved_adapter_is_loaded_for_answering_and_names_no_path_of_this_machine(
-    tiny: LlavaAssistant, tmp_path: Path
-) -> None:
-    tiny.save_adapter("a", tmp_path / "new" / "folder")
-    saved = json.loads((tmp_path / "new" / "folder" / "adapter_config.json").read_text())
-    assert saved["inference_mode"] is True
-    assert saved["base_model_name_or_path"] is None
-    assert tiny.module.peft_config["a"].inference_mode is False
-
-
-def test_an_adapter_of_another_form_takes_the_place_of_one_with_its_name(tmp_path: Path) -> None:
-    wide = assistants.build(TinyConfig(), LoraConfig(r=2))
-    wide.add_adapter("x", seed=0)
-    wide.save_adapter("x", tmp_path)
-    assistant = assistants.build(TinyConfig())
-    assistant.add_adapter("x", seed=0)
-    assistant.load_adapter("x", tmp_path)
-    assert assistant.module.peft_config["x"].r == 2
-    assert all(torch.equal(value, wide.trainable()[name]) for name, value in assistant.trainable().items())
-
-
-def test_a_sharded_base_takes_no_adapter_of_another_form_and_none_beside_its_own(tmp_path: Path) -> None:
-    """Sharding that cuts nothing: what it forbids is the same."""
-    wide = assistants.build(TinyConfig(), LoraConfig(r=2))
-    wide.add_adapter("x", seed=0)
-    wide.save_adapter("x", tmp_path)
-    assistant = assistants.build(TinyConfig())
-    assistant.add_adapter("x", seed=0)
-    assistant.shard(lambda module: None)
-    with pytest.raises(InputError, match="another form"):
-        assistant.load_adapter("x", tmp_path)
-    for forbidden in (lambda: assistant.use_adapter(None), lambda: assistant.drop_adapter("x"),
-                      lambda: assistant.add_adapter("y", 1)):  # fmt: skip
-        with pytest.raises(InputError):
-            forbidden()
-
-
-def test_the_layers_are_sharded_one_by_one_and_then_the_rest() -> None:
-    assistant, applied = assistants.build(TinyConfig()), list[torch.nn.Module]()
-    assistant.add_adapter("x", seed=0)
-    assistant.shard(applied.append)
-    model = assistant.module.get_base_model()
-    assert applied == [*model.model.language_model.layers, assistant.module]
+# Loading and training ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("revision", "asked"), [(None, "main"), ("v2", "v2")])
@@ -388,26 +257,23 @@ def test_a_model_s_defaults_are_those_that_llava_was_trained_with() -> None:
 
 def test_a_trained_projector_gets_a_gradient_from_a_batch_without_pictures() -> None:
     assistant = assistants.build(TinyConfig(train_projector=True))
-    assistant.add_adapter("x", seed=0)
+    assistant.adapters.add("x", seed=0)
     assistant.logits(assistant.module, assistant.collate([talk("Say blue.", "blue")])).sum().backward()
-    assert all(parameter.grad is not None for parameter in assistant.trainable().values())
+    assert all(parameter.grad is not None for parameter in assistant.adapters.trainable().values())
 
 
 def test_checkpointed_gradients_are_the_same_gradients() -> None:
     gradients = []
     for checkpointing in (False, True):
         assistant = double(checkpointing=checkpointing)
-        assistant.add_adapter("x", seed=0)
+        assistant.adapters.add("x", seed=0)
         assistant.module.train()
         batch = assistant.collate([talk("<image>\nWhat?", "red", images=1)])
         assistant.logits(assistant.module, batch).square().sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in assistant.trainable().values() if p.grad is not None]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in assistant.adapters.trainable().values() if p.grad is not None])
+        )
     assert torch.allclose(*gradients, rtol=1e-9, atol=1e-9)
-
-
-def test_an_unknown_adapter_is_named(tiny: LlavaAssistant) -> None:
-    with pytest.raises(InputError, match="no adapter 'zebra'"):
-        tiny.use_adapter("zebra")
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:

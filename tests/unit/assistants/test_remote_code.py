@@ -1,4 +1,4 @@
-"""Code that lies beside a checkpoint's weights never runs unasked, and nobody is asked on the terminal."""
+"""Code that lies beside a checkpoint's weights never runs unasked, and no question appears on the terminal."""
 
 from __future__ import annotations
 

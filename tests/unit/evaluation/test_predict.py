@@ -22,7 +22,7 @@ SOURCE = GeneratedSource("GQA", "test", ROWS, 0)
 
 
 class Recorder:
-    """Stands for an assistant: says with which adapter it answers, and remembers what is asked of it."""
+    """Stands for an assistant and its adapters: answers with the adapter's name, remembers its calls."""
 
     def __init__(self) -> None:
         self.active: str | None = None
@@ -30,23 +30,23 @@ class Recorder:
         self.calls: list[tuple[str, str]] = []
         self.batches: list[int] = []
         self.training = True
-        self.module = SimpleNamespace(eval=self._eval)
+        self.module, self.adapters = SimpleNamespace(eval=self._eval), self
 
     def _eval(self) -> None:
         self.training = False
 
-    def use_adapter(self, name: str | None) -> None:
+    def use(self, name: str | None) -> None:
         assert name is None or name in self.loaded
         self.calls.append(("use", str(name)))
         self.active = name
 
-    def load_adapter(self, name: str, folder: Path) -> None:
+    def load(self, name: str, folder: Path) -> None:
         assert folder.name == name
         self.calls.append(("load", name))
         self.loaded.append(name)
         self.active = name
 
-    def drop_adapter(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         self.calls.append(("drop", name))
         self.loaded.remove(name)
 

@@ -143,16 +143,16 @@ def test_the_pinned_commit_is_what_is_loaded_and_its_adapters_name_the_model(
     hub(TWO)
     (tmp_path / "hub" / "models--org--name" / "snapshots" / TWO / "config.json").write_text("{broken")
     assistant = assistants.build(llava("org/name", revision=ONE, dtype="float32"))
-    assistant.add_adapter("a", seed=0)
-    assistant.save_adapter("a", tmp_path / "adapter")
+    assistant.adapters.add("a", seed=0)
+    assistant.adapters.save("a", tmp_path / "adapter")
     saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert saved["base_model_name_or_path"] == "org/name"
 
 
 def test_the_adapter_of_a_folder_names_no_place_of_this_machine(model: Path, tmp_path: Path) -> None:
     assistant = assistants.build(llava(model, dtype="float32"))
-    assistant.add_adapter("a", seed=0)
-    assistant.save_adapter("a", tmp_path / "adapter")
+    assistant.adapters.add("a", seed=0)
+    assistant.adapters.save("a", tmp_path / "adapter")
     assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
 
 

@@ -28,7 +28,7 @@ from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store.folders import Store
-from lcia.training.fit import KEPT, RESULT, STEPS, FitOptions, fit_stage
+from lcia.training.fit import KEPT, RESULT, STEPS, FitOptions, Worker, fit_stage
 from pipelines.launch import LaunchConfig
 
 PLAIN = Pictures.__call__
@@ -96,7 +96,7 @@ def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strate
 
 
 def _noisy(pictures: Pictures, images: Sequence[bytes]) -> torch.Tensor:
-    """Augmentation as anybody might write it: from the generators that python and numpy share with everybody."""
+    """Augmentation as it is often written: from the global generators of python and numpy."""
     pixels = PLAIN(pictures, images)
     return pixels * random.uniform(0.8, 1.2) + torch.from_numpy(np.random.normal(0, 0.1, pixels.shape)).float()
 
@@ -125,14 +125,14 @@ def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
 
 def _tuned_in_double(folder: Path, options: FitOptions) -> list[Path]:
     """Both stages of plain tuning on a base in float64; what they published."""
-    store, accelerator = Store(str(folder)), Accelerator(cpu=True)
+    store = Store(str(folder))
     [prepared] = prepare(
         [parse(RunConfig, {**STREAM, "strategy": {"kind": "sequential"}}, "test")], LocalExecutor(store)
     )
     assistant = assistants.build(TinyConfig())
     assistant.module.double()
     for stage in prepared.plan.trains:
-        fit_stage(stage, assistant, store, options, accelerator, silent)
+        fit_stage(stage, assistant, Worker(store, Accelerator(cpu=True), options, silent))
     return [store.fetch(stage.key) for stage in prepared.plan.trains]
 
 
@@ -144,6 +144,22 @@ def test_the_adapter_loads_in_stock_peft(tmp_path: Path) -> None:
     assert loaded.keys() == stored.keys()
     assert [name for name, p in loaded.items() if not torch.equal(p, stored[name])] == []
     assert any(bool(p.any()) for name, p in stored.items() if "lora_B" in name)
+
+
+def test_a_trained_projector_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
+    """The first step of Adam moves whatever has a gradient by the rate."""
+    rates = {"learning_rate": 1e-3, "projector_learning_rate": 1e-4, "lr_scheduler_type": "constant"}
+    config = {**STREAM, "strategy": {"kind": "sequential"}, "assistant": {"kind": "tiny", "train_projector": True},
+              "training": {"max_steps": 1, "batch_size": 8, "weight_decay": 0.0, **rates}}  # fmt: skip
+    executor = LocalExecutor(Store(str(tmp_path)))
+    [prepared] = prepare([parse(RunConfig, config, "test")], executor)
+    executor.tune(prepared.plan.trains[:1], [])
+    base = LlavaForConditionalGeneration.from_pretrained(TINY_BASE).model.multi_modal_projector.state_dict()
+    stored = load_file(_published(prepared, executor.store, 0) / ADAPTER_FILE)
+    moved = [stored[name] - base[name.split("projector.")[1]] for name in stored if "projector" in name]
+    assert max(float(value.abs().max()) for value in moved) == pytest.approx(1e-4, rel=1e-2)
+    fresh = [value for name, value in stored.items() if "lora_B" in name]
+    assert max(float(value.abs().max()) for value in fresh) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lcia.run import prepare
 from lcia.stage import TrainStage
 from lcia.store.folders import Store
 from lcia.training import fit
-from lcia.training.fit import FitOptions, fit_stage
+from lcia.training.fit import FitOptions, Worker, fit_stage
 
 OPTIONS = FitOptions(micro_batch=2, logging_steps=3, save_steps=100)
 STRATEGIES: list[dict[str, Any]] = [
@@ -83,10 +83,11 @@ def test_a_gradient_that_is_not_finite_is_told_by_name_before_the_optimizer_step
     clip = fit._clip
 
     def spoilt(loop: Any, loss: Tensor) -> float:
-        if loop.done == 3:
-            name = list(loop.parameters)[5]
-            loops.append((name, {n: p.detach().clone() for n, p in loop.parameters.items()}, loop.parameters))
-            loop.parameters[name].grad.view(-1)[-1] = float("inf")
+        if loop.state.done == 3:
+            name = list(loop.state.parameters)[5]
+            parameters = loop.state.parameters
+            loops.append((name, {n: p.detach().clone() for n, p in parameters.items()}, parameters))
+            parameters[name].grad.view(-1)[-1] = float("inf")
         return clip(loop, loss)
 
     monkeypatch.setattr(fit, "_clip", spoilt)
@@ -123,8 +124,8 @@ def test_weights_that_overflow_in_the_very_last_step_are_not_published(
     def spoilt(loop: Any, batches: Any, number: int) -> Any:
         result = step(loop, batches, number)
         if number + 1 == loop.steps:
-            names.append(list(loop.parameters)[7])
-            loop.parameters[names[0]].data.view(-1)[0] = float("-inf")
+            names.append(list(loop.state.parameters)[7])
+            loop.state.parameters[names[0]].data.view(-1)[0] = float("-inf")
         return result
 
     monkeypatch.setattr(fit, "_step", spoilt)
@@ -176,10 +177,10 @@ def test_the_same_assistant_goes_on_to_the_next_stage_as_if_nothing_had_been(
     device = LocalExecutor(store)._device()
     spoil(monkeypatch, at=2, task="VQAv2")
     with pytest.raises(FloatingPointError):
-        fit_stage(bad, assistant, store, OPTIONS, device, silent)
-    fit_stage(good, assistant, store, OPTIONS, device, silent)
+        fit_stage(bad, assistant, Worker(store, device, OPTIONS, silent))
+    fit_stage(good, assistant, Worker(store, device, OPTIONS, silent))
     alone = Store(str(tmp_path / "two"))
-    fit_stage(_only(alone, "OCR-VQA"), assistants.build(TinyConfig()), alone, OPTIONS, device, silent)
+    fit_stage(_only(alone, "OCR-VQA"), assistants.build(TinyConfig()), Worker(alone, device, OPTIONS, silent))
     files = [s.fetch(good.key) / "adapter_model.safetensors" for s in (store, alone)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -234,5 +235,5 @@ def test_an_accelerator_with_a_precision_of_its_own_is_refused(tmp_path: Path, m
     accelerator = Accelerator(cpu=True)
     monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "bf16")
     with pytest.raises(InputError, match=r"mixed precision bf16 is not supported.*set training\.bf16"):
-        fit_stage(stage, assistants.build(TinyConfig()), store, OPTIONS, accelerator, silent)
+        fit_stage(stage, assistants.build(TinyConfig()), Worker(store, accelerator, OPTIONS, silent))
     assert not store.has(stage.key)

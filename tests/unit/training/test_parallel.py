@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from torch import nn
 
 from lcia import assistants
-from lcia.assistants.sharded import hollow, layers
 from lcia.config.load import parse
 from lcia.config.run import RunConfig, TinyConfig
 from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import prepare
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions, fit_stage
-from lcia.training.parallel import base_device, check_even_split, spread
+from lcia.training.fit import FitOptions, Worker, fit_stage
+from lcia.training.parallel import base_device, check_even_split, from_main, wrap
 from lcia.types import InputError
 
 STREAM = {"benchmark": {"kind": "minicoin", "tasks": ["VQAv2"], "train_size": 8, "test_size": 4}}
@@ -53,8 +50,8 @@ def test_an_accelerator_with_an_engine_of_its_own_is_refused_before_anything_is_
     assistant = assistants.build(TinyConfig())
     _patch(monkeypatch, "distributed_type", engine)
     with pytest.raises(InputError, match=message):
-        fit_stage(stage, assistant, store, FitOptions(logging_steps=1), accelerator, seen.append)
-    assert (seen, assistant.adapters, store.has(stage.key)) == ([], (), False)
+        fit_stage(stage, assistant, Worker(store, accelerator, FitOptions(logging_steps=1), seen.append))
+    assert (seen, assistant.adapters.names, store.has(stage.key)) == ([], (), False)
 
 
 def test_a_deepspeed_plugin_is_refused_though_it_is_not_in_use_yet(
@@ -64,7 +61,7 @@ def test_a_deepspeed_plugin_is_refused_though_it_is_not_in_use_yet(
     [stage] = prepare([parse(RunConfig, STREAM, "test")], LocalExecutor(store))[0].plan.trains
     _patch(monkeypatch, "deepspeed_plugins", {"default": object()})
     with pytest.raises(InputError, match="DeepSpeed is not supported"):
-        fit_stage(stage, assistants.build(TinyConfig()), store, FitOptions(), accelerator, silent)
+        fit_stage(stage, assistants.build(TinyConfig()), Worker(store, accelerator, FitOptions(), silent))
 
 
 def test_sharding_workers_refuse_a_batch_that_gives_them_different_numbers_of_rows(
@@ -87,39 +84,11 @@ def test_a_base_that_is_to_be_sharded_is_read_into_host_memory(
     assert [base_device(kind, accelerator) for kind in ("ddp", "fsdp2")] == ["meta", "cpu"]
 
 
+def test_a_worker_that_is_alone_agrees_with_itself(accelerator: Accelerator) -> None:
+    assert from_main(7, accelerator) == 7
+
+
 def test_one_worker_trains_the_plain_module(accelerator: Accelerator) -> None:
     assistant = assistants.build(TinyConfig())
-    assistant.add_adapter("a", seed=0)
-    assert spread(assistant, "fsdp2", accelerator) is assistant.module
-
-
-def test_the_layers_to_shard_are_those_of_the_language_model_alone() -> None:
-    assistant = assistants.build(TinyConfig())
-    assistant.add_adapter("a", seed=0)
-    model: Any = assistant.module.get_base_model()
-    assert layers(model) == list(model.model.language_model.layers)
-
-
-def test_a_model_that_names_no_layers_cannot_be_sharded() -> None:
-    class Unnamed(nn.Module):
-        _no_split_modules = None
-
-        def get_decoder(self) -> nn.Module:
-            return self
-
-    with pytest.raises(InputError, match="Unnamed names no layers to shard: use parallelism ddp"):
-        layers(Unnamed())
-
-
-@pytest.mark.parametrize("projector", [False, True])
-def test_a_hollow_twin_takes_no_memory_for_what_is_frozen(projector: bool) -> None:
-    assistant = assistants.build(TinyConfig(train_projector=projector))
-    assistant.add_adapter("a", seed=0)
-    before = {name: p.detach().clone() for name, p in assistant.module.named_parameters()}
-    twin = hollow(assistant.module)
-    held = {name: p.untyped_storage().nbytes() // p.element_size() for name, p in twin.named_parameters()}
-    started_from = {name for name in held if "original_module" in name}
-    assert {held[name] for name in held.keys() - started_from} == {1}
-    assert len(started_from) == (4 if projector else 0)
-    assert all(torch.equal(dict(twin.named_parameters())[name], before[name]) for name in started_from)
-    assert all(torch.equal(p, before[name]) for name, p in assistant.module.named_parameters())
+    assistant.adapters.add("a", seed=0)
+    assert wrap(assistant, "fsdp2", accelerator) is assistant.module

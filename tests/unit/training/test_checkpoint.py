@@ -1,4 +1,4 @@
-"""What workers decide together, though another process may change the store between their looks."""
+"""Which checkpoint workers continue from, though another process may change the store between their looks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from lcia.training import consensus
+from lcia.training import checkpoint
 
 
 class Workers:
@@ -39,8 +38,8 @@ class Found:
 
 def _choose(workers: Workers, found: Found, says: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`says` is the main worker's step."""
-    monkeypatch.setattr(consensus, "agreed", lambda value, accelerator: says)
-    return consensus.choose(workers, found, Path("scratch"))  # type: ignore[arg-type]
+    monkeypatch.setattr(checkpoint, "from_main", lambda value, accelerator: says)
+    return checkpoint.choose(workers, found, Path("scratch"))  # type: ignore[arg-type]
 
 
 def test_the_main_workers_choice_is_taken_with_the_damaged_ones_it_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +58,8 @@ def test_all_look_again_while_one_of_them_misses_the_choice(monkeypatch: pytest.
     workers, found = Workers(True, 0), Found(5, 0)
     # The other worker misses 5; at the next look there is nothing for either.
     says = iter((5, 0))
-    monkeypatch.setattr(consensus, "agreed", lambda value, accelerator: next(says))
-    assert consensus.choose(workers, found, Path("scratch")) == (None, ["damaged"])  # type: ignore[arg-type]
+    monkeypatch.setattr(checkpoint, "from_main", lambda value, accelerator: next(says))
+    assert checkpoint.choose(workers, found, Path("scratch")) == (None, ["damaged"])  # type: ignore[arg-type]
     assert [name for name, _ in found.asked] == ["0", "1"]
 
 
@@ -69,7 +68,3 @@ def test_workers_that_never_agree_end_with_an_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RuntimeError, match="different steps"):
         _choose(Workers(True, 0), found, 5, monkeypatch)
     assert len(found.asked) == 5
-
-
-def test_a_worker_that_is_alone_agrees_with_itself() -> None:
-    assert consensus.agreed(7, Accelerator(cpu=True)) == 7

@@ -1,0 +1,127 @@
+"""LoRA adapters of peft on one frozen base, the same for all families of models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lcia.config.run import LoraConfig
+from lcia.types import InputError
+
+WEIGHTS = "adapter_model.safetensors"
+SPARE = "spare"
+"""peft cannot delete the last adapter of a model with modules_to_save: this one stays, never used."""
+FORM = ("r", "lora_alpha", "target_modules", "modules_to_save", "use_rslora", "use_dora", "bias", "rank_pattern")
+"""What two adapters must share for the weights of one to go where the other's were."""
+
+
+class LoraAdapters:
+    """Implements lcia.protocols.Adapters on a model whose base is whole.
+
+    `module` is the bare model until the first adapter, then the PeftModel around it. `lora` is the form of added
+    adapters, loaded ones bring their own. Of the modules in `lora.modules_to_save` every adapter owns a copy, kept in
+    the same file as its LoRA weights.
+    """
+
+    def __init__(self, model: Any, lora: peft.LoraConfig) -> None:
+        self.module: Any = model.requires_grad_(False).eval()
+        self.lora = lora
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters that are loaded."""
+        loaded = self.module.peft_config if isinstance(self.module, PeftModel) else ()
+        return tuple(name for name in loaded if name != SPARE)
+
+    @property
+    def base(self) -> Any:
+        """The model under the adapters."""
+        return self.module.get_base_model() if isinstance(self.module, PeftModel) else self.module
+
+    def add(self, name: str, seed: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._attach(name, deepcopy(self.lora))
+        self.use(name)
+
+    def load(self, name: str, folder: Path) -> None:
+        config = peft.LoraConfig.from_pretrained(str(folder))
+        if name in self.names and self.form(name) != _form(config):
+            self.drop(name)
+        if name not in self.names:
+            with torch.random.fork_rng():
+                self._attach(name, config)
+        set_peft_model_state_dict(self.module, load_file(folder / WEIGHTS), adapter_name=name)
+        self.use(name)
+
+    def save(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        given = self.weights(name) if weights is None else weights
+        saved = {key: tensor.detach().contiguous().cpu() for key, tensor in given.items()}
+        save_file(saved, folder / WEIGHTS, metadata={"format": "pt"})
+        config = deepcopy(self.module.peft_config[name])
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+
+    def use(self, name: str | None) -> None:
+        if name is not None and name not in self.names:
+            raise InputError(f"no adapter {name!r} is loaded; there is {', '.join(self.names) or 'none'}")
+        if name is not None:
+            self.module.base_model.enable_adapter_layers()
+            self.module.set_adapter(name)
+        elif self.names:
+            self.module.base_model.disable_adapter_layers()
+
+    def drop(self, name: str) -> None:
+        if tuple(self.module.peft_config) == (name,):
+            with torch.random.fork_rng():
+                self._attach(SPARE, deepcopy(self.lora))
+        self.module.set_adapter(next(other for other in self.module.peft_config if other != name))
+        self.module.delete_adapter(name)
+        self.module.base_model.disable_adapter_layers()
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        if not self.names:
+            return {}
+        trained = {id(p) for p in self.module.parameters() if p.requires_grad}
+        return {key: p for key, p in self.weights(self.module.active_adapter).items() if id(p) in trained}
+
+    def weights(self, name: str) -> dict[str, torch.nn.Parameter]:
+        """What peft saves for an adapter, by the saved keys; the parameters themselves."""
+        weights: dict[str, torch.nn.Parameter] = get_peft_model_state_dict(
+            self.module, self.module.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=False
+        )
+        return weights
+
+    def form(self, name: str) -> dict[str, Any]:
+        """What an adapter must share with another whose weights could take its place."""
+        return _form(self.module.peft_config[name])
+
+    def _attach(self, name: str, config: peft.LoraConfig) -> None:
+        if isinstance(self.module, PeftModel):
+            self.module.add_adapter(name, config)
+            # peft looks at the active adapter while it loads weights; it may be one that was dropped.
+            self.module.set_adapter(name)
+        else:
+            self.module = PeftModel(self.module, config, adapter_name=name).eval()
+
+
+def lora_form(lora: LoraConfig, model: str, whole: Sequence[str] = ()) -> peft.LoraConfig:
+    """The form of adapters for a base by its folder or hub id; the modules `whole` are trained as they are."""
+    # An adapter is used on other machines, so it must not hold a path of this one.
+    named = None if Path(model).is_dir() else model
+    return peft.LoraConfig(
+        **lora.model_dump(mode="json"), modules_to_save=list(whole) or None, base_model_name_or_path=named
+    )
+
+
+def _form(config: peft.LoraConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in FORM}

@@ -1,0 +1,152 @@
+"""LoRA adapters on one base: they come and go without a trace, and are plain for peft."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lcia import assistants
+from lcia.assistants.tiny import TINY_BASE
+from lcia.config.run import LoraConfig, TinyConfig
+from lcia.data.minicoin.rows import generate
+from lcia.protocols import Assistant
+from lcia.types import GeneratedSource, InputError
+
+pytestmark = pytest.mark.numeric
+
+SAME = {"rtol": 0, "atol": 1e-9}
+"""How close two float64 computations of the same logits are on any processor; the largest logits are about 20."""
+SAMPLE = next(generate(GeneratedSource("VQAv2", "train", 1, 0), 0, 1))
+
+
+def double(projector: bool = False) -> Assistant:
+    """A model in float64, of which no comparison depends on a processor's roundings."""
+    assistant = assistants.build(TinyConfig(train_projector=projector))
+    assistant.module.double()
+    return assistant
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Assistant:
+    assistant = double()
+    assistant.adapters.add("a", seed=1)
+    return assistant
+
+
+def disturb(assistant: Assistant) -> None:
+    """A fresh LoRA changes nothing (B = 0): give its tensors values that do."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(7)
+        for parameter in assistant.adapters.trainable().values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def test_a_fresh_adapter_follows_from_its_seed_and_leaves_global_randomness_alone(tiny: Assistant) -> None:
+    before = torch.get_rng_state()
+    weights = []
+    for name, seed in (("s", 3), ("t", 3), ("u", 4)):
+        tiny.adapters.add(name, seed)
+        weights.append(torch.cat([p.detach().flatten() for p in tiny.adapters.trainable().values()]))
+        tiny.adapters.drop(name)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_trainable_names_are_the_saved_keys(tiny: Assistant, tmp_path: Path) -> None:
+    tiny.adapters.use("a")
+    tiny.adapters.save("a", tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert saved.keys() == tiny.adapters.trainable().keys()
+    assert all(torch.equal(saved[name], parameter) for name, parameter in tiny.adapters.trainable().items())
+
+
+@pytest.mark.parametrize("projector", [False, True])
+def test_stock_peft_loads_a_saved_adapter(tmp_path: Path, projector: bool) -> None:
+    from peft import PeftModel
+    from transformers import LlavaForConditionalGeneration
+
+    mine = double(projector)
+    mine.adapters.add("x", seed=0)
+    disturb(mine)
+    mine.adapters.save("x", tmp_path)
+    base = LlavaForConditionalGeneration.from_pretrained(TINY_BASE, dtype=torch.float64)
+    theirs = PeftModel.from_pretrained(base, tmp_path).eval()
+    batch = mine.collate([SAMPLE])
+    expected = theirs(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    assert torch.allclose(mine.logits(mine.module, batch), expected, **SAME)
+    assert any("projector" in name for name in mine.adapters.trainable()) is projector
+
+
+@pytest.mark.parametrize("projector", [False, True])
+def test_adapters_come_and_go_without_touching_each_other(tmp_path: Path, projector: bool) -> None:
+    assistant = double(projector)
+    batch = assistant.collate([SAMPLE])
+    bare = assistant.logits(assistant.module, batch)
+    assistant.adapters.add("x", seed=0)
+    disturb(assistant)
+    changed = assistant.logits(assistant.module, batch)
+    assistant.adapters.save("x", tmp_path)
+    assistant.adapters.add("y", seed=1)
+    assert torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+    assistant.adapters.load("y", tmp_path)
+    assert torch.allclose(assistant.logits(assistant.module, batch), changed, **SAME)
+    assistant.adapters.use(None)
+    assert torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+    assert assistant.adapters.trainable() == {}
+    assistant.adapters.drop("x")
+    assistant.adapters.drop("y")
+    assistant.adapters.load("x", tmp_path)
+    assert torch.allclose(assistant.logits(assistant.module, batch), changed, **SAME)
+    assert len(assistant.adapters.trainable()) == len(load_file(tmp_path / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("others", [(), ("y",)])
+def test_after_an_adapter_is_dropped_the_bare_base_answers(others: tuple[str, ...]) -> None:
+    assistant = double()
+    batch = assistant.collate([SAMPLE])
+    bare = assistant.logits(assistant.module, batch)
+    for name in ("x", *others):
+        assistant.adapters.add(name, seed=0)
+        disturb(assistant)
+    assistant.adapters.use("x")
+    assert not torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+    assistant.adapters.drop("x")
+    assert assistant.adapters.names == others
+    assert torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+    for name in others:
+        assistant.adapters.use(name)
+        assert not torch.allclose(assistant.logits(assistant.module, batch), bare, **SAME)
+        assert assistant.adapters.trainable()
+
+
+def test_a_saved_adapter_is_loaded_for_answering_and_names_no_path_of_this_machine(
+    tiny: Assistant, tmp_path: Path
+) -> None:
+    tiny.adapters.save("a", tmp_path / "new" / "folder")
+    saved = json.loads((tmp_path / "new" / "folder" / "adapter_config.json").read_text())
+    assert saved["inference_mode"] is True
+    assert saved["base_model_name_or_path"] is None
+    assert tiny.module.peft_config["a"].inference_mode is False
+
+
+def test_an_adapter_of_another_form_takes_the_place_of_one_with_its_name(tmp_path: Path) -> None:
+    wide = assistants.build(TinyConfig(), LoraConfig(r=2))
+    wide.adapters.add("x", seed=0)
+    wide.adapters.save("x", tmp_path)
+    assistant = assistants.build(TinyConfig())
+    assistant.adapters.add("x", seed=0)
+    assistant.adapters.load("x", tmp_path)
+    assert assistant.module.peft_config["x"].r == 2
+    assert all(
+        torch.equal(value, wide.adapters.trainable()[name]) for name, value in assistant.adapters.trainable().items()
+    )
+
+
+def test_an_unknown_adapter_is_named(tiny: Assistant) -> None:
+    with pytest.raises(InputError, match="no adapter 'zebra'"):
+        tiny.adapters.use("zebra")
