@@ -100,7 +100,6 @@ class TaskSpec:
     instruction: InstructionRule
     strict: Scorer
     legacy: Scorer
-    licence: str = ""
     max_samples: int | None = None
 
 

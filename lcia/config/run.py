@@ -99,8 +99,6 @@ class CustomTask(Section):
     """Which part of a question is its instruction, which grouping compares."""
     scorer: ScorerName = "exact"
     """How an answer is scored against the references."""
-    licence: str = ""
-    """For you to note; nothing reads it."""
     max_samples: Count | None = None
     """Only the first so many rows of each split; null: all."""
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from lcia.benchmarks.minicoin import check_task, instruction_rule
+from lcia.benchmarks.coin import TASKS
+from lcia.benchmarks.minicoin import check_task
 from lcia.data.minicoin.drawing import encode_png
 from lcia.data.minicoin.instructions import DIVERSE, ORIGIN, SHORT, TEN
 from lcia.data.minicoin.questions import DRAWINGS, Question
@@ -34,7 +35,7 @@ def generate(source: GeneratedSource, start: int, stop: int) -> Iterator[Sample]
         asked = Message("user", f"{IMAGE_TOKEN}\n{row.prompt}")
         answer = row.question.answer
         messages = (asked, Message("assistant", answer)) if source.split == "train" else (asked,)
-        instruction = instruction_of(asked.content, instruction_rule(source.task))
+        instruction = instruction_of(asked.content, TASKS[source.task].instruction)
         yield Sample(row.id, instruction, messages, (encode_png(row.question.image),), (answer,))
 
 
