@@ -6,11 +6,11 @@ import re
 
 import yaml
 
+from lcia.secrets import looks_secret
 from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, truth, variables
 from pipelines.kubernetes.operator_cluster_rules import CLUSTER_RULES
 from pipelines.kubernetes.operator_job_rules import JOB_RULES
 
-SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY|API_KEY)", re.IGNORECASE)
 SHELL = re.compile(r"[$;&|`<>\n]")
 
 
@@ -106,11 +106,6 @@ def _runtime_env(job: Job) -> Manifest:
 
 def _secrets(names: set[str]) -> list[str]:
     return sorted(name for name in names if looks_secret(name))
-
-
-def looks_secret(variable: str) -> bool:
-    """Whether a variable of this name probably holds a secret."""
-    return SECRET.search(variable) is not None
 
 
 def entrypoint_needs_no_shell(job: Job) -> list[str]:
