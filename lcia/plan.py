@@ -99,7 +99,7 @@ class Planner:
 
 def plan(planner: Planner, catalog: Catalog) -> Plan:
     """The stages of a run: a chain (or, grouped, a forest) of trainings and a row of evaluations after each."""
-    if planner.config.protocol != "continual":
+    if not planner.config.is_stream:
         return _joint_plan(planner, catalog)
     placements, books = _placements(planner, catalog)
     trains = _trains(planner, catalog, placements)
@@ -190,7 +190,7 @@ def _joint_plan(planner: Planner, catalog: Catalog) -> Plan:
     """Multi-task: one stage on all tasks at once; zero-shot: none. One row, at the end of the stream."""
     last = len(catalog.order) - 1
     zero = tuple(_untuned(planner, catalog))
-    if planner.config.protocol == "zero_shot":
+    if not planner.config.trains:
         cells = tuple(Cell(last, cell.column, cell.stage) for cell in zero)
         return Plan(catalog.order, (), cells, (), (), ())
     shards = tuple(catalog.shards[task, "train"] for task in catalog.order)

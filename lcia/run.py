@@ -15,12 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from lcia import benchmarks
-from lcia.config.run import EmbedderConfig, RunConfig, TfidfConfig
+from lcia.config.run import EmbedderConfig, RunConfig
 from lcia.data.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.data.sources import fingerprint
-from lcia.embedders import features
+from lcia.embedders import features, similarity_of
 from lcia.evaluation.answers import read_answers
-from lcia.grouping.codebook import Similarity
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
@@ -153,7 +152,7 @@ class _Draft:
         wanted = [(task, split) for task in order for split in splits_of(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
-        if _groups(config):
+        if config.groups:
             embeds = {at: desk.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
@@ -172,10 +171,6 @@ def keys_of(prepared: Sequence[Prepared]) -> set[str]:
     return data | {stage.key for one in prepared for stage in (*one.plan.trains, *one.plan.evals)}
 
 
-def _groups(config: RunConfig) -> bool:
-    return config.grouping.enabled and config.protocol == "continual"
-
-
 def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
     """The task order: the configuration's, or the benchmark's own."""
     return benchmark.order(config.order)
@@ -184,7 +179,7 @@ def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
 def splits_of(config: RunConfig) -> tuple[Split, ...]:
     """The splits of each task that a run reads."""
     split = config.evaluation.split
-    return (split,) if config.protocol == "zero_shot" or split == "train" else ("train", split)
+    return ("train", split) if config.trains and split != "train" else (split,)
 
 
 def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> ShardStage:
@@ -209,17 +204,6 @@ def _refuse_bad_rows(draft: _Draft, counts: Mapping[str, ShardCounts], store: St
     limit = draft.config.data.max_bad_fraction
     stages = draft.shards.values()
     refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)
-
-
-def similarity_of(config: EmbedderConfig) -> Similarity:
-    """The similarity of an embedder; needs no model, for vectors are in the features."""
-    if isinstance(config, TfidfConfig):
-        from lcia.embedders.tfidf import TfidfEmbedder
-
-        return TfidfEmbedder(config).mean_similarity
-    from lcia.embedders.vectors import mean_cosine
-
-    return mean_cosine
 
 
 # After everything is done ---------------------------------------------------------------------------------------

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from lcia.config.run import EmbedderConfig, TfidfConfig
-from lcia.embedders import build, reads_images
+from lcia.config.run import EmbedderConfig
+from lcia.data.parquet import Table
+from lcia.embedders import build
 from lcia.embedders.features import Collector, add_samples, count_texts, samples_of, shard_files, text_sample, write
 from lcia.protocols import Features
 
@@ -22,8 +23,6 @@ BATCH = 64
 """Samples, or distinct texts, that an actor embeds at a time."""
 BLOCK_BYTES = 32 * 2**20
 """Blocks of images small enough that several fit into a small object store."""
-
-Table: TypeAlias = Any  # pyarrow.Table, which carries no types
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Embed:
 
     def __init__(self, config: EmbedderConfig) -> None:
         self.embedder = build(config)
-        self.samples_of = samples_of if reads_images(config) else _text_samples
+        self.samples_of = samples_of if config.feature_kind == "image_vectors" else _text_samples
 
     def __call__(self, batch: Table) -> Table:
         collector = Collector()
@@ -53,13 +52,13 @@ def embed_shards(
 ) -> None:
     """Writes the features of a folder of Parquet shards into `folder`; as lcia.embedders.features does."""
     pool = Pool(actors, gpus_per_actor)
-    if reads_images(config):
+    if config.feature_kind == "image_vectors":
         # One task may read many files into one block: cut it, so that every actor of the pool finds work.
         samples = _rows(shards, ["instruction", "images"]).repartition(target_num_rows_per_block=BATCH)
         features = _merge(_embedded(samples, config, pool))
     else:
         features = _merge(_stream(_rows(shards, ["instruction"]).map_batches(_count, **_batching(TEXTS))))
-        if not isinstance(config, TfidfConfig):
+        if config.feature_kind != "texts":
             features = _with_vectors(features, config, pool)
     write(features, folder)
 

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcia.config.run import TfidfConfig
 from lcia.data.shards import count_rows
 from lcia.data.shards import write_source as write_source_here
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
@@ -77,7 +76,7 @@ class RayExecutor:
 
     def _write_features(self, stage: EmbedStage, folder: Path) -> None:
         shards = str(self.store.fetch(stage.shards))
-        if isinstance(stage.embedder, TfidfConfig):
+        if stage.embedder.feature_kind == "texts":
             from lcia.embedders.features import embed_shards as embed_here
 
             # The texts are the features: one column is read, which is done before a pool of actors has started.

@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 import ray
 
 from lcia.config.run import DataConfig
 from lcia.data.formats import Chunk
+from lcia.data.parquet import Table
 from lcia.data.shards import Piece, ShardCounts, collect, pieces
 from lcia.data.sources import Defect, Reading, all_chunks
 from lcia.types import InputError, InstructionRule, Source
@@ -25,8 +26,6 @@ BLOCK_BYTES = 16 << 20
 
 ENCODED = pa.schema([("number", pa.int64()), ("facts", pa.string()), ("data", pa.binary())])
 """One piece of chunk `number`: its shard, and as JSON what goes with it; or, as `error`, why its file is unusable."""
-
-Table: TypeAlias = Any  # pyarrow.Table, which carries no types
 
 
 def write_source(

@@ -90,7 +90,7 @@ def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
     from lcia.embedders.features import Collector, add_samples
     from lcia.grouping.codebook import Grouping, group_name
 
-    if not config.grouping.enabled or config.protocol != "continual":
+    if not config.groups:
         return {}
     embedder, features = embedders.build(config.grouping.embedder), {}
     order = order_of(config, benchmark)
@@ -98,7 +98,7 @@ def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
         collector = Collector()
         add_samples(collector, list(_first(config, benchmark[task], PEEK)), embedder)
         features[task] = collector.features()
-    steps = Grouping(embedder.mean_similarity, config.grouping).follow(order, features)
+    steps = Grouping(embedders.similarity_of(config.grouping.embedder), config.grouping).follow(order, features)
     return {placement.task: group_name(placement.group) for placement, _ in steps}
 
 
