@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from lcia.config.run import RunConfig
-from lcia.grouping.codebook import Books, Grouping, Placement, Query, Route, Similarity
+from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity
+from lcia.grouping.many_orders import Grouping
 from lcia.protocols import Features
 from lcia.stage import EvalStage, TrainStage
 from lcia.types import Split
@@ -63,7 +64,7 @@ class Planner:
 
     def __init__(self, config: RunConfig, base: str, similarity: Similarity) -> None:
         self.config, self._base = config, base
-        self.grouping = Grouping(similarity, config.grouping) if config.grouping.enabled else None
+        self.grouping = Grouping(similarity, config.grouping) if config.groups else None
         self.train, self.evaluate = cache(self._train), cache(self._evaluate)
 
     def _train(self, tasks: tuple[str, ...], shards: tuple[str, ...], parent: str | None, first: bool) -> TrainStage:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lcia.config.run import ClipConfig
 from lcia.data.pixels import decode_rgb
 from lcia.embedders.vectors import in_batches, once
-from lcia.grouping.codebook import unit
+from lcia.grouping.features import unit
 from lcia.types import InputError, Sample
 
 SCHEMAS = ("hf-hub:", "local-dir:")

@@ -18,7 +18,7 @@ from lcia.addresses import anchored
 from lcia.config.run import EmbedderConfig
 from lcia.data.parquet import Table
 from lcia.embedders import build
-from lcia.grouping.codebook import unit
+from lcia.grouping.features import unit
 from lcia.protocols import Embedder, Features
 from lcia.types import InputError, Sample
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from lcia.config.run import TextConfig
 from lcia.embedders.vectors import once
-from lcia.grouping.codebook import unit
+from lcia.grouping.features import unit
 from lcia.types import InputError, Sample
 
 

@@ -42,10 +42,7 @@ def validate(chosen: RunConfig, as_json: bool) -> None:
 def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
     benchmark = benchmarks.build(config.benchmark)
     tasks = [benchmark[name] for name in order_of(config, benchmark)]
-    found: list[tuple[TaskSpec, Split, Source | None]] = []
-    for task in tasks:
-        found += [(task, "train", task.train), (task, "validation", task.validation), (task, "test", task.test)]
-    return [(task, split, source) for task, split, source in found if source is not None]
+    return [(task, split, source) for task in tasks for split, source in task.sources.items() if source is not None]
 
 
 def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.ShardCounts, str]:
@@ -88,7 +85,8 @@ def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
     """The group of each task of the stream, as far as its first rows tell; empty where there is nothing to decide."""
     from lcia import embedders
     from lcia.embedders.features import Collector, add_samples
-    from lcia.grouping.codebook import Grouping, group_name
+    from lcia.grouping.codebook import group_name
+    from lcia.grouping.many_orders import Grouping
 
     if not config.groups:
         return {}
