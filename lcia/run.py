@@ -93,22 +93,22 @@ def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
 
 def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
     """Shards and embeds the data of all configurations and makes their plans."""
-    desk = _Desk(executor.store)
-    drafts = [_Draft.of(config, desk) for config in configs]
-    shards = {stage.key: stage for draft in drafts for stage in draft.shards.values()}
+    shared = _Shared(executor.store)
+    requests = [_Request.of(config, shared) for config in configs]
+    shards = {stage.key: stage for request in requests for stage in request.shards.values()}
     executor.shard(list(shards.values()))
     counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
-    for draft in drafts:
-        _refuse_bad_rows(draft, counts, executor.store)
-    embeds = {stage.key: stage for draft in drafts for stage in draft.embeds.values()}
+    for request in requests:
+        _refuse_bad_rows(request, counts, executor.store)
+    embeds = {stage.key: stage for request in requests for stage in request.embeds.values()}
     executor.embed(list(embeds.values()))
-    return [draft.plan(desk, counts) for draft in drafts]
+    return [request.plan(shared, counts) for request in requests]
 
 
 # Before the data is there ---------------------------------------------------------------------------------------
 
 
-class _Desk:
+class _Shared:
     """Lookups of files, models, store and plans that the runs of a study share; each is made once."""
 
     def __init__(self, store: Store) -> None:
@@ -134,7 +134,7 @@ class _Desk:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _Request:
     """What a configuration asks of the data."""
 
     config: RunConfig
@@ -144,24 +144,24 @@ class _Draft:
     embeds: Mapping[tuple[str, Split], EmbedStage]
 
     @classmethod
-    def of(cls, config: RunConfig, desk: _Desk) -> _Draft:
-        benchmark = desk.benchmark(config.benchmark)
+    def of(cls, config: RunConfig, shared: _Shared) -> _Request:
+        benchmark = shared.benchmark(config.benchmark)
         order = order_of(config, benchmark)
         # Only so that a base that is not there is told before any data is read.
-        desk.base(desk.assistant(config.assistant))
+        shared.base(shared.assistant(config.assistant))
         wanted = [(task, split) for task in order for split in splits_of(config)]
-        shards = {(task, split): _shard(config, benchmark[task], split, desk) for task, split in wanted}
+        shards = {(task, split): _shard(config, benchmark[task], split, shared) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if config.groups:
-            embeds = {at: desk.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
+            embeds = {at: shared.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
-    def plan(self, desk: _Desk, counts: Mapping[str, ShardCounts]) -> Prepared:
-        known = {at: desk.features(stage.key) for at, stage in self.embeds.items()}
+    def plan(self, shared: _Shared, counts: Mapping[str, ShardCounts]) -> Prepared:
+        known = {at: shared.features(stage.key) for at, stage in self.embeds.items()}
         keys = {at: stage.key for at, stage in self.shards.items()}
         catalog = Catalog(self.order, keys, known)
         mine = {stage.label: counts[stage.key] for stage in self.shards.values()}
-        made, embeds = plan(desk.planner(self.config), catalog), tuple(stage.key for stage in self.embeds.values())
+        made, embeds = plan(shared.planner(self.config), catalog), tuple(stage.key for stage in self.embeds.values())
         return Prepared(self.config, self.benchmark, catalog, made, mine, embeds)
 
 
@@ -182,8 +182,8 @@ def splits_of(config: RunConfig) -> tuple[Split, ...]:
     return ("train", split) if config.trains and split != "train" else (split,)
 
 
-def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> ShardStage:
-    source = {"train": task.train, "validation": task.validation, "test": task.test}[split]
+def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> ShardStage:
+    source = task.sources[split]
     if source is None:
         raise InputError(
             f"task {task.name} has no {split} data: name it in the benchmark, or choose another evaluation.split"
@@ -192,17 +192,17 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, desk: _Desk) -> Shar
         task=task.name,
         split=split,
         source=source,
-        fingerprint=desk.fingerprint(source),
+        fingerprint=shared.fingerprint(source),
         instruction=task.instruction,
         max_samples=task.max_samples,
         max_image_pixels=config.data.max_image_pixels,
     )
 
 
-def _refuse_bad_rows(draft: _Draft, counts: Mapping[str, ShardCounts], store: Store) -> None:
+def _refuse_bad_rows(request: _Request, counts: Mapping[str, ShardCounts], store: Store) -> None:
     """Raises InputError, listing the reasons by count, where more rows are bad than the configuration allows."""
-    limit = draft.config.data.max_bad_fraction
-    stages = draft.shards.values()
+    limit = request.config.data.max_bad_fraction
+    stages = request.shards.values()
     refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)
 
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from lcia.config.run import DataConfig
 from lcia.data.formats import Chunk
 from lcia.data.parquet import decode, encode, size_of, to_sample
-from lcia.data.sources import Defect, Reading, all_chunks, check
-from lcia.data.sources import fingerprint as fingerprint
+from lcia.data.records import Defect
+from lcia.data.sources import Reading, all_chunks, check
 from lcia.types import InputError, InstructionRule, Sample, Source
 
 INDEX = "index.json"
@@ -259,9 +259,6 @@ class Rows:
                 raise IndexError(f"row {index} of {len(self)}")
             found[index] = self._sample(index)
         return [found[index] for index in indices]
-
-    def ids(self) -> list[str]:
-        return [name for column in self._column("id") for name in column.to_pylist()]
 
     def instructions(self) -> dict[str, int]:
         """Distinct instructions in order of first appearance, with the number of their samples."""

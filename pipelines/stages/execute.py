@@ -17,7 +17,6 @@ from lcia.data.shards import count_rows
 from lcia.data.shards import write_source as write_source_here
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store.folders import Store
-from lcia.types import GeneratedSource
 from pipelines.exits import StageFailedError
 from pipelines.launch import LaunchConfig
 from pipelines.stages.tickets import BUILDS_ON_IT, tickets_of
@@ -64,7 +63,8 @@ class RayExecutor:
 
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
         where = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
-        if isinstance(stage.source, GeneratedSource) and stage.source.rows <= SMALL_ROWS:
+        known = stage.source.known_rows
+        if known is not None and known <= SMALL_ROWS:
             write_source_here(*where)
         else:
             from pipelines.stages.shard import write_source

@@ -17,8 +17,9 @@ import ray
 from lcia.config.run import DataConfig
 from lcia.data.formats import Chunk
 from lcia.data.parquet import Table
+from lcia.data.records import Defect
 from lcia.data.shards import Piece, ShardCounts, collect, pieces
-from lcia.data.sources import Defect, Reading, all_chunks
+from lcia.data.sources import Reading, all_chunks
 from lcia.types import InputError, InstructionRule, Source
 
 BLOCK_BYTES = 16 << 20

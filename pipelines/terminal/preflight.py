@@ -62,8 +62,7 @@ def check_data(configs: Iterable[RunConfig]) -> None:
         for split in splits_of(config)
     )
     for benchmark, task, split in wanted:
-        spec = built(benchmark)[task]
-        source = {"train": spec.train, "validation": spec.validation, "test": spec.test}[split]
+        source = built(benchmark)[task].sources[split]
         if isinstance(source, FileSource):
             _check_source(f"task {task}, {split}", source)
 

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from random import Random
 
 from lcia.benchmarks.coin import TASKS
 from lcia.benchmarks.minicoin import check_task
+from lcia.data.formats import Chunk, numbered_chunks
+from lcia.data.images import check_image
 from lcia.data.minicoin.drawing import encode_png
 from lcia.data.minicoin.instructions import DIVERSE, ORIGIN, SHORT, TEN
 from lcia.data.minicoin.questions import DRAWINGS, Question
-from lcia.data.records import instruction_of
-from lcia.types import IMAGE_TOKEN, GeneratedSource, InstructionType, Message, Sample
+from lcia.data.records import Checked, check_messages, instruction_of
+from lcia.types import IMAGE_TOKEN, GeneratedSource, InstructionRule, InstructionType, Message, Sample
 
 VERSION = 2
 """Goes up whenever a row of some seed changes, so that stored rows of the old kind are not taken for new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class MiniCoinRows:
+    """The SourceRows of MiniCoIN: nothing is read, and every row is good."""
+
+    source: GeneratedSource
+
+    def chunks(self) -> Iterator[Chunk]:
+        return numbered_chunks(f"generated:{self.source.task}/{self.source.split}", self.source.rows)
+
+    def check(self, chunk: Chunk, instruction: InstructionRule, max_pixels: int) -> Iterator[Checked]:
+        """The instruction is the task's own.
+
+        Raises:
+            RowError: a picture is larger than `max_pixels`.
+        """
+        drawn = islice(generate(self.source, chunk.start, chunk.stop), chunk.rows)
+        for number, sample in enumerate(drawn, chunk.first):
+            check_messages(sample.messages, len(sample.images))
+            for image, data in enumerate(sample.images):
+                check_image(data, f"{sample.id}#{image}", max_pixels)
+            yield number, sample
+
+    def identity(self) -> Iterator[str]:
+        yield json.dumps([asdict(self.source), VERSION], sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

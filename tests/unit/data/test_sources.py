@@ -19,8 +19,8 @@ from PIL import Image
 from lcia.config.run import DataConfig
 from lcia.data import formats
 from lcia.data.formats import CHUNK_ROWS, chunks
-from lcia.data.records import check_storable, draft, instruction_of
-from lcia.data.sources import Defect, Reading, all_chunks, check, fingerprint, generated_chunks
+from lcia.data.records import Defect, check_storable, draft, instruction_of
+from lcia.data.sources import Reading, all_chunks, check, fingerprint, rows_of
 from lcia.types import FileSource, Format, GeneratedSource, InputError, InstructionRule, Message, Sample, Split
 
 Row = dict[str, Any]
@@ -642,7 +642,7 @@ def test_a_new_way_of_reading_is_another_data_set(folder: Path, monkeypatch: pyt
     (folder / "rows.json").write_text(json.dumps([train_row()]))
     source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
     before = fingerprint(source)
-    monkeypatch.setattr("lcia.data.sources.VERSION", 10**6)
+    monkeypatch.setattr("lcia.data.file_rows.VERSION", 10**6)
     assert fingerprint(source) != before
 
 
@@ -665,5 +665,5 @@ def test_real_rows_that_nobody_here_made_are_all_good(shared_data: Path) -> None
 
 def test_generated_rows_are_cut_into_chunks_of_which_the_last_is_shorter() -> None:
     source = GeneratedSource("GQA", "train", CHUNK_ROWS + 10, seed=0)
-    cut = [(chunk.start, chunk.stop, chunk.first, chunk.rows) for chunk in generated_chunks(source)]
+    cut = [(chunk.start, chunk.stop, chunk.first, chunk.rows) for chunk in rows_of(source).chunks()]
     assert cut == [(0, CHUNK_ROWS, 1, CHUNK_ROWS), (CHUNK_ROWS, CHUNK_ROWS + 10, CHUNK_ROWS + 1, 10)]
