@@ -7,9 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.table import Table
-
-from pipelines.terminal.tables import console
+from pipelines.terminal.tables import add_row, console, new_table
 
 
 def doctor(as_json: bool) -> None:
@@ -18,9 +16,9 @@ def doctor(as_json: bool) -> None:
     if as_json:
         print(json.dumps([dict(zip(("check", "found", "hint"), row, strict=True)) for row in rows], indent=1))
         return
-    table = Table("check", "found", "hint", title="doctor", title_justify="left")
+    table = new_table("doctor", "check", "found", "hint")
     for row in rows:
-        table.add_row(*row)
+        add_row(table, *row)
     console().print(table)
 
 

@@ -82,10 +82,11 @@ def _templates(kind: InstructionType) -> Mapping[str, tuple[str, ...]]:
 
 
 def _prompt(task: str, text: str, instruction: str) -> str:
-    match task:
-        case "ImageNet":
+    """The words of a question, laid out so that the task's rule finds the instruction in them."""
+    match TASKS[task].instruction:
+        case "after_image":
             return f"{instruction}\n{SHORT}"
-        case "Grounding":
+        case "before_colon":
             return f"{instruction}: {text}"
         case _:
             return f"{text}\n{instruction}"

@@ -164,3 +164,19 @@ def test_a_share_of_the_steps_lies_in_the_unit_interval() -> None:
     for beyond in (-0.01, 1.01):
         with pytest.raises(ValueError, match="than or equal to"):
             TrainingConfig(warmup_ratio=beyond)
+
+
+@pytest.mark.parametrize(
+    ("settings", "trains", "is_stream", "groups"),
+    [
+        ({}, True, True, True),
+        ({"grouping": {"enabled": False}}, True, True, False),
+        ({"protocol": "multitask"}, True, False, False),
+        ({"protocol": "zero_shot"}, False, False, False),
+    ],
+)
+def test_a_protocol_says_what_is_trained_and_grouped(
+    settings: dict[str, object], trains: bool, is_stream: bool, groups: bool
+) -> None:
+    config = RunConfig.model_validate(settings)
+    assert (config.trains, config.is_stream, config.groups) == (trains, is_stream, groups)
