@@ -5,7 +5,7 @@ Everything here is pure; a decision keeps all its similarities, so that a report
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -20,7 +20,6 @@ from lcia.types import Split
 
 Similarity: TypeAlias = Callable[[Features, Features], NDArray[np.float64]]
 """(a, b) -> [len(a.texts)], each text's mean over all texts of b; lcia.embedders.similarity_of has them."""
-
 
 Codebook: TypeAlias = Features
 """The distinct instructions of the tasks that a group's adapter was trained on."""
@@ -74,11 +73,10 @@ class Route:
 def place(books: Books, task: str, features: Features, similarity: Similarity, threshold: Threshold) -> Placement:
     """The most similar group, if it reaches the threshold; else a new one. The older group wins a tie."""
     found = tuple(mean(similarity, features, book) for book in books)
-    best = _best(found)
+    is_new = not found or max(found) < threshold.value
+    group = len(books) if is_new else int(np.argmax(found))
     own = mean(similarity, features, features)
-    joins = best is not None and found[best] >= threshold.value
-    group = best if joins and best is not None else len(books)
-    return Placement(task, group, not joins, found, own, threshold.value, threshold.gap)
+    return Placement(task, group, is_new, found, own, threshold.value, threshold.gap)
 
 
 def mean(similarity: Similarity, a: Features, b: Features) -> float:
@@ -111,16 +109,9 @@ def _route(
     similarities = tuple(float(value) for value in found)
     best = int(np.argmax(found))
     fell_back = similarities[best] < threshold
-    group = _fallback(best, len(similarities), config) if fell_back else best
+    fallback = {"newest": len(similarities) - 1, "best": best, "base": None}
+    group = fallback[config.fallback] if fell_back else best
     return Route(query.task, query.split, text, group, similarities, fell_back, threshold)
-
-
-def _fallback(best: int, groups: int, config: GroupingConfig) -> int | None:
-    return {"newest": groups - 1, "best": best, "base": None}[config.fallback]
-
-
-def _best(similarities: Sequence[float]) -> int | None:
-    return int(np.argmax(similarities)) if similarities else None
 
 
 def group_name(group: int | None) -> str:
