@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lcia.config.run import AssistantConfig, DataConfig, EmbedderConfig, LoraConfig, TrainingConfig
+from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, TrainingConfig
 from lcia.config.sections import Section
 from lcia.config.strategies import StrategyConfig
 from lcia.types import InstructionRule, Source, Split
@@ -71,11 +71,6 @@ class ShardStage(_Stage):
     @property
     def identifying(self) -> dict[str, object]:
         return {**self.record, "source": asdict(self.source.placeless)}
-
-    @property
-    def data(self) -> DataConfig:
-        """How the rows are read; how many bad ones are too many is the run's business, not the stage's."""
-        return DataConfig(max_bad_fraction=1.0, max_image_pixels=self.max_image_pixels)
 
     @property
     def label(self) -> str:

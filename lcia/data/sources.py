@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, assert_never
 
-from lcia.config.run import DataConfig
 from lcia.data.file_rows import FileRows
 from lcia.data.formats import Chunk
 from lcia.data.minicoin.rows import MiniCoinRows
@@ -53,8 +52,8 @@ class Reading:
     max_image_pixels: int
 
     @classmethod
-    def of(cls, source: Source, instruction: InstructionRule, limit: int | None, data: DataConfig) -> Reading:
-        return cls(rows_of(source), instruction, limit, data.max_image_pixels)
+    def of(cls, source: Source, instruction: InstructionRule, limit: int | None, max_image_pixels: int) -> Reading:
+        return cls(rows_of(source), instruction, limit, max_image_pixels)
 
 
 def all_chunks(reading: Reading) -> Iterator[Chunk]:

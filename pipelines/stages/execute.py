@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcia.data.shards import count_rows
 from lcia.data.shards import write_source as write_source_here
+from lcia.data.sources import Reading
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from pipelines.exits import StageFailedError
@@ -62,14 +63,14 @@ class RayExecutor:
         self._side_by_side(self.missing(stages), self._write_shards)
 
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
-        where = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
+        reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels)
         known = stage.source.known_rows
         if known is not None and known <= SMALL_ROWS:
-            write_source_here(*where)
+            write_source_here(reading, folder)
         else:
             from pipelines.stages.shard import write_source
 
-            write_source(*where)
+            write_source(reading, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         self._side_by_side(self.missing(stages), self._write_features)

@@ -14,13 +14,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from lcia.config.run import DataConfig
 from lcia.data.formats import Chunk
 from lcia.data.parquet import Table
 from lcia.data.records import Defect
 from lcia.data.shards import Piece, ShardCounts, collect, pieces
 from lcia.data.sources import Reading, all_chunks
-from lcia.types import InputError, InstructionRule, Source
+from lcia.types import InputError
 
 BLOCK_BYTES = 16 << 20
 """Pieces that a task passes on at a time: several fit into a small object store."""
@@ -29,15 +28,13 @@ ENCODED = pa.schema([("number", pa.int64()), ("facts", pa.string()), ("data", pa
 """One piece of chunk `number`: its shard, and as JSON what goes with it; or, as `error`, why its file is unusable."""
 
 
-def write_source(
-    source: Source, instruction: InstructionRule, limit: int | None, data: DataConfig, folder: Path
-) -> ShardCounts:
+def write_source(reading: Reading, folder: Path) -> ShardCounts:
     """As lcia.data.shards.write_source, and with the same files as result, on the connected Ray.
 
     Raises:
         InputError: there are no rows, or a file as a whole cannot be read. Bad rows are only counted.
     """
-    return collect(_stream(Reading.of(source, instruction, limit, data)), folder)
+    return collect(_stream(reading), folder)
 
 
 def _stream(reading: Reading) -> Iterator[Piece]:

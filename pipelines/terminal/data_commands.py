@@ -49,7 +49,7 @@ def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.Sh
     """Counts of one source, and the temporary file that names its bad rows; there is none where all are good."""
     descriptor, name = tempfile.mkstemp(prefix=f"lcia-{task.name}-", suffix=".jsonl")
     os.close(descriptor)
-    counts = shards.count_source(Reading.of(source, task.instruction, task.max_samples, config.data), Path(name))
+    counts = shards.count_source(_reading(config, task, source), Path(name))
     if not counts.bad:
         os.unlink(name)
     return counts, name
@@ -69,7 +69,11 @@ def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) ->
 
 def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
     """The first good training rows of a task."""
-    return islice(samples(Reading.of(task.train, task.instruction, task.max_samples, config.data)), rows)
+    return islice(samples(_reading(config, task, task.train)), rows)
+
+
+def _reading(config: RunConfig, task: TaskSpec, source: Source) -> Reading:
+    return Reading.of(source, task.instruction, task.max_samples, config.data.max_image_pixels)
 
 
 def _assistant(config: RunConfig) -> Any:

@@ -11,6 +11,7 @@ from lcia.benchmarks.coin import TASKS
 from lcia.config.run import COIN_ORDER, CoinConfig, DataConfig, MiniCoinConfig
 from lcia.data.minicoin.layout import write_coin_layout
 from lcia.data.shards import Rows, write_source
+from lcia.data.sources import Reading
 from lcia.types import FileSource, InputError, InstructionType, Sample, Source, TaskSpec
 
 SMALL = MiniCoinConfig(train_size=3, validation_size=2, test_size=2)
@@ -18,7 +19,8 @@ SMALL = MiniCoinConfig(train_size=3, validation_size=2, test_size=2)
 
 def read(task: TaskSpec, source: Source, folder: Path) -> list[Sample]:
     folder.mkdir(parents=True)
-    write_source(source, task.instruction, task.max_samples, DataConfig(), folder)
+    pixels = DataConfig().max_image_pixels
+    write_source(Reading.of(source, task.instruction, task.max_samples, pixels), folder)
     rows = Rows([folder])
     return rows.take(range(len(rows)))
 

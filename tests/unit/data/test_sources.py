@@ -23,6 +23,8 @@ from lcia.data.records import Defect, check_storable, draft, instruction_of
 from lcia.data.sources import Reading, all_chunks, check, fingerprint, rows_of
 from lcia.types import FileSource, Format, GeneratedSource, InputError, InstructionRule, Message, Sample, Split
 
+PIXELS = DataConfig().max_image_pixels
+
 Row = dict[str, Any]
 
 
@@ -67,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(path: Path, kind: Format = "llava", split: Split = "train", **options: Any) -> list[Sample | Defect]:
     source = FileSource(str(path), kind, split, str(path.parent), **options)
-    reading = Reading.of(source, "last_line", None, DataConfig())
+    reading = Reading.of(source, "last_line", None, PIXELS)
     return [row for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
 
 
@@ -259,7 +261,7 @@ def test_a_tar_member_is_judged_by_its_size_before_it_is_read(
 
     monkeypatch.setattr(formats, "_member", member)
     monkeypatch.setattr(formats, "_MAX_JSON", 1 << 20)
-    reading = Reading.of(FileSource(str(path), "webdataset"), "last_line", None, DataConfig(max_image_pixels=100_000))
+    reading = Reading.of(FileSource(str(path), "webdataset"), "last_line", None, 100_000)
     (chunk,) = all_chunks(reading)
     (_, first), (_, second) = check(reading, chunk)
     assert (first.reason if isinstance(first, Defect) else None) == reason
@@ -278,7 +280,7 @@ def test_a_folder_and_a_pattern_name_their_files_in_order(folder: Path) -> None:
     for number in (2, 10, 1):
         (folder / f"part-{number:02}.jsonl").write_text(json.dumps(train_row(id=str(number))))
     for place in (folder, folder / "part-*"):
-        reading = Reading.of(FileSource(str(place), "llava", "train", str(folder)), "whole", None, DataConfig())
+        reading = Reading.of(FileSource(str(place), "llava", "train", str(folder)), "whole", None, PIXELS)
         found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
         assert found == ["1", "2", "10"]
 
@@ -288,7 +290,7 @@ def test_files_may_lie_on_any_file_system_of_fsspec() -> None:
     fs.pipe("/set/rows.json", json.dumps([train_row()]).encode())
     fs.pipe("/set/images/a.png", png())
     source = FileSource("memory://set/rows.json", "llava", "train", "memory://set")
-    reading = Reading.of(source, "last_line", None, DataConfig())
+    reading = Reading.of(source, "last_line", None, PIXELS)
     (chunk,) = all_chunks(reading)
     ((_, row),) = check(reading, chunk)
     assert isinstance(row, Sample)
@@ -300,7 +302,7 @@ def test_the_limit_takes_the_first_rows_across_files(folder: Path) -> None:
         rows = [train_row(id=f"{number}-{i}") for i in range(CHUNK_ROWS + 1)]
         (folder / f"{number}.json").write_text(json.dumps(rows))
     source = FileSource(str(folder), "llava", "train", str(folder))
-    reading = Reading.of(source, "last_line", 2 * CHUNK_ROWS + 1, DataConfig())
+    reading = Reading.of(source, "last_line", 2 * CHUNK_ROWS + 1, PIXELS)
     found = [row.id for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
     assert len(found) == 2 * CHUNK_ROWS + 1
     assert found[-1] == f"1-{CHUNK_ROWS - 1}"
@@ -308,7 +310,7 @@ def test_the_limit_takes_the_first_rows_across_files(folder: Path) -> None:
 
 def test_generated_rows_do_not_depend_on_chunks() -> None:
     source = GeneratedSource("VQAv2", "test", 2 * CHUNK_ROWS, 3)
-    reading = Reading.of(source, "last_line", CHUNK_ROWS + 5, DataConfig())
+    reading = Reading.of(source, "last_line", CHUNK_ROWS + 5, PIXELS)
     numbers = [number for chunk in all_chunks(reading) for number, _ in check(reading, chunk)]
     assert numbers == list(range(1, CHUNK_ROWS + 6))
 
@@ -459,7 +461,7 @@ def test_links_inside_the_root_are_followed(folder: Path) -> None:
 def test_a_smaller_pixel_limit_refuses_an_ordinary_image(folder: Path) -> None:
     (folder / "rows.json").write_text(json.dumps([train_row()]))
     source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
-    reading = Reading.of(source, "last_line", None, DataConfig(max_image_pixels=11))
+    reading = Reading.of(source, "last_line", None, 11)
     (chunk,) = all_chunks(reading)
     ((_, row),) = check(reading, chunk)
     assert isinstance(row, Defect)
@@ -655,7 +657,7 @@ def test_real_rows_that_nobody_here_made_are_all_good(shared_data: Path) -> None
     root = shared_data / "easyvqa"
     for split, count in (("train", 1998), ("test", 300)):
         source = FileSource(str(root / "shape" / f"{split}.json"), "llava", split, str(root))  # type: ignore[arg-type]
-        reading = Reading.of(source, "last_line", None, DataConfig())
+        reading = Reading.of(source, "last_line", None, PIXELS)
         found = [row for chunk in all_chunks(reading) for _, row in check(reading, chunk)]
         assert len(found) == count
         assert {row.instruction for row in found if isinstance(row, Sample)} == {
