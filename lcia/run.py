@@ -146,7 +146,7 @@ class _Request:
     @classmethod
     def of(cls, config: RunConfig, shared: _Shared) -> _Request:
         benchmark = shared.benchmark(config.benchmark)
-        order = order_of(config, benchmark)
+        order = benchmark.order(config.order)
         # Only so that a base that is not there is told before any data is read.
         shared.base(shared.assistant(config.assistant))
         wanted = [(task, split) for task in order for split in splits_of(config)]
@@ -169,11 +169,6 @@ def keys_of(prepared: Sequence[Prepared]) -> set[str]:
     """The keys of all results that runs need: their data, features, trainings and answers."""
     data = {key for one in prepared for key in (*one.catalog.shards.values(), *one.embeds)}
     return data | {stage.key for one in prepared for stage in (*one.plan.trains, *one.plan.evals)}
-
-
-def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
-    """The task order: the configuration's, or the benchmark's own."""
-    return benchmark.order(config.order)
 
 
 def splits_of(config: RunConfig) -> tuple[Split, ...]:

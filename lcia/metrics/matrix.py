@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lcia.types import InputError
 
-ZERO_SHOT = "(zero-shot)"
-"""Names the row of the untuned model where rows are labelled."""
+UNTUNED = "(zero-shot)"
+"""Label of the row of the untuned model."""
 
 
 class UndefinedMetricError(ValueError):
@@ -51,7 +51,7 @@ class AccuracyMatrix:
 
     def rows(self) -> list[tuple[str, NDArray[np.float64]]]:
         """Labelled rows, the zero-shot row first where there is one."""
-        base = [] if self.zero_shot is None else [(ZERO_SHOT, self.zero_shot)]
+        base = [] if self.zero_shot is None else [(UNTUNED, self.zero_shot)]
         return base + list(zip(self.tasks, self.scores, strict=True))
 
 

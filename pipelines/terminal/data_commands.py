@@ -17,7 +17,6 @@ from lcia.config.run import BenchmarkConfig, MiniCoinConfig, RunConfig
 from lcia.data import shards
 from lcia.data.sources import Reading, samples
 from lcia.models.preflight import check_base
-from lcia.run import order_of
 from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
 from pipelines.terminal.tables import console, counts_table
 
@@ -41,7 +40,7 @@ def validate(chosen: RunConfig, as_json: bool) -> None:
 
 def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
     benchmark = benchmarks.build(config.benchmark)
-    tasks = [benchmark[name] for name in order_of(config, benchmark)]
+    tasks = [benchmark[name] for name in benchmark.order(config.order)]
     return [(task, split, source) for task in tasks for split, source in task.sources.items() if source is not None]
 
 
@@ -59,7 +58,7 @@ def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) ->
     """Prints for the first rows of each task what the model is given, which of it carries loss, and the group."""
     check_base(chosen.assistant, chosen.lora)
     benchmark = benchmarks.build(chosen.benchmark)
-    names = [benchmark[task].name] if task else order_of(chosen, benchmark)
+    names = [benchmark[task].name] if task else benchmark.order(chosen.order)
     groups, assistant = _groups(chosen, benchmark), _assistant(chosen)
     for name in names:
         for number, sample in enumerate(_first(chosen, benchmark[name], rows)):
@@ -95,7 +94,7 @@ def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
     if not config.groups:
         return {}
     embedder, features = embedders.build(config.grouping.embedder), {}
-    order = order_of(config, benchmark)
+    order = benchmark.order(config.order)
     for task in order:
         collector = Collector()
         add_samples(collector, list(_first(config, benchmark[task], PEEK)), embedder)

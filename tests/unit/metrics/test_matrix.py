@@ -108,7 +108,7 @@ def test_a_matrix_with_its_last_row_only_has_an_average_and_no_new_accuracy():
 
 
 def test_the_row_of_the_untuned_model_comes_first():
-    assert [label for label, _ in HAND.rows()] == [m.ZERO_SHOT, "a", "b", "c"]
+    assert [label for label, _ in HAND.rows()] == [m.UNTUNED, "a", "b", "c"]
 
 
 def test_less_forgetting_is_better_and_more_accuracy_is():
