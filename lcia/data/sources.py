@@ -53,6 +53,7 @@ class Reading:
 
     @classmethod
     def of(cls, source: Source, instruction: InstructionRule, limit: int | None, max_image_pixels: int) -> Reading:
+        """Of the first `limit` rows, or of all."""
         return cls(rows_of(source), instruction, limit, max_image_pixels)
 
 

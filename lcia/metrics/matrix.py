@@ -141,6 +141,7 @@ MEASURES: Mapping[str, Measure] = {
     "fwt": Measure(fwt),
     "zero_shot_acc": Measure(zero_shot_acc, in_tables=False),
 }
+"""By name, in the order in which they are shown."""
 
 
 def metrics(matrix: AccuracyMatrix) -> dict[str, Metric]:
