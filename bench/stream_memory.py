@@ -29,6 +29,7 @@ from rich.table import Table
 from bench.checkpoints import SMALL_CLIP, random_clip
 from lcia.config.run import ClipConfig, DataConfig, TfidfConfig
 from lcia.data.minicoin import rows as minicoin
+from lcia.data.sources import Reading
 from lcia.types import FileSource, GeneratedSource, Source
 
 PICTURES = 50
@@ -70,8 +71,9 @@ def measure(rows: int, store_bytes: int, side: int, clip: bool) -> dict[str, flo
         shards, features = Path(name) / "shards", Path(name) / "features"
         shards.mkdir()
         source, embedder = _source(rows, side, Path(name)), _embedder(clip, Path(name) / "clip")
+        reading = Reading.of(source, "last_line", None, DataConfig().max_image_pixels)
         began = time.perf_counter()
-        shard_on_ray(source, "last_line", None, DataConfig(), shards)
+        shard_on_ray(reading, shards)
         sharded = time.perf_counter()
         embed_on_ray(shards, embedder, features)
         ended = time.perf_counter()

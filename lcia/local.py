@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lcia import embedders
 from lcia.config.run import LoraConfig
 from lcia.data.shards import write_source
+from lcia.data.sources import Reading
 from lcia.embedders.features import embed_shards
 from lcia.evaluation.predict import Predictor, evaluate_stage
 from lcia.protocols import Assistant, Observer, Progress
@@ -40,8 +41,9 @@ class LocalExecutor:
     def shard(self, stages: Sequence[ShardStage]) -> None:
         for stage in stages:
             if not self.store.usable(stage.key):
+                reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels)
                 with self.store.publish(stage.key, stage.record) as folder:
-                    write_source(stage.source, stage.instruction, stage.max_samples, stage.data, folder)
+                    write_source(reading, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         # Built once each: a text or image encoder takes seconds to load.

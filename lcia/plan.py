@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from lcia.config.run import RunConfig
-from lcia.grouping.codebook import Books, Grouping, Placement, Query, Route, Similarity
+from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity
+from lcia.grouping.many_orders import Grouping
 from lcia.protocols import Features
 from lcia.stage import EvalStage, TrainStage
 from lcia.types import Split
@@ -63,7 +64,7 @@ class Planner:
 
     def __init__(self, config: RunConfig, base: str, similarity: Similarity) -> None:
         self.config, self._base = config, base
-        self.grouping = Grouping(similarity, config.grouping) if config.grouping.enabled else None
+        self.grouping = Grouping(similarity, config.grouping) if config.groups else None
         self.train, self.evaluate = cache(self._train), cache(self._evaluate)
 
     def _train(self, tasks: tuple[str, ...], shards: tuple[str, ...], parent: str | None, first: bool) -> TrainStage:
@@ -99,7 +100,7 @@ class Planner:
 
 def plan(planner: Planner, catalog: Catalog) -> Plan:
     """The stages of a run: a chain (or, grouped, a forest) of trainings and a row of evaluations after each."""
-    if planner.config.protocol != "continual":
+    if not planner.config.is_stream:
         return _joint_plan(planner, catalog)
     placements, books = _placements(planner, catalog)
     trains = _trains(planner, catalog, placements)
@@ -190,7 +191,7 @@ def _joint_plan(planner: Planner, catalog: Catalog) -> Plan:
     """Multi-task: one stage on all tasks at once; zero-shot: none. One row, at the end of the stream."""
     last = len(catalog.order) - 1
     zero = tuple(_untuned(planner, catalog))
-    if planner.config.protocol == "zero_shot":
+    if not planner.config.trains:
         cells = tuple(Cell(last, cell.column, cell.stage) for cell in zero)
         return Plan(catalog.order, (), cells, (), (), ())
     shards = tuple(catalog.shards[task, "train"] for task in catalog.order)

@@ -119,16 +119,10 @@ class Features:
 
 
 class Embedder(Protocol):
-    """Features of samples and the similarity that belongs to them."""
+    """Features of samples; embedders.similarity_of has the similarity that belongs to them."""
 
     def embed(self, samples: Sequence[Sample]) -> NDArray[np.float32] | None:
         """[samples, dim], unit rows; None: the texts are the features."""
-
-    def similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
-        """[len(a.texts), len(b.texts)]."""
-
-    def mean_similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
-        """[len(a.texts)]: each text's mean over all texts of b, without the whole table in memory."""
 
 
 @dataclass(frozen=True)

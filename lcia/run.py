@@ -15,12 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from lcia import benchmarks
-from lcia.config.run import EmbedderConfig, RunConfig, TfidfConfig
+from lcia.config.run import EmbedderConfig, RunConfig
 from lcia.data.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.data.sources import fingerprint
-from lcia.embedders import features
+from lcia.embedders import features, similarity_of
 from lcia.evaluation.answers import read_answers
-from lcia.grouping.codebook import Similarity
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
@@ -95,15 +94,15 @@ def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
 def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
     """Shards and embeds the data of all configurations and makes their plans."""
     shared = _Shared(executor.store)
-    drafts = [_Draft.of(config, shared) for config in configs]
-    shards = {stage.key: stage for draft in drafts for stage in draft.shards.values()}
+    requests = [_Request.of(config, shared) for config in configs]
+    shards = {stage.key: stage for request in requests for stage in request.shards.values()}
     executor.shard(list(shards.values()))
     counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
-    for draft in drafts:
-        _refuse_bad_rows(draft, counts, executor.store)
-    embeds = {stage.key: stage for draft in drafts for stage in draft.embeds.values()}
+    for request in requests:
+        _refuse_bad_rows(request, counts, executor.store)
+    embeds = {stage.key: stage for request in requests for stage in request.embeds.values()}
     executor.embed(list(embeds.values()))
-    return [draft.plan(shared, counts) for draft in drafts]
+    return [request.plan(shared, counts) for request in requests]
 
 
 # Before the data is there ---------------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ class _Shared:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _Request:
     """What a configuration asks of the data."""
 
     config: RunConfig
@@ -145,15 +144,15 @@ class _Draft:
     embeds: Mapping[tuple[str, Split], EmbedStage]
 
     @classmethod
-    def of(cls, config: RunConfig, shared: _Shared) -> _Draft:
+    def of(cls, config: RunConfig, shared: _Shared) -> _Request:
         benchmark = shared.benchmark(config.benchmark)
-        order = order_of(config, benchmark)
+        order = benchmark.order(config.order)
         # Only so that a base that is not there is told before any data is read.
         shared.base(shared.assistant(config.assistant))
         wanted = [(task, split) for task in order for split in splits_of(config)]
         shards = {(task, split): _shard(config, benchmark[task], split, shared) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
-        if _groups(config):
+        if config.groups:
             embeds = {at: shared.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
         return cls(config, benchmark, order, shards, embeds)
 
@@ -172,23 +171,14 @@ def keys_of(prepared: Sequence[Prepared]) -> set[str]:
     return data | {stage.key for one in prepared for stage in (*one.plan.trains, *one.plan.evals)}
 
 
-def _groups(config: RunConfig) -> bool:
-    return config.grouping.enabled and config.protocol == "continual"
-
-
-def order_of(config: RunConfig, benchmark: Benchmark) -> tuple[str, ...]:
-    """The task order: the configuration's, or the benchmark's own."""
-    return benchmark.order(config.order)
-
-
 def splits_of(config: RunConfig) -> tuple[Split, ...]:
     """The splits of each task that a run reads."""
     split = config.evaluation.split
-    return (split,) if config.protocol == "zero_shot" or split == "train" else ("train", split)
+    return ("train", split) if config.trains and split != "train" else (split,)
 
 
 def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> ShardStage:
-    source = {"train": task.train, "validation": task.validation, "test": task.test}[split]
+    source = task.sources[split]
     if source is None:
         raise InputError(
             f"task {task.name} has no {split} data: name it in the benchmark, or choose another evaluation.split"
@@ -204,22 +194,11 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> 
     )
 
 
-def _refuse_bad_rows(draft: _Draft, counts: Mapping[str, ShardCounts], store: Store) -> None:
+def _refuse_bad_rows(request: _Request, counts: Mapping[str, ShardCounts], store: Store) -> None:
     """Raises InputError, listing the reasons by count, where more rows are bad than the configuration allows."""
-    limit = draft.config.data.max_bad_fraction
-    stages = draft.shards.values()
+    limit = request.config.data.max_bad_fraction
+    stages = request.shards.values()
     refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)
-
-
-def similarity_of(config: EmbedderConfig) -> Similarity:
-    """The similarity of an embedder; needs no model, for vectors are in the features."""
-    if isinstance(config, TfidfConfig):
-        from lcia.embedders.tfidf import TfidfEmbedder
-
-        return TfidfEmbedder(config).mean_similarity
-    from lcia.embedders.vectors import mean_cosine
-
-    return mean_cosine
 
 
 # After everything is done ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Passwords in addresses: found, taken out of messages, and the environment variables that hold them instead."""
+"""Secrets: passwords in addresses, found and taken out of messages, and the environment variables that hold them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ _QUERY = re.compile(
     r"([?&](?:[\w.-]*(?:password|passwd|pwd|secret|secret_key|access_key|token|signature)|sig)=)[^\s&#'\"]+",
     re.IGNORECASE,
 )
+
+# TOKENIZERS_PARALLELISM holds none.
+_NAME = re.compile(r"TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
 
 _INSTEAD = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -35,6 +38,11 @@ def redacted(text: str) -> str:
 def has_password(address: str) -> bool:
     """Whether an address holds a password: scheme://user:password@host, or a secret among its parameters."""
     return _ADDRESS.search(address) is not None or _QUERY.search(address) is not None
+
+
+def looks_secret(variable: str) -> bool:
+    """Whether an environment variable of this name probably holds a secret."""
+    return _NAME.search(variable) is not None
 
 
 def instead(address: str) -> str:

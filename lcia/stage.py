@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lcia.config.run import AssistantConfig, DataConfig, EmbedderConfig, LoraConfig, TrainingConfig
+from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, TrainingConfig
 from lcia.config.sections import Section
 from lcia.config.strategies import StrategyConfig
-from lcia.types import FileSource, GeneratedSource, InstructionRule, Split
+from lcia.types import InstructionRule, Source, Split
 
 SCHEMA = 2
 """Incremented when equal records would no longer give equal results; every key changes with it.
@@ -56,14 +56,13 @@ class _Stage(Section):
 class ShardStage(_Stage):
     """Rows of one task and split, validated and written as indexed Parquet shards.
 
-    Where files lie is not part of the key: `fingerprint` says what lies there. Their name is part of it, because rows
-    without an id are called after it.
+    Where files lie is not part of the key: `fingerprint` says what lies there.
     """
 
     kind: Literal["shard"] = "shard"
     task: str
     split: Split
-    source: FileSource | GeneratedSource
+    source: Source
     fingerprint: str
     instruction: InstructionRule
     max_samples: int | None = None
@@ -71,15 +70,7 @@ class ShardStage(_Stage):
 
     @property
     def identifying(self) -> dict[str, object]:
-        if not isinstance(self.source, FileSource):
-            return self.record
-        name = self.source.path.rstrip("/").rpartition("/")[2]
-        return {**self.record, "source": {**asdict(self.source), "path": name, "image_root": ""}}
-
-    @property
-    def data(self) -> DataConfig:
-        """How the rows are read; how many bad ones are too many is the run's business, not the stage's."""
-        return DataConfig(max_bad_fraction=1.0, max_image_pixels=self.max_image_pixels)
+        return {**self.record, "source": asdict(self.source.placeless)}
 
     @property
     def label(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import permutations, product
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -177,7 +177,6 @@ def _by_label(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict
 
 
 def _summaries(found: Sequence[AccuracyMatrix]) -> dict[str, Spread | None]:
-    values: Mapping[str, list[float | None]] = {}
     tables = [metrics(matrix) for matrix in found]
     values = {name: [table[name].value for table in tables] for name in tables[0]}
     return {

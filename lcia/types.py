@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 IMAGE_TOKEN = "<image>"
@@ -74,6 +74,16 @@ class FileSource:
     needs_answer: bool = True
     share: Share | None = None
 
+    @property
+    def known_rows(self) -> int | None:
+        """None: how many rows there are is known when they have been read."""
+        return None
+
+    @property
+    def placeless(self) -> FileSource:
+        """Without where the files lie; their name stays, because rows without an id are called after it."""
+        return replace(self, path=self.path.rstrip("/").rpartition("/")[2], image_root="")
+
 
 @dataclass(frozen=True, slots=True)
 class GeneratedSource:
@@ -84,6 +94,16 @@ class GeneratedSource:
     rows: int
     seed: int
     instructions: InstructionType = "origin"
+
+    @property
+    def known_rows(self) -> int:
+        """How many rows there are."""
+        return self.rows
+
+    @property
+    def placeless(self) -> GeneratedSource:
+        """It lies nowhere."""
+        return self
 
 
 Source: TypeAlias = FileSource | GeneratedSource
@@ -100,8 +120,12 @@ class TaskSpec:
     instruction: InstructionRule
     strict: Scorer
     legacy: Scorer
-    licence: str = ""
     max_samples: int | None = None
+
+    @property
+    def sources(self) -> dict[Split, Source | None]:
+        """What each split is read from; None where the task has none."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def quickstart(
 @app.command()
 def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("run.yaml")) -> None:
     """Write a commented configuration to start from."""
-    from pipelines.terminal.doctor import init as command
+    from pipelines.terminal.init import init as command
 
     command(path)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from lcia.addresses import anchored, is_anchored
 from lcia.config.sections import Count, Section
 from lcia.types import InputError, Parallelism
 
@@ -45,8 +45,6 @@ class ClusterConfig(Section):
     """Container image, with a fixed tag."""
     namespace: str = "lcia"
     """Kubernetes namespace."""
-    overlay: str = "local-kind"
-    """Which kustomize overlay of cluster/ the namespace was set up with; a note, nothing reads it."""
     head: PoolConfig = PoolConfig(cpu=2, memory="8Gi")
     """The pod of the Ray head, which runs no tasks."""
     embed: PoolConfig = PoolConfig()
@@ -148,7 +146,7 @@ class LaunchConfig(Section):
 
     @model_validator(mode="after")
     def _storage_is_absolute_or_local(self) -> LaunchConfig:
-        if self.ray_address and "://" not in self.storage and not os.path.isabs(self.storage):
+        if self.ray_address and not is_anchored(self.storage):
             raise ValueError(
                 f"storage {self.storage!r} is relative, and the workers of a Ray cluster have other working folders: "
                 "give an absolute path on a shared volume, or s3:// or gs://"
@@ -158,7 +156,7 @@ class LaunchConfig(Section):
     @property
     def root(self) -> str:
         """The storage folder, absolute."""
-        return self.storage if "://" in self.storage else str(Path(self.storage).absolute())
+        return anchored(self.storage)
 
     def settled(self) -> LaunchConfig:
         """The same launch with its storage absolute: Ray's workers have working folders of their own."""

@@ -1,4 +1,9 @@
-"""Benchmarks: streams of tasks as values."""
+"""Benchmarks: streams of tasks as values.
+
+- `coin`: the facts of CoIN's tasks, and CoIN in its authors' files
+- `minicoin`: the same tasks with generated rows
+- `custom`: streams named in a configuration
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ def _task(config: CustomConfig, task: CustomTask) -> TaskSpec:
         instruction=task.instruction,
         strict=strict,
         legacy=legacy,
-        licence=task.licence,
         max_samples=task.max_samples,
     )
 

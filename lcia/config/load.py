@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +78,15 @@ def changed(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> di
     for name, value in sorted(changes, key=lambda change: change[0].rpartition(".")[2] != KIND):
         result = put(result, name.split("."), value)
     return dict(result)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every value in nested mappings."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _parted(text: str) -> tuple[str, Any]:

@@ -99,8 +99,6 @@ class CustomTask(Section):
     """Which part of a question is its instruction, which grouping compares."""
     scorer: ScorerName = "exact"
     """How an answer is scored against the references."""
-    licence: str = ""
-    """For you to note; nothing reads it."""
     max_samples: Count | None = None
     """Only the first so many rows of each split; null: all."""
 
@@ -238,9 +236,14 @@ class TrainingConfig(Section):
 # task reach; a threshold that is chosen from the data lies between them. None: not measured (docs/grouping.md).
 
 
+FeatureKind: TypeAlias = Literal["texts", "text_vectors", "image_vectors"]
+"""What is compared: the instructions themselves, a vector of each, or a mean of vectors that depend on the images."""
+
+
 class TfidfConfig(Section):
     """`pairwise`: the authors' rule, in closed form; `corpus`: one vocabulary fitted on all instructions."""
 
+    feature_kind: ClassVar[FeatureKind] = "texts"
     auto_range: ClassVar[tuple[float, float] | None] = (0.0, 0.65)
 
     kind: Literal["tfidf"] = "tfidf"
@@ -252,6 +255,7 @@ class TfidfConfig(Section):
 class TextConfig(Section):
     """Mean-pooled sentence embeddings of any transformers encoder, by path or hub id."""
 
+    feature_kind: ClassVar[FeatureKind] = "text_vectors"
     auto_range: ClassVar[tuple[float, float] | None] = (0.5, 0.65)
 
     kind: Literal["text"]
@@ -282,6 +286,10 @@ class ClipConfig(Section):
     """A weights file, or a tag of open_clip."""
     features: Literal["text", "image", "both"] = "text"
     """Which side is embedded: the instruction, the pictures or both."""
+
+    @property
+    def feature_kind(self) -> FeatureKind:
+        return "text_vectors" if self.features == "text" else "image_vectors"
 
 
 EmbedderConfig = Annotated[TfidfConfig | TextConfig | ClipConfig, Field(discriminator="kind")]
@@ -385,6 +393,21 @@ class RunConfig(Section):
     """What is scored, and how."""
     seed: Seed = 0
     """What adapters, batches and dropout are drawn from."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.protocol != "zero_shot"
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether tasks are trained one after another."""
+        return self.protocol == "continual"
+
+    @property
+    def groups(self) -> bool:
+        """Whether tasks are put into groups by their instructions."""
+        return self.grouping.enabled and self.is_stream
 
     @model_validator(mode="after")
     def _tasks_are_named_once(self) -> RunConfig:

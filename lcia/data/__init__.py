@@ -1,6 +1,8 @@
 """A row's way from its source to the Parquet shards that training reads.
 
-- `sources`: rows of a source, generated or in files, and the fingerprint of a source
+- `sources`: rows of any source, and its fingerprint
+- `file_rows`: rows in files
+- `minicoin`: rows that are drawn
 - `filesystems`: paths and URLs
 - `formats`: LLaVA JSON, chat JSONL, Parquet, WebDataset, Super-NI
 - `json_spans`: JSON arrays larger than memory

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from lcia.addresses import anchored, is_url
 from lcia.digests import file_digest
 from lcia.types import InputError
 
@@ -26,8 +26,8 @@ def filesystem(place: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         InputError: neither pyarrow nor fsspec knows the scheme, its driver is not installed, or it cannot be reached.
     """
-    if "://" not in place:
-        return pafs.LocalFileSystem(), os.path.abspath(place)
+    if not is_url(place):
+        return pafs.LocalFileSystem(), anchored(place)
     with explained(place):
         try:
             fs, path = pafs.FileSystem.from_uri(place)
@@ -46,7 +46,7 @@ def explained(place: str, *spared: type[Exception]) -> Iterator[None]:
         # Each driver of fsspec raises classes of its own, which share no base.
         if isinstance(error, (InputError, *spared)):
             raise
-        advice = "; check the address, the network and the credentials" if "://" in place else ""
+        advice = "; check the address, the network and the credentials" if is_url(place) else ""
         raise InputError(f"cannot read {shown(place)}: {str(error) or type(error).__name__}{advice}") from error
 
 
@@ -106,7 +106,7 @@ def matching(place: str, suffixes: Sequence[str]) -> list[str]:
         InputError: there is none, it is not a file (a device, a pipe), or its file system cannot be reached.
     """
     fs, path = filesystem(place)
-    scheme = place[: place.index("://") + 3] if "://" in place else ""
+    scheme = place[: place.index("://") + 3] if is_url(place) else ""
     with explained(place):
         found = _matching(fs, path, suffixes)
     if not found:

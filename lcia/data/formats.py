@@ -51,6 +51,13 @@ class Chunk:
     rows: int
 
 
+def numbered_chunks(name: str, rows: int) -> Iterator[Chunk]:
+    """The chunks of rows that are made from their numbers; `name` stands for the file."""
+    for start in range(0, rows, CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, rows)
+        yield Chunk(name, start, stop, start + 1, stop - start)
+
+
 def chunks(file: str, kind: Format) -> Iterator[Chunk]:
     """The chunks of one file, in order; reads through it once without keeping anything.
 

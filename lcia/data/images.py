@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 import pyarrow.fs as pafs
 from PIL import Image
 
+from lcia.addresses import is_url
 from lcia.data.filesystems import explained, filesystem, look_up
 from lcia.data.pixels import FORMATS, UNDECODABLE, opened, to_rgb
 from lcia.data.records import RowError, check_storable
@@ -45,7 +46,7 @@ class ImageFolder:
             RowError: it is absolute, a URL, climbs out with "..", is a link that leads out, or cannot be a name.
         """
         check_storable(name)
-        if leaves(name):
+        if points_outside(name):
             raise RowError("image_outside_root", f"image {name!r} must be a path below the image root")
         path = f"{self._root.rstrip('/')}/{name}"
         if self._local and not _inside(os.path.realpath(path), self._real):
@@ -111,9 +112,9 @@ def max_bytes(max_pixels: int) -> int:
     return max_pixels * _BYTES_PER_PIXEL + _HEADERS
 
 
-def leaves(name: str) -> bool:
+def points_outside(name: str) -> bool:
     """Whether a name, as text, points outside the root."""
-    return "://" in name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\x00" in name or "\\" in name
+    return is_url(name) or name.startswith("/") or ".." in PurePosixPath(name).parts or "\x00" in name or "\\" in name
 
 
 def _inside(path: str, root: str) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lcia.types import Message, Sample
+
+Table: TypeAlias = Any  # pyarrow.Table, which carries no types
 
 SCHEMA = pa.schema(
     [

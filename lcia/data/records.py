@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, assert_never
 
-from lcia.types import IMAGE_TOKEN, InstructionRule, Message
+from lcia.types import IMAGE_TOKEN, InstructionRule, Message, Sample
 
 VERSION = 3
 """Goes up whenever some record or image is read in another way, so that results of the old way are not taken for new
@@ -41,6 +41,21 @@ class RowError(Exception):
         super().__init__(message)
         self.reason: Reason = reason
         self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """A row that cannot be used. `record`: its line (JSON lines) or number in the file, from 1."""
+
+    file: str
+    record: int
+    id: str
+    reason: Reason
+    message: str
+
+
+Checked: TypeAlias = tuple[int, Sample | Defect]
+"""Record number and what became of it."""
 
 
 @dataclass(frozen=True, slots=True)

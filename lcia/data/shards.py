@@ -21,12 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lcia.config.run import DataConfig
 from lcia.data.formats import Chunk
 from lcia.data.parquet import decode, encode, size_of, to_sample
-from lcia.data.sources import Defect, Reading, all_chunks, check
-from lcia.data.sources import fingerprint as fingerprint
-from lcia.types import InputError, InstructionRule, Sample, Source
+from lcia.data.records import Defect
+from lcia.data.sources import Reading, all_chunks, check
+from lcia.types import InputError, Sample
 
 INDEX = "index.json"
 BAD_ROWS = "bad_rows.jsonl"
@@ -66,15 +65,12 @@ class Piece:
 # Writing
 
 
-def write_source(
-    source: Source, instruction: InstructionRule, limit: int | None, data: DataConfig, folder: Path
-) -> ShardCounts:
-    """Reads a source in this process and fills the empty `folder`; the first `limit` rows, or all.
+def write_source(reading: Reading, folder: Path) -> ShardCounts:
+    """Reads a source in this process and fills the empty `folder`.
 
     Raises:
         InputError: there are no rows, or a file as a whole cannot be read. Bad rows are only counted.
     """
-    reading = Reading.of(source, instruction, limit, data)
     return collect((piece for chunk in all_chunks(reading) for piece in pieces(reading, chunk)), folder)
 
 
@@ -259,9 +255,6 @@ class Rows:
                 raise IndexError(f"row {index} of {len(self)}")
             found[index] = self._sample(index)
         return [found[index] for index in indices]
-
-    def ids(self) -> list[str]:
-        return [name for column in self._column("id") for name in column.to_pylist()]
 
     def instructions(self) -> dict[str, int]:
         """Distinct instructions in order of first appearance, with the number of their samples."""

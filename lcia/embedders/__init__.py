@@ -1,10 +1,18 @@
-"""Features of instructions and the similarity that belongs to them; one file per kind."""
+"""Features of instructions and the similarity that belongs to them.
+
+- `tfidf`: the texts themselves, compared by the authors' rule
+- `text`: sentence embeddings
+- `clip`: embeddings of texts and images
+- `vectors`: what embedders of vectors share: batches, and the cosine
+- `features`: the features of a task and split, collected from its shards
+"""
 
 from __future__ import annotations
 
 from typing import assert_never
 
 from lcia.config.run import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
+from lcia.grouping.codebook import Similarity
 from lcia.protocols import Embedder
 
 
@@ -27,6 +35,16 @@ def build(config: EmbedderConfig) -> Embedder:
             assert_never(config)
 
 
-def reads_images(config: EmbedderConfig) -> bool:
-    """Whether a feature depends on the sample's images; if not, each distinct instruction is embedded only once."""
-    return isinstance(config, ClipConfig) and config.features != "text"
+def similarity_of(config: EmbedderConfig) -> Similarity:
+    """How features of an embedder are compared; needs no model, for vectors are in the features."""
+    match config:
+        case TfidfConfig():
+            from lcia.embedders.tfidf import TfidfEmbedder
+
+            return TfidfEmbedder(config).mean_similarity
+        case TextConfig() | ClipConfig():
+            from lcia.embedders.vectors import mean_cosine
+
+            return mean_cosine
+        case _:
+            assert_never(config)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from lcia.config.run import ClipConfig
 from lcia.data.pixels import decode_rgb
-from lcia.embedders.vectors import cosine, in_batches, mean_cosine, once
-from lcia.grouping.codebook import unit
-from lcia.protocols import Features
+from lcia.embedders.vectors import in_batches, once
+from lcia.grouping.features import unit
 from lcia.types import InputError, Sample
 
 SCHEMAS = ("hf-hub:", "local-dir:")
@@ -71,14 +70,6 @@ class ClipEmbedder:
         """[channels, height, width] as the checkpoint's own preprocessing makes it."""
         pixels: torch.Tensor = self.prepare(decode_rgb(encoded))
         return pixels
-
-    def similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
-        """[len(a.texts), len(b.texts)]."""
-        return cosine(a, b)
-
-    def mean_similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
-        """[len(a.texts)]: mean over all texts of b."""
-        return mean_cosine(a, b)
 
 
 def _load(config: ClipConfig) -> tuple[Any, Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +14,17 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lcia.config.run import EmbedderConfig, TfidfConfig
-from lcia.embedders import build, reads_images
-from lcia.grouping.codebook import unit
+from lcia.addresses import anchored
+from lcia.config.run import EmbedderConfig
+from lcia.data.parquet import Table
+from lcia.embedders import build
+from lcia.grouping.features import unit
 from lcia.protocols import Embedder, Features
 from lcia.types import InputError, Sample
 
 FILE = "features.parquet"
 BATCH = 64
 """Samples decoded and embedded at a time."""
-
-Table: TypeAlias = Any  # pyarrow.Table, which carries no types
 
 
 class Collector:
@@ -64,7 +64,7 @@ def embed_shards(shards: Path | str, config: EmbedderConfig, folder: Path, embed
     `embedder` is the one of `config`; None: it is built here, which loads its model.
     """
     embedder = embedder or build(config)
-    if reads_images(config):
+    if config.feature_kind == "image_vectors":
         features = collect(_batches(shards, ["instruction", "images"]), embedder)
     else:
         features = with_vectors(distinct(_batches(shards, ["instruction"])), config, embedder)
@@ -96,7 +96,7 @@ def add_samples(collector: Collector, samples: Sequence[Sample], embedder: Embed
 
 def with_vectors(features: Features, config: EmbedderConfig, embedder: Embedder) -> Features:
     """Each distinct text embedded once; for embedders that read no images."""
-    if isinstance(config, TfidfConfig) or not features.texts:
+    if config.feature_kind == "texts" or not features.texts:
         return features
     return replace(features, vectors=embedder.embed([text_sample(text) for text in features.texts]))
 
@@ -124,8 +124,7 @@ def shard_files(shards: Path | str) -> tuple[Any, list[str]]:
     Raises:
         InputError: there are none.
     """
-    where = str(shards) if "://" in str(shards) else str(Path(shards).absolute())
-    system, root = pafs.FileSystem.from_uri(where)
+    system, root = pafs.FileSystem.from_uri(anchored(str(shards)))
     found = system.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
     paths = sorted(info.path for info in found if info.is_file and info.path.endswith(".parquet"))
     if not paths:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from lcia.config.run import TextConfig
-from lcia.embedders.vectors import cosine, mean_cosine, once
-from lcia.grouping.codebook import unit
-from lcia.protocols import Features
+from lcia.embedders.vectors import once
+from lcia.grouping.features import unit
 from lcia.types import InputError, Sample
 
 
@@ -56,11 +55,3 @@ class TextEmbedder:
         # A text of no token at all has no mean; it becomes a row of zeros.
         means = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         return unit(means.cpu().numpy())
-
-    def similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
-        """[len(a.texts), len(b.texts)]."""
-        return cosine(a, b)
-
-    def mean_similarity(self, a: Features, b: Features) -> NDArray[np.float64]:
-        """[len(a.texts)]: mean over all texts of b."""
-        return mean_cosine(a, b)

@@ -28,12 +28,6 @@ def once(texts: Sequence[str], encode: Callable[[Sequence[str]], Rows]) -> Rows:
     return in_batches(tuple(places), encode)[[places[text] for text in texts]]
 
 
-def cosine(a: Features, b: Features) -> NDArray[np.float64]:
-    """[len(a.texts), len(b.texts)]."""
-    left, right = _rows(a), _rows(b)
-    return left @ right.T
-
-
 def mean_cosine(a: Features, b: Features) -> NDArray[np.float64]:
     """[len(a.texts)], mean over the texts of b: the product with their mean vector, so no table is made."""
     mean: NDArray[np.float64] = _rows(b).mean(axis=0)

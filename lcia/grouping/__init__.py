@@ -1,5 +1,7 @@
 """Instruction grouping: which task shares which adapter, and where an instance is routed.
 
 - `codebook`: place, grow, route: pure functions
+- `features`: arithmetic of features
+- `many_orders`: decisions that many task orders share are made once
 - `thresholds`: thresholds that look back only
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lcia.types import InputError
 
-ZERO_SHOT = "(zero-shot)"
-"""Names the row of the untuned model where rows are labelled."""
+UNTUNED = "(zero-shot)"
+"""Label of the row of the untuned model."""
 
 
 class UndefinedMetricError(ValueError):
@@ -49,21 +49,9 @@ class AccuracyMatrix:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"a matrix needs tasks with distinct names, not {self.tasks}")
 
-    @classmethod
-    def of(
-        cls, tasks: Iterable[str], cells: Mapping[tuple[str, str], float], zero_shot: Mapping[str, float] | None = None
-    ) -> AccuracyMatrix:
-        """From scores by (task trained last, task evaluated)."""
-        names = tuple(tasks)
-        scores = np.array([[cells.get((after, task), np.nan) for task in names] for after in names], dtype=np.float64)
-        base = (
-            None if zero_shot is None else np.array([zero_shot.get(task, np.nan) for task in names], dtype=np.float64)
-        )
-        return cls(names, scores, base)
-
     def rows(self) -> list[tuple[str, NDArray[np.float64]]]:
         """Labelled rows, the zero-shot row first where there is one."""
-        base = [] if self.zero_shot is None else [(ZERO_SHOT, self.zero_shot)]
+        base = [] if self.zero_shot is None else [(UNTUNED, self.zero_shot)]
         return base + list(zip(self.tasks, self.scores, strict=True))
 
 
@@ -133,19 +121,37 @@ def zero_shot_acc(matrix: AccuracyMatrix) -> float:
     return _mean(matrix.zero_shot)
 
 
-METRICS: tuple[Callable[[AccuracyMatrix], float], ...] = (
-    avg_acc, forgetting, new_acc, forgetting_diag, bwt, bwt_coin, maa, fwt, zero_shot_acc,
-)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How a metric follows from the matrix, whether less of it is better, and whether the terminal's tables show it."""
+
+    formula: Callable[[AccuracyMatrix], float]
+    smaller_is_better: bool = False
+    in_tables: bool = True
+
+
+MEASURES: Mapping[str, Measure] = {
+    "avg_acc": Measure(avg_acc),
+    "forgetting": Measure(forgetting, smaller_is_better=True),
+    "new_acc": Measure(new_acc),
+    "forgetting_diag": Measure(forgetting_diag, smaller_is_better=True, in_tables=False),
+    "bwt": Measure(bwt),
+    "bwt_coin": Measure(bwt_coin, in_tables=False),
+    "maa": Measure(maa),
+    "fwt": Measure(fwt),
+    "zero_shot_acc": Measure(zero_shot_acc, in_tables=False),
+}
+"""By name, in the order in which they are shown."""
 
 
 def metrics(matrix: AccuracyMatrix) -> dict[str, Metric]:
     """Every metric by name; the undefined ones carry their reason."""
-    return {function.__name__: _measure(function, matrix) for function in METRICS}
+    return {name: _metric(measure, matrix) for name, measure in MEASURES.items()}
 
 
-def _measure(function: Callable[[AccuracyMatrix], float], matrix: AccuracyMatrix) -> Metric:
+def _metric(measure: Measure, matrix: AccuracyMatrix) -> Metric:
     try:
-        return Metric(function(matrix))
+        return Metric(measure.formula(matrix))
     except UndefinedMetricError as error:
         return Metric(None, str(error))
 
@@ -190,14 +196,6 @@ def to_csv(matrix: AccuracyMatrix) -> str:
         [label, *("" if np.isnan(score) else repr(float(score)) for score in row)] for label, row in matrix.rows()
     )
     return text.getvalue()
-
-
-def from_csv(text: str) -> AccuracyMatrix:
-    """Reads `to_csv`; one row more than there are tasks means that the first is the zero-shot row."""
-    header, *rows = csv.reader(io.StringIO(text))
-    values = np.array([[float(cell) if cell else np.nan for cell in row[1:]] for row in rows], dtype=np.float64)
-    tasks = tuple(header[1:])
-    return AccuracyMatrix(tasks, values[-len(tasks) :], values[0] if len(rows) > len(tasks) else None)
 
 
 def dumps(matrix: AccuracyMatrix) -> str:

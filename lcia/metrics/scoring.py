@@ -7,9 +7,8 @@ One error of those scripts has no scorer here: ImageNet answers are aligned by l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from types import MappingProxyType
 from typing import TypeAlias, assert_never
 
 from lcia.config.run import ScorerName
@@ -254,18 +253,3 @@ def pair(name: ScorerName) -> Pair:
             return rouge_l, rouge_l
         case _:
             assert_never(name)
-
-
-COIN: Mapping[str, Pair] = MappingProxyType(
-    {
-        "ScienceQA": pair("multiple_choice"),
-        "TextVQA": pair("soft_accuracy"),
-        "ImageNet": pair("contains"),
-        "GQA": (exact_without_dot, exact_without_dot),
-        "VizWiz": (soft_accuracy, legacy_exact),
-        "Grounding": pair("iou"),
-        "VQAv2": (soft_accuracy, legacy_exact),
-        "OCR-VQA": (exact, exact),
-    }
-)
-"""CoIN's eight tasks (docs/method.md 6); VizWiz and VQAv2 have ten answers for strict, legacy judges them by one."""

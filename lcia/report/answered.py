@@ -41,7 +41,9 @@ def _tell(outcome: Outcome, store: Store) -> Iterator[TaskAnswers]:
 def _trained(outcome: Outcome, column: int) -> int:
     """The row in which a task was trained: its own; with all tasks at once the last; -2: it was not trained."""
     last = len(outcome.matrix.tasks) - 1
-    return {"continual": column, "multitask": last, "zero_shot": -2}[outcome.config.protocol]
+    if outcome.config.is_stream:
+        return column
+    return last if outcome.config.trains else -2
 
 
 def _records(outcome: Outcome, stage: EvalStage, store: Store) -> Sequence[Mapping[str, Any]]:

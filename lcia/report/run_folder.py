@@ -188,10 +188,10 @@ def _write_predictions(outcome: Outcome, cell: Cell, store: Store, folder: Path)
 
 def _place(outcome: Outcome, cell: Cell) -> str:
     """0-untuned: the base before any training; N-all-tasks: after training all N tasks at once."""
-    order, protocol = outcome.prepared.plan.order, outcome.config.protocol
-    if cell.row == ZERO_SHOT or protocol == "zero_shot":
+    order, config = outcome.prepared.plan.order, outcome.config
+    if cell.row == ZERO_SHOT or not config.trains:
         return "0-untuned"
-    return f"{cell.row + 1}-{'all-tasks' if protocol == 'multitask' else order[cell.row]}"
+    return f"{cell.row + 1}-{order[cell.row] if config.is_stream else 'all-tasks'}"
 
 
 def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
@@ -204,7 +204,7 @@ def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
 def _export(stage: Path, folder: Path) -> None:
     """A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors", "projector.safetensors"):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
         if (stage / name).exists():
             shutil.copyfile(stage / name, folder / name)
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import yaml as yaml_format
 
-from lcia.metrics.matrix import Metric
+from lcia.config.load import flat
+from lcia.metrics.matrix import MEASURES, Metric
 from lcia.metrics.stats import Spread
 
-SMALLER_IS_BETTER = frozenset({"forgetting", "forgetting_diag"})
 THUMBNAIL = 320
 """Longest side of an example's image in pixels."""
 
@@ -23,7 +23,7 @@ def best(rows: Sequence[Mapping[str, Metric | Spread | None]]) -> dict[str, floa
     names = rows[0] if rows else {}
     known = {name: [value for row in rows if (value := plain(row.get(name))) is not None] for name in names}
     return {
-        name: min(values) if name in SMALLER_IS_BETTER else max(values)
+        name: min(values) if MEASURES[name].smaller_is_better else max(values)
         for name, values in known.items()
         if len(set(values)) > 1
     }
@@ -41,18 +41,10 @@ def plain(value: Metric | Spread | float | None) -> float | None:
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Dotted name -> its value in each configuration ("" where absent), for the names that differ."""
-    flat = [dict(_flatten(config)) for config in configs]
-    names = dict.fromkeys(name for config in flat for name in config)
-    rows = {name: [config.get(name, "") for config in flat] for name in names}
+    values = [dict(flat(config)) for config in configs]
+    names = dict.fromkeys(name for config in values for name in config)
+    rows = {name: [config.get(name, "") for config in values] for name in names}
     return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flatten(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
 
 
 def columns(rows: Iterable[Mapping[str, object]]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from lcia.addresses import anchored
 from lcia.secrets import redacted
 from lcia.store.scratch import staging
 from lcia.store.seals import MARKER, Entries, defects, entries_of, files_of, seal
@@ -60,7 +61,7 @@ class Store:
     """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix."""
 
     def __init__(self, root: str, cache: Path | None = None) -> None:
-        absolute = root if "://" in root else str(Path(root).absolute())
+        absolute = anchored(root)
         self.root = absolute
         self.fs, self.base = patiently(absolute, open_storage, absolute)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)

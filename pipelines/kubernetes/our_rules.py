@@ -6,9 +6,9 @@ import re
 
 import yaml
 
+from lcia.secrets import looks_secret
 from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, complaint_if, containers_of, variables
 
-SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY|API_KEY)", re.IGNORECASE)
 SHELL = re.compile(r"[$;&|`<>\n]")
 
 
@@ -99,11 +99,6 @@ def _runtime_env(job: Job) -> Manifest:
 
 def _secrets(names: set[str]) -> list[str]:
     return sorted(name for name in names if looks_secret(name))
-
-
-def looks_secret(variable: str) -> bool:
-    """Whether a variable of this name probably holds a secret."""
-    return SECRET.search(variable) is not None
 
 
 def entrypoint_needs_no_shell(job: Job) -> list[str]:

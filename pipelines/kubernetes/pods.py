@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from lcia.addresses import is_url
 from lcia.config.run import RunConfig
 from lcia.types import InputError
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
@@ -58,7 +59,7 @@ def pools(run: RunConfig, launch: LaunchConfig, cluster: ClusterConfig) -> list[
     _check_head(cluster.head)
     launch.check_batch(run.training.batch_size)
     needed = [_pool(ACTOR_POOL, cluster.embed, _actors(run, launch))]
-    if run.protocol != "zero_shot":
+    if run.trains:
         needed.append(_pool(TRAIN_POOL, cluster.train, _workers(launch)))
     for pool in needed:
         _check_store(pool, launch.object_store_memory)
@@ -110,7 +111,7 @@ def _check_head(head: PoolConfig) -> None:
 
 
 def _check_storage(storage: str) -> None:
-    if "://" in storage or storage == CLAIM_PATH or storage.startswith(f"{CLAIM_PATH}/"):
+    if is_url(storage) or storage == CLAIM_PATH or storage.startswith(f"{CLAIM_PATH}/"):
         return
     raise InputError(
         f"storage {storage!r} lies on no volume that all pods share: use a folder under {CLAIM_PATH} (the claim) "

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lcia.addresses import is_anchored
 from lcia.config.run import RunConfig
-from lcia.secrets import has_password
+from lcia.secrets import has_password, looks_secret
 from lcia.types import InputError
-from pipelines.kubernetes.our_rules import looks_secret
 from pipelines.kubernetes.rayjob import render_rayjob, to_yaml
 from pipelines.launch import LaunchConfig
 
@@ -79,7 +79,7 @@ def launch(run: RunConfig, launch: LaunchConfig, target: str, address: str = "",
 
 
 def _run_job(run_yaml: str, launch: LaunchConfig, address: str) -> None:
-    if "://" not in launch.storage and not Path(launch.storage).is_absolute():
+    if not is_anchored(launch.storage):
         raise InputError(f"storage {launch.storage!r} is relative, and the job runs elsewhere: give a full path or URL")
     with tempfile.TemporaryDirectory(prefix="lcia-job-") as folder:
         Path(folder, "run.yaml").write_text(run_yaml)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from lcia.config.run import EmbedderConfig, TfidfConfig
-from lcia.embedders import build, reads_images
+from lcia.config.run import EmbedderConfig
+from lcia.data.parquet import Table
+from lcia.embedders import build
 from lcia.embedders.features import Collector, add_samples, count_texts, samples_of, shard_files, text_sample, write
 from lcia.protocols import Features
 
@@ -23,15 +24,13 @@ BATCH = 64
 BLOCK_BYTES = 32 * 2**20
 """Blocks of images small enough that several fit into a small object store."""
 
-Table: TypeAlias = Any  # pyarrow.Table, which carries no types
-
 
 class Embed:
     """Actor: embeds the samples of a batch and returns one row per distinct instruction of it."""
 
     def __init__(self, config: EmbedderConfig) -> None:
         self.embedder = build(config)
-        self.samples_of = samples_of if reads_images(config) else _text_samples
+        self.samples_of = samples_of if config.feature_kind == "image_vectors" else _text_samples
 
     def __call__(self, batch: Table) -> Table:
         collector = Collector()
@@ -45,13 +44,13 @@ def embed_on_ray(
 ) -> None:
     """Writes the features of a folder of Parquet shards into `folder`; as lcia.embedders.features does."""
     embedded = partial(_embedded, config=config, actors=actors, gpus_per_actor=gpus_per_actor)
-    if reads_images(config):
+    if config.feature_kind == "image_vectors":
         # One task may read many files into one block: cut it, so that every actor finds work.
         samples = _rows(shards, ["instruction", "images"]).repartition(target_num_rows_per_block=BATCH)
         features = _merge(embedded(samples))
     else:
         features = _merge(_stream(_rows(shards, ["instruction"]).map_batches(_count, **_batching(TEXTS))))
-        if not isinstance(config, TfidfConfig):
+        if config.feature_kind != "texts":
             features = _with_vectors(features, embedded)
     write(features, folder)
 

@@ -13,12 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from lcia.config.run import TfidfConfig
 from lcia.data.shards import count_rows, write_source
+from lcia.data.sources import Reading
 from lcia.protocols import Progress
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store.folders import Store
-from lcia.types import GeneratedSource
 from pipelines.exits import StageFailedError
 from pipelines.launch import LaunchConfig
 from pipelines.stages.broker import Broker, BrokerHandle
@@ -62,20 +61,21 @@ class RayExecutor:
         self._side_by_side(self.missing(stages), self._write_shards)
 
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
-        given = (stage.source, stage.instruction, stage.max_samples, stage.data, folder)
-        if isinstance(stage.source, GeneratedSource) and stage.source.rows <= SMALL_ROWS:
-            write_source(*given)
+        reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels)
+        known = stage.source.known_rows
+        if known is not None and known <= SMALL_ROWS:
+            write_source(reading, folder)
         else:
             from pipelines.stages.shard import shard_on_ray
 
-            shard_on_ray(*given)
+            shard_on_ray(reading, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         self._side_by_side(self.missing(stages), self._write_features)
 
     def _write_features(self, stage: EmbedStage, folder: Path) -> None:
         shards = str(self.store.fetch(stage.shards))
-        if isinstance(stage.embedder, TfidfConfig):
+        if stage.embedder.feature_kind == "texts":
             from lcia.embedders.features import embed_shards
 
             # The texts are the features: one column is read, which is done before a pool of actors has started.

@@ -9,16 +9,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 import ray
 
-from lcia.config.run import DataConfig
 from lcia.data.formats import Chunk
+from lcia.data.parquet import Table
+from lcia.data.records import Defect
 from lcia.data.shards import Piece, ShardCounts, collect, pieces
-from lcia.data.sources import Defect, Reading, all_chunks
-from lcia.types import InputError, InstructionRule, Source
+from lcia.data.sources import Reading, all_chunks
+from lcia.types import InputError
 
 BLOCK_BYTES = 16 << 20
 """Pieces that a task passes on at a time: several fit into a small object store."""
@@ -26,18 +27,14 @@ BLOCK_BYTES = 16 << 20
 ENCODED = pa.schema([("number", pa.int64()), ("facts", pa.string()), ("data", pa.binary())])
 """One piece of chunk `number`: its shard, and as JSON what goes with it; or, as `error`, why its file is unusable."""
 
-Table: TypeAlias = Any  # pyarrow.Table, which carries no types
 
-
-def shard_on_ray(
-    source: Source, instruction: InstructionRule, limit: int | None, data: DataConfig, folder: Path
-) -> ShardCounts:
+def shard_on_ray(reading: Reading, folder: Path) -> ShardCounts:
     """As lcia.data.shards.write_source, and with the same files as result, on the connected Ray.
 
     Raises:
         InputError: there are no rows, or a file as a whole cannot be read. Bad rows are only counted.
     """
-    return collect(_stream(Reading.of(source, instruction, limit, data)), folder)
+    return collect(_stream(reading), folder)
 
 
 def _stream(reading: Reading) -> Iterator[Piece]:

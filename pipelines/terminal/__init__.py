@@ -3,7 +3,8 @@
 - `commands`: run, study, quickstart, plan, group, report, launch
 - `data_commands`: lcia data ...
 - `housekeeping`: runs and clean
-- `doctor`: doctor and init
+- `doctor`: what this machine has and lacks
+- `init`: a commented configuration to start from
 - `reference`: docs/configuration.md
 - `inputs`: configuration files of the commands
 - `preflight`: what is checked before anything starts

@@ -120,7 +120,7 @@ def plan(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
     prepared, store = _prepared(chosen, where)
     if too_many := gpu_complaint([chosen], where):
         print(f"note: `lcia run` would be refused here: {too_many}", file=sys.stderr)
-    rows = plan_rows(prepared.plan, store)
+    rows = plan_rows(prepared.plan, store.has)
     _warn_of_groups([prepared])
     if as_json:
         print(json.dumps(rows, indent=1))

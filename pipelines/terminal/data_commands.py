@@ -16,7 +16,6 @@ from lcia.data import shards
 from lcia.data.sources import Reading, samples
 from lcia.models.preflight import check_base
 from lcia.protocols import UNTRAINED, Assistant
-from lcia.run import order_of
 from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
 from pipelines.terminal.tables import console, counts_table
 
@@ -40,18 +39,15 @@ def validate(chosen: RunConfig, as_json: bool) -> None:
 
 def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
     benchmark = benchmarks.build(config.benchmark)
-    tasks = [benchmark[name] for name in order_of(config, benchmark)]
-    found: list[tuple[TaskSpec, Split, Source | None]] = []
-    for task in tasks:
-        found += [(task, "train", task.train), (task, "validation", task.validation), (task, "test", task.test)]
-    return [(task, split, source) for task, split, source in found if source is not None]
+    tasks = [benchmark[name] for name in benchmark.order(config.order)]
+    return [(task, split, source) for task in tasks for split, source in task.sources.items() if source is not None]
 
 
 def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.ShardCounts, str]:
     """Counts of one source, and the temporary file that names its bad rows; there is none where all are good."""
     descriptor, name = tempfile.mkstemp(prefix=f"lcia-{task.name}-", suffix=".jsonl")
     os.close(descriptor)
-    counts = shards.count_source(Reading.of(source, task.instruction, task.max_samples, config.data), Path(name))
+    counts = shards.count_source(_reading(config, task, source), Path(name))
     if not counts.bad:
         os.unlink(name)
     return counts, name
@@ -61,7 +57,7 @@ def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) ->
     """Prints for the first rows of each task what the model is given, which of it carries loss, and the group."""
     check_base(chosen.assistant, chosen.lora)
     benchmark = benchmarks.build(chosen.benchmark)
-    names = [benchmark[task].name] if task else order_of(chosen, benchmark)
+    names = [benchmark[task].name] if task else benchmark.order(chosen.order)
     groups, assistant = _groups(chosen, benchmark), _assistant(chosen)
     for name in names:
         for number, sample in enumerate(_first(chosen, benchmark[name], rows)):
@@ -71,7 +67,11 @@ def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) ->
 
 def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
     """The first good training rows of a task."""
-    return islice(samples(Reading.of(task.train, task.instruction, task.max_samples, config.data)), rows)
+    return islice(samples(_reading(config, task, task.train)), rows)
+
+
+def _reading(config: RunConfig, task: TaskSpec, source: Source) -> Reading:
+    return Reading.of(source, task.instruction, task.max_samples, config.data.max_image_pixels)
 
 
 def _assistant(config: RunConfig) -> Assistant:
@@ -87,17 +87,18 @@ def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
     """The group of each task of the stream, as far as its first rows tell; empty where there is nothing to decide."""
     from lcia import embedders
     from lcia.embedders.features import Collector, add_samples
-    from lcia.grouping.codebook import Grouping, group_name
+    from lcia.grouping.codebook import group_name
+    from lcia.grouping.many_orders import Grouping
 
-    if not config.grouping.enabled or config.protocol != "continual":
+    if not config.groups:
         return {}
     embedder, features = embedders.build(config.grouping.embedder), {}
-    order = order_of(config, benchmark)
+    order = benchmark.order(config.order)
     for task in order:
         collector = Collector()
         add_samples(collector, list(_first(config, benchmark[task], PEEK)), embedder)
         features[task] = collector.features()
-    steps = Grouping(embedder.mean_similarity, config.grouping).follow(order, features)
+    steps = Grouping(embedders.similarity_of(config.grouping.embedder), config.grouping).follow(order, features)
     return {placement.task: group_name(placement.group) for placement, _ in steps}
 
 

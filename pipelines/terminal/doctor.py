@@ -1,4 +1,4 @@
-"""`lcia doctor` and `lcia init`."""
+"""`lcia doctor`: what this machine has and what it lacks."""
 
 from __future__ import annotations
 
@@ -7,43 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.table import Table
-
-from lcia.types import InputError
-from pipelines.terminal.tables import console
-
-TEMPLATE = """\
-# A run: what is computed. Where it runs is a launch file (configs/launch). `lcia schema` lists every key.
-name: first
-benchmark:
-  kind: minicoin            # minicoin (generated) | coin (CoIN's eight tasks) | custom (your own, named here)
-  tasks: [VQAv2, Grounding, OCR-VQA]
-  instructions: origin      # origin | diverse | 10type
-assistant:
-  kind: tiny                # tiny (ships with the package) | llava (model: a path or hub id)
-lora: {r: 8, lora_alpha: 16}
-training:
-  learning_rate: 4.0e-3
-  batch_size: 16            # over all workers
-  max_steps: 80             # per task; or num_train_epochs
-strategy:
-  kind: curvature           # sequential | fixed | paper | official | proximal | curvature | ewc
-grouping:
-  enabled: true
-  embedder: {kind: tfidf}   # tfidf | text | clip
-  threshold: auto           # auto | origin (0.9) | diverse (0.3) | a number from 0 to 1
-evaluation: {split: test, scoring: strict}
-seed: 0
-"""
-
-
-def init(path: Path) -> None:
-    """Writes a commented configuration; never over an existing file."""
-    if path.exists():
-        raise InputError(f"{path} exists: name another file, nothing is overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(TEMPLATE)
-    print(f"wrote {path}; next: lcia plan {path}, then lcia run {path}")
+from pipelines.terminal.tables import add_row, console, new_table
 
 
 def doctor(as_json: bool) -> None:
@@ -52,9 +16,9 @@ def doctor(as_json: bool) -> None:
     if as_json:
         print(json.dumps([dict(zip(("check", "found", "hint"), row, strict=True)) for row in rows], indent=1))
         return
-    table = Table("check", "found", "hint", title="doctor", title_justify="left")
+    table = new_table("doctor", "check", "found", "hint")
     for row in rows:
-        table.add_row(*row)
+        add_row(table, *row)
     console().print(table)
 
 

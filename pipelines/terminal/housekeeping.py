@@ -17,6 +17,7 @@ from typing import Any
 import typer
 from rich.table import Column, Table
 
+from lcia.addresses import is_url
 from lcia.store.folders import Store
 from lcia.store.scratch import is_occupied, leftovers, staging
 from lcia.store.transfer import BROKEN
@@ -78,7 +79,7 @@ def list_runs(storage: Path) -> list[Listed]:
 
 def run_folders(storage: Path) -> list[Path]:
     """The folders of a storage place that runs have made, by the files that they leave."""
-    if "://" in str(storage) or not storage.is_dir():
+    if is_url(str(storage)) or not storage.is_dir():
         raise InputError(f"{storage} is not a folder: give the storage of your runs with --storage")
     marks = (SUMMARY, KEYS, JOURNAL)
     return sorted(f for f in storage.iterdir() if f.is_dir() and any((f / mark).is_file() for mark in marks))

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from lcia import benchmarks
+from lcia.addresses import is_url
 from lcia.config.run import ClipConfig, EmbedderConfig, RunConfig, TextConfig, TfidfConfig
 from lcia.models.preflight import check_base, model_folder
 from lcia.run import splits_of
@@ -34,7 +35,7 @@ def check_plan(configs: Sequence[RunConfig], launch: LaunchConfig) -> None:
     check_data(configs)
     for assistant, lora in {(config.assistant, config.lora) for config in configs}:
         check_base(assistant, lora)
-    for embedder in {config.grouping.embedder for config in configs if _embeds(config)}:
+    for embedder in {config.grouping.embedder for config in configs if config.groups}:
         check_embedder(embedder)
     check_tracking(launch)
     check_storage(launch.root)
@@ -46,10 +47,6 @@ def check_words(configs: Iterable[RunConfig], launch: LaunchConfig) -> None:
     for config in configs:
         built(config.benchmark).order(config.order)
         launch.check_batch(config.training.batch_size)
-
-
-def _embeds(config: RunConfig) -> bool:
-    return config.grouping.enabled and config.protocol == "continual"
 
 
 # Files ------------------------------------------------------------------------------------------------------------
@@ -65,16 +62,15 @@ def check_data(configs: Iterable[RunConfig]) -> None:
         for split in splits_of(config)
     )
     for benchmark, task, split in wanted:
-        spec = built(benchmark)[task]
-        source = {"train": spec.train, "validation": spec.validation, "test": spec.test}[split]
+        source = built(benchmark)[task].sources[split]
         if isinstance(source, FileSource):
             _check_source(f"task {task}, {split}", source)
 
 
 def _check_source(what: str, source: FileSource) -> None:
-    if "://" not in source.path and "*" not in source.path and not Path(source.path).exists():
+    if not is_url(source.path) and "*" not in source.path and not Path(source.path).exists():
         raise InputError(f"{what}: there is no {source.path}; is benchmark.root right?")
-    if source.image_root and "://" not in source.image_root and not Path(source.image_root).is_dir():
+    if source.image_root and not is_url(source.image_root) and not Path(source.image_root).is_dir():
         raise InputError(f"{what}: the folder of its images, {source.image_root}, is not there")
 
 
@@ -102,7 +98,7 @@ def check_tracking(launch: LaunchConfig) -> None:
 
 def check_storage(root: str) -> None:
     """Whether the storage can be made and written: a small file is written there and deleted again."""
-    if "://" not in root:
+    if not is_url(root):
         check_folder("storage", Path(root))
         return
     from lcia.data.filesystems import filesystem
@@ -136,7 +132,7 @@ def gpu_complaint(configs: Sequence[RunConfig], launch: LaunchConfig) -> str:
 
     Empty where they fit, where they are a cluster's, and where they cannot be counted.
     """
-    embed = launch.embed_actors if any(_embeds(c) and c.grouping.embedder.kind != "tfidf" for c in configs) else 0
+    embed = launch.embed_actors if any(c.groups and c.grouping.embedder.feature_kind != "texts" for c in configs) else 0
     train = launch.train_groups * launch.num_workers * launch.gpus_per_worker
     actors = (launch.eval_actors + embed) * launch.gpus_per_actor
     if not train + actors or launch.ray_address or os.environ.get("RAY_ADDRESS"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,15 +12,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lcia.grouping.codebook import Placement, Route, group_name
-from lcia.metrics.matrix import AccuracyMatrix, metrics
+from lcia.metrics.matrix import MEASURES, AccuracyMatrix, metrics
 from lcia.metrics.stats import Comparison, Spread
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.report.study_tables import StudyTables
-from lcia.store.folders import Store
 from lcia.study import TaskSpread
 
 WIDTH = 160
-METRICS = ("avg_acc", "forgetting", "new_acc", "bwt", "maa", "fwt")
+METRICS = tuple(name for name, measure in MEASURES.items() if measure.in_tables)
 
 
 def console() -> Console:
@@ -99,8 +98,8 @@ def _comparison_table(first: str, compared: Mapping[str, Comparison]) -> Table:
     return table
 
 
-def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """One record per stage in the order they would run; `state`: "cached" or "to do"."""
+def plan_rows(plan: Plan, is_cached: Callable[[str], bool]) -> list[dict[str, Any]]:
+    """One record per stage in the order they would run; `state`: "cached" or "to do", asked of a stage's key."""
     groups = {stage.key: f"g{p.group}" for stage, p in zip(plan.trains, plan.placements, strict=False)}
     rows = [
         {"kind": "train", "label": s.label, "group": groups.get(s.key, "g0"), "key": s.key, "parent": s.parent or ""}
@@ -115,7 +114,7 @@ def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
                 {"kind": "eval", "label": label, "group": "", "key": cell.stage.key, "parent": cell.stage.default or ""}
             )
         seen.add(cell.stage.key)
-    return [{**row, "state": "cached" if store.has(row["key"]) else "to do"} for row in rows]
+    return [{**row, "state": "cached" if is_cached(row["key"]) else "to do"} for row in rows]
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]]) -> Table:

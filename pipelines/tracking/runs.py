@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from lcia.addresses import is_url
 from lcia.config.run import RunConfig
 from lcia.metrics.matrix import metrics
 from lcia.protocols import Progress
@@ -235,7 +236,7 @@ def tracked(launch: LaunchConfig, name: str) -> Iterator[RunTracker]:
     """
     # Before anything is written: it names a place that cannot be used.
     patiently(launch.root, open_storage, launch.root)
-    remote = "://" in launch.root
+    remote = is_url(launch.root)
     folder = Path(tempfile.mkdtemp(prefix="lcia-run-")) if remote else Path(launch.root) / name
     folder.mkdir(parents=True, exist_ok=True)
     tracker = None

@@ -20,6 +20,8 @@ from lcia.data.sources import Reading, samples
 from lcia.types import Sample, TaskSpec
 from pipelines import cli
 
+PIXELS = DataConfig().max_image_pixels
+
 TASKS = ("VQAv2", "Grounding", "OCR-VQA")
 SIZES = {"train": 6, "validation": 2, "test": 3}
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +49,7 @@ def made(config: Path, tmp_path: Path) -> Path:
 
 
 def rows(task: TaskSpec, split: str) -> list[Sample]:
-    return list(samples(Reading.of(getattr(task, split), task.instruction, None, DataConfig())))
+    return list(samples(Reading.of(getattr(task, split), task.instruction, None, PIXELS)))
 
 
 # data make and data validate --------------------------------------------------------------------------------------

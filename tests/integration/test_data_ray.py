@@ -10,6 +10,7 @@ import ray
 
 from lcia.config.run import DataConfig
 from lcia.data import shards
+from lcia.data.sources import Reading
 from lcia.types import FileSource, GeneratedSource, Source
 from pipelines.stages.shard import shard_on_ray
 
@@ -24,9 +25,9 @@ def _same(source: Source, tmp_path: Path) -> shards.ShardCounts:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    limits = DataConfig(max_bad_fraction=1.0)
-    counts = shards.write_source(source, "last_line", None, limits, here)
-    assert shard_on_ray(source, "last_line", None, limits, there) == counts
+    reading = Reading.of(source, "last_line", None, DataConfig().max_image_pixels)
+    counts = shards.write_source(reading, here)
+    assert shard_on_ray(reading, there) == counts
     assert {p.name: p.read_bytes() for p in here.iterdir()} == {p.name: p.read_bytes() for p in there.iterdir()}
     return counts
 

@@ -14,14 +14,13 @@ import pytest
 
 from lcia import assistants
 from lcia.config.load import parse
-from lcia.config.run import ClipConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
-from lcia.embedders.vectors import mean_cosine
+from lcia.config.run import LlavaConfig, RunConfig, TinyConfig
 from lcia.evaluation.answers import read_answers
 from lcia.local import LocalExecutor
 from lcia.models.identity import base_identity
 from lcia.protocols import Progress
 from lcia.report import decisions
-from lcia.run import Outcome, prepare, run, scored, similarity_of, steps_of
+from lcia.run import Outcome, prepare, run, scored, steps_of
 from lcia.stage import EvalStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.fit import FitOptions
@@ -201,12 +200,6 @@ class Listing(LocalExecutor):
     def shard(self, stages: Sequence[Any]) -> None:
         self.shards = [stage.label for stage in stages]
         raise StopError
-
-
-def test_the_similarity_of_vectors_is_the_mean_cosine_and_that_of_tfidf_its_own() -> None:
-    assert similarity_of(TextConfig(kind="text", model="any")) is mean_cosine
-    assert similarity_of(ClipConfig(kind="clip")) is mean_cosine
-    assert similarity_of(TfidfConfig()).__name__ == "mean_similarity"
 
 
 def test_bases_differ_by_their_files_and_a_hub_s_by_its_revision(tmp_path: Path) -> None:

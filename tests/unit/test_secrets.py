@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcia.secrets import has_password, redacted
+from lcia.secrets import has_password, looks_secret, redacted
 
 WITH_PASSWORD = (
     "http://user:hunter2@tracking:5000/path",
@@ -56,3 +56,15 @@ def test_an_address_without_a_password_is_left_alone(address: str) -> None:
 @pytest.mark.parametrize("address", [*WITH_PASSWORD, "http://user:pass word@host"])
 def test_an_address_with_a_password_is_known_as_one(address: str) -> None:
     assert has_password(address)
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "MYSQL_PASSWD", "OPENAI_APIKEY", "api_key"]
+)
+def test_a_variable_that_holds_a_secret_is_known_by_its_name(name: str) -> None:
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "AWS_REGION"])
+def test_a_setting_is_not_taken_for_a_secret(name: str) -> None:
+    assert not looks_secret(name)

@@ -19,7 +19,6 @@ from lcia.config.load import load, parse
 from lcia.config.run import MiniCoinConfig
 from lcia.config.strategies import CurvatureConfig, PaperConfig, SequentialConfig
 from lcia.metrics.matrix import AccuracyMatrix
-from lcia.run import order_of
 from lcia.study import StudyConfig, against_first, compare, compare_orders, compare_tasks, expand
 from lcia.types import InputError
 from pipelines.terminal.tables import console, tasks_table
@@ -102,7 +101,7 @@ def test_orders_may_be_named_and_each_run_keeps_the_name() -> None:
     points = expand(_study(orders=["origin", "reverse", list(TASKS)]))
     assert [p.config.order for p in points] == ["origin", "reverse", TASKS]
     built = benchmarks.build(points[1].config.benchmark)
-    assert order_of(points[1].config, built) == TASKS[::-1]
+    assert built.order(points[1].config.order) == TASKS[::-1]
 
 
 def test_all_orders_of_a_base_with_a_named_order_permute_that_one() -> None:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lcia.benchmarks.minicoin import TESTED_ON_VAL, benchmark
+from lcia.benchmarks.coin import TASKS
+from lcia.benchmarks.minicoin import benchmark
 from lcia.config.run import MiniCoinConfig
 from lcia.data.minicoin.drawing import encode_png
 from lcia.data.minicoin.rows import Row, draw
@@ -19,7 +20,7 @@ def write_coin_layout(config: MiniCoinConfig, folder: Path) -> None:
     Validation rows go to <task>/validation.json, in the format of the test.
     """
     for task in benchmark(config).tasks:
-        tested = "val.json" if task.name in TESTED_ON_VAL else "test.json"
+        tested = TASKS[task.name].test_file
         for source, file in ((task.train, "train.json"), (task.validation, "validation.json"), (task.test, tested)):
             assert isinstance(source, GeneratedSource)
             _write(source, folder, folder / task.name / file)

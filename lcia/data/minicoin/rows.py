@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from random import Random
 
-from lcia.benchmarks.minicoin import check_task, instruction_rule
+from lcia.benchmarks.coin import TASKS
+from lcia.benchmarks.minicoin import check_task
+from lcia.data.formats import Chunk, numbered_chunks
+from lcia.data.images import check_image
 from lcia.data.minicoin.drawing import encode_png
 from lcia.data.minicoin.instructions import DIVERSE, ORIGIN, SHORT, TEN
 from lcia.data.minicoin.questions import DRAWINGS, Question
-from lcia.data.records import instruction_of
-from lcia.types import IMAGE_TOKEN, GeneratedSource, InstructionType, Message, Sample
+from lcia.data.records import Checked, check_messages, instruction_of
+from lcia.types import IMAGE_TOKEN, GeneratedSource, InstructionRule, InstructionType, Message, Sample
 
 VERSION = 2
 """Goes up whenever a row of some seed changes, so that stored rows of the old kind are not taken for new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class MiniCoinRows:
+    """The SourceRows of MiniCoIN: nothing is read, and every row is good."""
+
+    source: GeneratedSource
+
+    def chunks(self) -> Iterator[Chunk]:
+        return numbered_chunks(f"generated:{self.source.task}/{self.source.split}", self.source.rows)
+
+    def check(self, chunk: Chunk, instruction: InstructionRule, max_pixels: int) -> Iterator[Checked]:
+        """The instruction is the task's own.
+
+        Raises:
+            RowError: a picture is larger than `max_pixels`.
+        """
+        drawn = islice(generate(self.source, chunk.start, chunk.stop), chunk.rows)
+        for number, sample in enumerate(drawn, chunk.first):
+            check_messages(sample.messages, len(sample.images))
+            for image, data in enumerate(sample.images):
+                check_image(data, f"{sample.id}#{image}", max_pixels)
+            yield number, sample
+
+    def identity(self) -> Iterator[str]:
+        yield json.dumps([asdict(self.source), VERSION], sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +65,7 @@ def generate(source: GeneratedSource, start: int, stop: int) -> Iterator[Sample]
         asked = Message("user", f"{IMAGE_TOKEN}\n{row.prompt}")
         answer = row.question.answer
         messages = (asked, Message("assistant", answer)) if source.split == "train" else (asked,)
-        instruction = instruction_of(asked.content, instruction_rule(source.task))
+        instruction = instruction_of(asked.content, TASKS[source.task].instruction)
         yield Sample(row.id, instruction, messages, (encode_png(row.question.image),), (answer,))
 
 
@@ -51,10 +82,11 @@ def _templates(kind: InstructionType) -> Mapping[str, tuple[str, ...]]:
 
 
 def _prompt(task: str, text: str, instruction: str) -> str:
-    match task:
-        case "ImageNet":
+    """The words of a question, laid out so that the task's rule finds the instruction in them."""
+    match TASKS[task].instruction:
+        case "after_image":
             return f"{instruction}\n{SHORT}"
-        case "Grounding":
+        case "before_colon":
             return f"{instruction}: {text}"
         case _:
             return f"{text}\n{instruction}"

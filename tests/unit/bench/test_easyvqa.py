@@ -18,6 +18,8 @@ from lcia.config.run import DataConfig
 from lcia.data.sources import Reading, samples
 from lcia.types import FileSource, InputError
 
+PIXELS = DataConfig().max_image_pixels
+
 QUESTIONS = [
     ["what shape is present?", "circle", 3],
     ["what color is the shape?", "red", 3],
@@ -63,7 +65,7 @@ def test_each_task_is_read_with_its_answers_and_images(
     found = {}
     for task in ASK:
         source = FileSource(str(tmp_path / "out" / task / f"{split}.json"), "llava", split, str(tmp_path / "out"))
-        found[task] = list(samples(Reading.of(source, "last_line", None, DataConfig())))
+        found[task] = list(samples(Reading.of(source, "last_line", None, PIXELS)))
         assert {sample.instruction for sample in found[task]} == {ASK[task]}
     assert [s.id for s in found["shape"]] == [f"shape-{split}-0", f"shape-{split}-1"]
     assert "what is the red shape?" in found["shape"][0].messages[0].content

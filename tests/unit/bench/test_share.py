@@ -11,9 +11,12 @@ from PIL import Image
 
 from lcia import benchmarks
 from lcia.config.run import CustomConfig, CustomTask, DataConfig
+from lcia.data.records import Defect
 from lcia.data.shards import Rows, write_source
-from lcia.data.sources import Defect, Reading, all_chunks, check, samples
+from lcia.data.sources import Reading, all_chunks, check, samples
 from lcia.types import FileSource, InputError, Sample, Share, Split
+
+PIXELS = DataConfig().max_image_pixels
 
 ROWS = 400
 PICTURES = 100
@@ -47,7 +50,7 @@ def source(folder: Path, held_out: bool, seed: int = 0, fraction: float = 0.3) -
 
 
 def side(folder: Path, held_out: bool, seed: int = 0, fraction: float = 0.3) -> list[Sample]:
-    return list(samples(Reading.of(source(folder, held_out, seed, fraction), "last_line", None, DataConfig())))
+    return list(samples(Reading.of(source(folder, held_out, seed, fraction), "last_line", None, PIXELS)))
 
 
 def ids(rows: list[Sample]) -> list[str]:
@@ -101,26 +104,27 @@ def test_a_bad_row_is_counted_once_and_with_the_training_rows(folder: Path, tmp_
             if isinstance(outcome, Defect)
         ]
         for held in (False, True)
-        for reading in [Reading.of(source(tmp_path, held), "last_line", None, DataConfig())]
+        for reading in [Reading.of(source(tmp_path, held), "last_line", None, PIXELS)]
     }
     assert [defect.reason for defect in found[False]] == ["missing_image"]
     assert found[True] == []
 
 
 def test_the_limit_counts_rows_before_they_are_parted(folder: Path) -> None:
-    sides = [list(samples(Reading.of(source(folder, h), "last_line", 50, DataConfig()))) for h in (False, True)]
+    sides = [list(samples(Reading.of(source(folder, h), "last_line", 50, PIXELS))) for h in (False, True)]
     assert sorted(ids(sides[0]) + ids(sides[1])) == sorted(f"r{n}" for n in range(50))
 
 
 def test_counts_of_the_shards_are_those_of_the_side(folder: Path, tmp_path: Path) -> None:
-    counts = write_source(source(folder, True), "last_line", None, DataConfig(), tmp_path)
+    counts = write_source(Reading.of(source(folder, True), "last_line", None, PIXELS), tmp_path)
     assert (counts.rows, counts.bad) == (len(side(folder, True)), 0)
-    assert Rows([tmp_path]).ids() == ids(side(folder, True))
+    rows = Rows([tmp_path])
+    assert ids(rows.take(range(len(rows)))) == ids(side(folder, True))
 
 
 def test_a_share_that_no_row_falls_into_is_refused_with_its_key(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"benchmark\.validation_share"):
-        write_source(source(folder, True, fraction=1e-9), "last_line", None, DataConfig(), tmp_path)
+        write_source(Reading.of(source(folder, True, fraction=1e-9), "last_line", None, PIXELS), tmp_path)
 
 
 # The custom benchmark asks for it ---------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from lcia import benchmarks
+from lcia.benchmarks.coin import TASKS
 from lcia.config.run import COIN_ORDER, CoinConfig, DataConfig, MiniCoinConfig
 from lcia.data.minicoin.layout import write_coin_layout
 from lcia.data.shards import Rows, write_source
+from lcia.data.sources import Reading
 from lcia.types import FileSource, InputError, InstructionType, Sample, Source, TaskSpec
 
 SMALL = MiniCoinConfig(train_size=3, validation_size=2, test_size=2)
@@ -17,7 +19,8 @@ SMALL = MiniCoinConfig(train_size=3, validation_size=2, test_size=2)
 
 def read(task: TaskSpec, source: Source, folder: Path) -> list[Sample]:
     folder.mkdir(parents=True)
-    write_source(source, task.instruction, task.max_samples, DataConfig(), folder)
+    pixels = DataConfig().max_image_pixels
+    write_source(Reading.of(source, task.instruction, task.max_samples, pixels), folder)
     rows = Rows([folder])
     return rows.take(range(len(rows)))
 
@@ -90,6 +93,16 @@ def test_each_task_has_its_instruction_rule() -> None:
     assert rules.pop("ImageNet") == "after_image"
     assert rules.pop("Grounding") == "before_colon"
     assert set(rules.values()) == {"last_line"}
+
+
+def test_the_facts_are_those_of_the_tasks_in_the_order() -> None:
+    assert tuple(TASKS) == COIN_ORDER
+
+
+def test_ten_answers_are_judged_softly_in_strict_and_by_the_first_in_legacy() -> None:
+    answers = ["stop"] * 2 + ["stop sign"] * 7 + ["a sign"]
+    assert TASKS["VQAv2"].strict("stop sign", answers) == 1
+    assert TASKS["VQAv2"].legacy("stop sign", answers) == 0
 
 
 def test_a_task_that_coin_does_not_have_is_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 from lcia import benchmarks
 from lcia.config.run import CustomConfig, CustomTask, DataConfig, ScorerName
 from lcia.data.shards import Rows, write_source
+from lcia.data.sources import Reading
 from lcia.types import Benchmark, FileSource
 
 TASK = CustomTask(name="shape", train="shape/train.json", test="shape/test.json")
@@ -79,7 +80,8 @@ def test_a_stream_that_nobody_here_made_is_read_whole(shared_data: Path, tmp_pat
         folder = tmp_path / spec.name
         folder.mkdir()
         given = json.loads((shared_data / "easyvqa" / spec.name / "test.json").read_text())
-        counts = write_source(spec.test, spec.instruction, spec.max_samples, DataConfig(), folder)
+        pixels = DataConfig().max_image_pixels
+        counts = write_source(Reading.of(spec.test, spec.instruction, spec.max_samples, pixels), folder)
         samples = Rows([folder]).take(range(counts.good))
         assert [sample.id for sample in samples] == [row["question_id"] for row in given]
         assert all(len(sample.images) == 1 for sample in samples)

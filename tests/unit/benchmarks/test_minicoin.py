@@ -23,7 +23,6 @@ from lcia.data.minicoin.instructions import DIVERSE, ORIGIN, TEN
 from lcia.data.minicoin.layout import write_coin_layout
 from lcia.data.minicoin.rows import generate
 from lcia.data.records import draft, instruction_of
-from lcia.run import order_of
 from lcia.types import IMAGE_TOKEN, GeneratedSource, InputError, Sample
 
 VQA = {"TextVQA", "GQA", "VizWiz", "VQAv2", "OCR-VQA"}
@@ -181,7 +180,7 @@ GIVEN = ("VQAv2", "Grounding", "OCR-VQA")
 )
 def test_an_order_is_listed_or_named(wanted: str | tuple[str, ...] | None, expected: tuple[str, ...]) -> None:
     config = RunConfig(benchmark=MiniCoinConfig(tasks=GIVEN), order=wanted)
-    assert order_of(config, benchmarks.build(config.benchmark)) == expected
+    assert benchmarks.build(config.benchmark).order(config.order) == expected
 
 
 @pytest.mark.parametrize("wanted", ["backwards", ("GQA", "Cooking")])

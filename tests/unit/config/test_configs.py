@@ -11,7 +11,6 @@ from lcia import benchmarks
 from lcia.config.load import load
 from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig, TrainingConfig
 from lcia.config.strategies import CurvatureConfig, EwcConfig, ProximalConfig
-from lcia.run import order_of
 from lcia.study import StudyConfig, expand
 from pipelines.launch import LaunchConfig
 
@@ -31,7 +30,7 @@ def test_every_folder_of_configurations_is_covered_by_a_test_here():
 @pytest.mark.parametrize("name", names("."))
 def test_every_run_loads_and_its_order_names_tasks_of_its_benchmark(name):
     config = load(RunConfig, CONFIGS / name)
-    assert order_of(config, benchmarks.build(config.benchmark))
+    assert benchmarks.build(config.benchmark).order(config.order)
 
 
 @pytest.mark.parametrize("name", names("launch"))
@@ -49,7 +48,7 @@ def test_every_study_expands_to_as_many_distinct_runs_as_it_counts(name):
 def test_minicoin_asks_for_all_eight_tasks_and_leaves_the_rest_at_its_default():
     config = load(RunConfig, CONFIGS / "minicoin.yaml")
     assert config == RunConfig(name="minicoin")
-    assert order_of(config, benchmarks.build(config.benchmark)) == COIN_ORDER
+    assert benchmarks.build(config.benchmark).order(config.order) == COIN_ORDER
 
 
 def test_easyvqa_finds_its_files_below_a_root_given_on_the_command_line(tmp_path):
@@ -96,7 +95,7 @@ def test_the_study_of_orders_is_six_orders_under_two_bounds():
 def test_the_study_of_coins_orders_runs_each_method_in_all_three():
     points = expand(load(StudyConfig, CONFIGS / "studies" / "coin-orders.yaml"))
     alphabet = ("GQA", "Grounding", "ImageNet", "OCR-VQA", "ScienceQA", "TextVQA", "VizWiz", "VQAv2")
-    orders = [order_of(point.config, benchmarks.build(point.config.benchmark)) for point in points]
+    orders = [benchmarks.build(point.config.benchmark).order(point.config.order) for point in points]
     assert orders == [COIN_ORDER, COIN_ORDER[::-1], alphabet] * 2
 
 
@@ -164,3 +163,19 @@ def test_a_share_of_the_steps_lies_in_the_unit_interval() -> None:
     for beyond in (-0.01, 1.01):
         with pytest.raises(ValueError, match="than or equal to"):
             TrainingConfig(warmup_ratio=beyond)
+
+
+@pytest.mark.parametrize(
+    ("settings", "trains", "is_stream", "groups"),
+    [
+        ({}, True, True, True),
+        ({"grouping": {"enabled": False}}, True, True, False),
+        ({"protocol": "multitask"}, True, False, False),
+        ({"protocol": "zero_shot"}, False, False, False),
+    ],
+)
+def test_a_protocol_says_what_is_trained_and_grouped(
+    settings: dict[str, object], trains: bool, is_stream: bool, groups: bool
+) -> None:
+    config = RunConfig.model_validate(settings)
+    assert (config.trains, config.is_stream, config.groups) == (trains, is_stream, groups)

@@ -18,9 +18,11 @@ from lcia.data.formats import CHUNK_ROWS
 from lcia.data.parquet import SCHEMA, decode, encode, size_of
 from lcia.data.shards import Rows, ShardCounts, complaint, count_rows, count_source, read_counts, refuse, write_source
 from lcia.data.sources import Reading, all_chunks
-from lcia.types import FileSource, GeneratedSource, InputError, Message, Sample
+from lcia.types import FileSource, GeneratedSource, InputError, InstructionRule, Message, Sample, Source
 
-DATA = DataConfig()
+
+def reading(source: Source, instruction: InstructionRule = "last_line", limit: int | None = None) -> Reading:
+    return Reading.of(source, instruction, limit, DataConfig().max_image_pixels)
 
 
 def rows_file(folder: Path, ids: list[str], name: str = "rows.json") -> FileSource:
@@ -37,6 +39,10 @@ def new(folder: Path, name: str) -> Path:
 
 def defects(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / shards.BAD_ROWS).read_text().splitlines()]
+
+
+def ids_in(rows: Rows) -> list[str]:
+    return [sample.id for sample in rows.take(range(len(rows)))]
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -68,43 +74,43 @@ def test_no_column_of_a_shard_may_lack_a_value() -> None:
 
 
 def test_shards_have_the_stated_schema(tmp_path: Path) -> None:
-    write_source(GeneratedSource("GQA", "train", 5, 0), "last_line", None, DATA, tmp_path)
+    write_source(reading(GeneratedSource("GQA", "train", 5, 0)), tmp_path)
     assert pq.read_schema(tmp_path / "shard-00000.parquet").equals(SCHEMA)
 
 
 def test_rows_are_found_by_number_in_the_order_asked_for(tmp_path: Path) -> None:
     count = 2 * CHUNK_ROWS + 7
-    write_source(GeneratedSource("VQAv2", "test", count, 0), "last_line", None, DATA, tmp_path)
+    write_source(reading(GeneratedSource("VQAv2", "test", count, 0)), tmp_path)
     rows = Rows([tmp_path])
     wanted = [count - 1, 0, CHUNK_ROWS, CHUNK_ROWS - 1, 0]
     assert len(rows) == count
     assert [sample.id for sample in rows.take(wanted)] == [f"VQAv2-test-{i}" for i in wanted]
-    assert rows.ids() == [f"VQAv2-test-{i}" for i in range(count)]
+    assert ids_in(rows) == [f"VQAv2-test-{i}" for i in range(count)]
 
 
 def test_several_folders_follow_one_another(tmp_path: Path) -> None:
     folders = [new(tmp_path, "a"), new(tmp_path, "b")]
     for folder, split in zip(folders, ("train", "test"), strict=True):
-        write_source(GeneratedSource("GQA", split, 4, 0), "last_line", None, DATA, folder)  # type: ignore[arg-type]
+        write_source(reading(GeneratedSource("GQA", split, 4, 0)), folder)  # type: ignore[arg-type]
     assert [sample.id for sample in Rows(folders).take([4, 3])] == ["GQA-test-0", "GQA-train-3"]
 
 
 @pytest.mark.parametrize("index", [-1, 4])
 def test_a_row_number_outside_is_an_error(tmp_path: Path, index: int) -> None:
-    write_source(GeneratedSource("GQA", "train", 4, 0), "last_line", None, DATA, tmp_path)
+    write_source(reading(GeneratedSource("GQA", "train", 4, 0)), tmp_path)
     with pytest.raises(IndexError):
         Rows([tmp_path]).take([index])
 
 
 def test_a_cache_too_small_for_one_group_still_serves_all_rows(tmp_path: Path) -> None:
-    write_source(GeneratedSource("GQA", "train", CHUNK_ROWS + 9, 0), "last_line", None, DATA, tmp_path)
+    write_source(reading(GeneratedSource("GQA", "train", CHUNK_ROWS + 9, 0)), tmp_path)
     tight, roomy = Rows([tmp_path], cache_bytes=1), Rows([tmp_path])
     everything = list(range(CHUNK_ROWS + 9))
     assert tight.take(everything[::-1]) == roomy.take(everything)[::-1]
 
 
 def test_rows_travel_to_other_processes(tmp_path: Path) -> None:
-    write_source(GeneratedSource("GQA", "train", 4, 0), "last_line", None, DATA, tmp_path)
+    write_source(reading(GeneratedSource("GQA", "train", 4, 0)), tmp_path)
     rows = Rows([tmp_path])
     assert pickle.loads(pickle.dumps(rows)).take([2]) == rows.take([2])  # noqa: S301 - our own object
 
@@ -114,20 +120,20 @@ def test_instructions_come_in_order_of_appearance_with_their_counts(tmp_path: Pa
     turns = [[{"from": "human", "value": t}, {"from": "gpt", "value": "x"}] for t in texts]
     (tmp_path / "rows.json").write_text(json.dumps([{"id": i, "conversations": t} for i, t in enumerate(turns)]))
     folder = new(tmp_path, "out")
-    write_source(FileSource(str(tmp_path / "rows.json"), "llava"), "whole", None, DATA, folder)
+    write_source(reading(FileSource(str(tmp_path / "rows.json"), "llava"), "whole"), folder)
     assert list(Rows([folder]).instructions().items()) == [("b", 3), ("a", 1), ("c", 1)]
 
 
 def test_lengths_count_characters_and_images(tmp_path: Path) -> None:
     folder = new(tmp_path, "out")
-    write_source(rows_file(tmp_path, ["x", "y"]), "last_line", None, DATA, folder)
+    write_source(reading(rows_file(tmp_path, ["x", "y"])), folder)
     assert Rows([folder]).lengths().tolist() == [len("What?\nIn a word.") + len("this")] * 2
 
 
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     folders = new(tmp_path, "a"), new(tmp_path, "b")
     for folder in folders:
-        write_source(GeneratedSource("OCR-VQA", "train", 20, 1), "last_line", None, DATA, folder)
+        write_source(reading(GeneratedSource("OCR-VQA", "train", 20, 1)), folder)
     first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
     assert first == second
 
@@ -136,10 +142,10 @@ def test_a_repeated_id_is_a_defect_wherever_its_first_owner_stands(tmp_path: Pat
     ids = [str(i) for i in range(2 * CHUNK_ROWS)]
     ids[-1] = ids[3] = "1"
     folder = new(tmp_path, "out")
-    counts = write_source(rows_file(tmp_path, ids), "last_line", None, DATA, folder)
+    counts = write_source(reading(rows_file(tmp_path, ids)), folder)
     assert counts == ShardCounts(len(ids), 2, {"duplicate_id": 2})
     assert [defect["record"] for defect in defects(folder)] == [4, len(ids)]
-    assert Rows([folder]).ids() == [*ids[:3], *ids[4:-1]]
+    assert ids_in(Rows([folder])) == [*ids[:3], *ids[4:-1]]
 
 
 def test_a_repeated_id_in_another_file_names_the_first_one(tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_a_repeated_id_in_another_file_names_the_first_one(tmp_path: Path) -> No
     rows_file(data, ["a", "b"], "1.json")
     rows_file(data, ["c", "a"], "2.json")
     folder = new(tmp_path, "out")
-    write_source(FileSource(str(data), "llava"), "last_line", None, DATA, folder)
+    write_source(reading(FileSource(str(data), "llava")), folder)
     (defect,) = defects(folder)
     assert (defect["file"], defect["record"], defect["id"]) == (str(data / "2.json"), 2, "a")
     assert f"row 1 of {data / '1.json'}" in defect["message"]
@@ -160,7 +166,7 @@ def test_bad_rows_are_reported_with_file_record_id_and_reason(tmp_path: Path) ->
     rows[1]["conversations"][0]["value"] = "<image>\nWhat?"
     Path(source.path).write_text(json.dumps(rows))
     folder = new(tmp_path, "out")
-    counts = write_source(source, "last_line", None, DATA, folder)
+    counts = write_source(reading(source), folder)
     (defect,) = defects(folder)
     assert {k: defect[k] for k in ("file", "record", "id", "reason")} == {
         "file": source.path,
@@ -173,19 +179,19 @@ def test_bad_rows_are_reported_with_file_record_id_and_reason(tmp_path: Path) ->
 
 def test_counts_are_kept_with_the_shards_and_need_no_shards(tmp_path: Path) -> None:
     source, folder = rows_file(tmp_path, ["a", "a", "b"]), new(tmp_path, "out")
-    counts = write_source(source, "last_line", None, DATA, folder)
-    assert read_counts(folder) == counts == count_source(Reading.of(source, "last_line", None, DATA))
+    counts = write_source(reading(source), folder)
+    assert read_counts(folder) == counts == count_source(reading(source))
 
 
 def test_the_first_rows_are_taken(tmp_path: Path) -> None:
     folder = new(tmp_path, "out")
-    write_source(rows_file(tmp_path, list("abcde")), "last_line", 3, DATA, folder)
-    assert Rows([folder]).ids() == ["a", "b", "c"]
+    write_source(reading(rows_file(tmp_path, list("abcde")), limit=3), folder)
+    assert ids_in(Rows([folder])) == ["a", "b", "c"]
 
 
 def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows"):
-        write_source(rows_file(tmp_path, []), "last_line", None, DATA, new(tmp_path, "out"))
+        write_source(reading(rows_file(tmp_path, [])), new(tmp_path, "out"))
 
 
 @pytest.mark.parametrize(
@@ -215,13 +221,13 @@ def test_a_chunk_is_passed_on_in_pieces_of_their_bytes_and_no_row_is_lost(
     source = rows_file(tmp_path, [f"r{number}" for number in range(5)])
     rows = json.loads((tmp_path / "rows.json").read_text())
     (tmp_path / "rows.json").write_text(json.dumps([*rows[:4], {**rows[4], "conversations": []}]))
-    reading = Reading.of(source, "last_line", None, DATA)
-    [chunk] = all_chunks(reading)
-    [whole] = shards.pieces(reading, chunk)
+    five = reading(source)
+    [chunk] = all_chunks(five)
+    [whole] = shards.pieces(five, chunk)
     assert (whole.ids, whole.file, len(whole.bad)) == (("r0", "r1", "r2", "r3"), source.path, 1)
     size = size_of(decode(whole.data)[0])
     monkeypatch.setattr("lcia.data.shards.PIECE_BYTES", 2 * size)
-    cut = list(shards.pieces(reading, chunk))
+    cut = list(shards.pieces(five, chunk))
     assert [(piece.ids, piece.records, piece.file) for piece in cut] == [
         (("r0", "r1"), whole.records[:2], source.path), (("r2", "r3"), whole.records[2:], source.path),
         ((), (), source.path),

@@ -11,6 +11,7 @@ import pytest
 from lcia.config.run import TinyConfig
 from lcia.data.minicoin.rows import generate
 from lcia.data.shards import write_source
+from lcia.data.sources import Reading
 from lcia.evaluation.answers import SCHEMA, read_answers, read_result
 from lcia.evaluation.predict import Predictor, evaluate_stage
 from lcia.stage import EvalStage, ShardStage
@@ -65,7 +66,7 @@ def store(tmp_path: Path) -> Store:
             pass
     shards = _shards()
     with store.publish(shards.key, shards.record) as folder:
-        write_source(shards.source, shards.instruction, None, shards.data, folder)
+        write_source(Reading.of(shards.source, shards.instruction, None, shards.max_image_pixels), folder)
     return store
 
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from lcia.config.run import COIN_ORDER, ScorerName
+from lcia.config.run import ScorerName
 from lcia.metrics import scoring
 
 TEN = ["stop"] * 2 + ["stop sign"] * 7 + ["a sign"]
@@ -156,16 +156,6 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(prediction, referen
 def test_every_name_has_two_scorers_that_accept_the_right_answer(name):
     right = {"multiple_choice": "B", "iou": "[0.10,0.10,0.90,0.90]"}.get(name, "dog")
     assert [scorer(right, [right]) for scorer in scoring.pair(name)] == [1, 1]
-
-
-def test_every_task_of_coin_has_its_scorers():
-    assert tuple(scoring.COIN) == COIN_ORDER
-
-
-def test_ten_answers_are_judged_softly_in_strict_and_by_the_first_in_legacy():
-    strict, legacy = scoring.COIN["VQAv2"]
-    assert strict("stop sign", TEN) == 1
-    assert legacy("stop sign", TEN) == 0
 
 
 def test_iou_of_boxes_away_from_the_origin_that_overlap_in_part():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lcia.metrics.matrix import AccuracyMatrix, to_json
 from pipelines import cli
 from tests.unit.report.test_study_tables import tables, to_record
 
-RUN = {"matrix": to_json(AccuracyMatrix.of(("a[/b]",), {("a[/b]", "a[/b]"): 50.0})), "warnings": ["mine"]}
+RUN = {"matrix": to_json(AccuracyMatrix(("a[/b]",), np.array([[50.0]]))), "warnings": ["mine"]}
 SUMMARY = {"title": "x", "wall_seconds": 1.0, "stages": {"asked": 4, "distinct": 3, "trained": 2}, "warnings": []}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lcia.types import InputError
@@ -135,7 +136,7 @@ def test_a_name_with_brackets_is_printed_as_it_is(capsys: pytest.CaptureFixture[
     from lcia.metrics.matrix import AccuracyMatrix
     from pipelines.terminal.tables import console, matrix_table
 
-    matrix = AccuracyMatrix.of(["a[/b]"], {("a[/b]", "a[/b]"): 50.0})
+    matrix = AccuracyMatrix(("a[/b]",), np.array([[50.0]]))
     console().print(matrix_table("run", matrix))
     assert capsys.readouterr().out.count("a[/b]") == 2
 

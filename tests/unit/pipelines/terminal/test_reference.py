@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from lcia.config.run import RunConfig, ScorerName
-from lcia.metrics.matrix import METRICS
+from lcia.metrics.matrix import MEASURES
 from lcia.study import StudyConfig
 from pipelines.launch import LaunchConfig
 from pipelines.terminal.reference import models_of, page
@@ -54,7 +54,7 @@ METRICS_PAGE = PAGE.with_name("metrics.md").read_text(encoding="utf-8")
 
 def test_every_metric_has_a_row_with_its_meaning() -> None:
     named = set(re.findall(r"^\| `(\w+)` \|", METRICS_PAGE.split("## Scores")[0], re.MULTILINE))
-    assert named == {metric.__name__ for metric in METRICS}
+    assert named == set(MEASURES)
 
 
 def test_every_scorer_has_a_row_with_its_meaning() -> None:

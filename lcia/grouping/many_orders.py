@@ -1,0 +1,82 @@
+"""The decisions of `codebook`, each made once however many task orders ask for it.
+
+The 40,320 orders of eight tasks ask for 322,560 placements and 1.5 million routes, of which few differ. So every
+decision is remembered by what it depends on. Features count as equal only where they are the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcia.config.run import GroupingConfig
+from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity, grow, mean, place, route
+from lcia.grouping.thresholds import Threshold, given, widest_gap
+from lcia.protocols import Features
+
+
+class Grouping:
+    """Places and routes by one similarity and configuration."""
+
+    def __init__(self, similarity: Similarity, config: GroupingConfig) -> None:
+        self._similarity, self._config = _remembered(similarity), config
+        self._known: dict[object, Features] = {}
+        self._threshold, self._place, self._grow = cache(self._chosen), cache(self._placed), cache(self._grown)
+        self.route = cache(self._routed)
+
+    def follow(self, order: Sequence[str], features: Mapping[str, Features]) -> list[tuple[Placement, Books]]:
+        """For each task of the order where it goes, knowing only the tasks before it, and the codebooks afterwards."""
+        books: Books = ()
+        steps = []
+        for number, task in enumerate(order, start=1):
+            # Sorted: the threshold depends on which tasks are known, not on their order.
+            threshold = self._threshold(tuple(features[known] for known in sorted(order[:number])))
+            placement = self._place(books, task, features[task], threshold)
+            books = self._grow(books, placement, features[task])
+            steps.append((placement, books))
+        return steps
+
+    def _chosen(self, tasks: tuple[Features, ...]) -> Threshold:
+        """The given one, or the one chosen from the tasks that the stream has reached."""
+        if threshold := given(self._config):
+            return threshold
+        limits = self._config.embedder.auto_range
+        assert limits is not None, "the configuration refuses auto for this embedder"
+        between = [mean(self._similarity, a, b) for a, b in combinations(tasks, 2)]
+        return widest_gap(between, [mean(self._similarity, a, a) for a in tasks], limits)
+
+    def _placed(self, books: Books, task: str, features: Features, threshold: Threshold) -> Placement:
+        return place(books, task, features, self._similarity, threshold)
+
+    def _routed(self, books: Books, query: Query, threshold: float) -> tuple[Route, ...]:
+        return route(books, query, self._similarity, self._config, threshold)
+
+    def _grown(self, books: Books, placement: Placement, features: Features) -> Books:
+        """Two ways to the same instructions lead to the same object."""
+        grown = list(grow(books, placement, features))
+        book = grown[placement.group]
+        at = (book.texts, book.counts.tobytes()) if book.vectors is None else id(book)
+        grown[placement.group] = self._known.setdefault(at, book)
+        return tuple(grown)
+
+
+def _remembered(similarity: Similarity) -> Similarity:
+    known: dict[tuple[object, object], tuple[NDArray[np.float64], Features, Features]] = {}
+
+    def look(a: Features, b: Features) -> NDArray[np.float64]:
+        at = (_content(a), _content(b))
+        if at not in known:
+            # The features are kept, so that no other ones get their place in memory.
+            known[at] = (similarity(a, b), a, b)
+        return known[at][0]
+
+    return look
+
+
+def _content(features: Features) -> object:
+    """What a similarity depends on: the texts alone where they are the features."""
+    return features.texts if features.vectors is None else id(features)
