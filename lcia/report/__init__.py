@@ -4,8 +4,7 @@
 - `page`: report.html
 - `figures`: its figures
 - `decisions`: what grouping decided, and why
-- `answered`: answers beside their rows
-- `learnt`: what a stage learnt
+- `learnt`: whether a task was learnt, and what is answered most
 - `study_tables`: tables of a study
 - `wording`: numbers and times in words
 """

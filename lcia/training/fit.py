@@ -25,11 +25,12 @@ from lcia.data.shards import Rows
 from lcia.ema.sharding import is_dtensor, whole
 from lcia.protocols import Assistant, Batch, Observer, Progress
 from lcia.stage import TrainStage
-from lcia.store.folders import Checkpoints, Store, history
+from lcia.store.folders import Checkpoints, Store
 from lcia.training.checkpoint import Log, Loop, resume, save
 from lcia.training.consensus import agreed
 from lcia.training.finite import cause, check_weights
 from lcia.training.parallel import check_even_split, gather_verified, refuse_engines, spread, synchronised
+from lcia.training.result import KEPT, RESULT, STEPS, history
 from lcia.training.sampling import Sampler, seed_of, total_steps
 from lcia.types import Parallelism
 
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 ADAPTER = "tuned"
 PROJECTOR = "multi_modal_projector"
-KEPT = "kept.safetensors"
-STEPS = "steps.jsonl"
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
