@@ -1,6 +1,7 @@
 """What a run leaves for people.
 
 - `run_folder`: the files of a run's folder
+- `environment`: what its numbers were made with
 - `page`: report.html
 - `figures`: its figures
 - `decisions`: what grouping decided, and why

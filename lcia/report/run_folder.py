@@ -4,14 +4,9 @@ at its end."""
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +21,7 @@ from lcia.metrics import matrix as matrices
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
 from lcia.report import decisions, learnt, study_tables
+from lcia.report.environment import environment
 from lcia.report.figures import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Prediction, ReportInput, RunReport
@@ -46,7 +42,6 @@ MOST_KEPT = 100
 SUMMARY = "summary.json"
 KEYS = "keys.json"
 """Lists the results that a run needs, for `lcia clean`. Empty: the run has begun and does not know them yet."""
-PACKAGES = ("lcia-ray", "torch", "transformers", "peft", "accelerate", "ray", "mlflow", "open_clip_torch", "pillow")
 
 
 @dataclass(frozen=True)
@@ -280,27 +275,3 @@ def _examples(outcome: Outcome, stage: EvalStage, store: Store) -> list[Predicti
 def _counts(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     rows = {label: counts for outcome in outcomes for label, counts in outcome.prepared.counts.items()}
     return [{"data": label, "rows": c.rows, "bad rows": c.bad} for label, c in rows.items()]
-
-
-def environment() -> dict[str, str]:
-    """What numbers were made with: versions, processor, commit, date."""
-    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version(),
-             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}  # fmt: skip
-    for package in PACKAGES:
-        try:
-            facts[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            facts[package] = "not installed"
-    return {**facts, "commit": _commit()}
-
-
-def _commit() -> str:
-    """The commit of the checkout that this package is imported from; "unknown" outside one."""
-    here = Path(__file__).resolve().parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return found.stdout.strip() or "unknown"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 KEPT, STEPS, RESULT = "kept.safetensors", "steps.jsonl", "result.json"
+"""Tensors for the adapter's next stage, where the strategy keeps any; statistics; the record of the training."""
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
 
@@ -30,11 +31,6 @@ class TrainResult:
     def adapter(self) -> list[Path]:
         """The files of the adapter."""
         return [self.folder / name for name in ADAPTER]
-
-    @property
-    def kept(self) -> Path:
-        """Tensors for the adapter's next stage; there is no such file where the strategy keeps none."""
-        return self.folder / KEPT
 
     @property
     def seconds(self) -> float:
