@@ -76,18 +76,26 @@ class Mirror:
         return key not in self._opened and (run := self._find(key)) is not None and run.info.status == "FINISHED"
 
     def begin(self, run: MirrorRun, at: int) -> None:
-        """Opens a run, or opens it again."""
-        from mlflow.entities import Param
-
+        """Opens a run, or opens it again; parameters that MLflow has of it stay as they are."""
         if run.key in self._opened:
             return
         found = self._find(run.key)
         opened = _Opened(found.info.run_id, frozenset(found.data.metrics)) if found else _Opened(self._create(run, at))
         self._client.update_run(opened.id, status="RUNNING")
+        try:
+            self._parameters(opened.id, run)
+        except Exception as error:
+            if is_away(error):
+                raise
+            LOG.warning("MLflow refuses parameters of %s: %s", run.name, redact(str(error)))
+        self._opened[run.key] = opened
+
+    def _parameters(self, run_id: str, run: MirrorRun) -> None:
+        from mlflow.entities import Param
+
         params = [Param(_name(redact(key)), _short(value)) for key, value in _flatten(run.params)]
         for start in range(0, len(params), MAX_PARAMS):
-            self._client.log_batch(opened.id, params=params[start : start + MAX_PARAMS])
-        self._opened[run.key] = opened
+            self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
 
     def points(self, key: str, points: Iterable[Point]) -> None:
         """Sends the points whose steps MLflow does not have; what was sent before stays as it is."""

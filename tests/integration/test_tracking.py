@@ -144,6 +144,16 @@ def test_names_that_mlflow_does_not_know_are_sent_as_it_wants_them(uri):
     assert run.data.metrics == {"loss _": 1.0}
 
 
+def test_a_run_with_other_parameters_than_mlflow_has_goes_on(uri, caplog):
+    for step in (1, 2):
+        mirror = Mirror(uri, "changed")
+        mirror.begin(MirrorRun("r", "r", {"rows": step}, {}), 1)
+        mirror.points("r", curve("loss", [step]))
+    run = runs_of(uri, "changed")["r"]
+    assert (run.data.params, steps_of(uri, run, "loss")) == ({"rows": "1"}, [1, 2])
+    assert "MLflow refuses parameters of r" in caplog.text
+
+
 def test_no_secret_reaches_mlflow(uri, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", 'quo"ted-secret')
     mirror = Mirror(uri, "secrets")
