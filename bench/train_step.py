@@ -20,7 +20,8 @@ from typing import Any
 
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
-from lcia.run import Executor, prepare, steps_of
+from lcia.run import Executor, prepare
+from lcia.training.result import TrainResult
 
 SHORT = 50
 SETTLED = 40.0
@@ -40,7 +41,7 @@ def milliseconds_per_step(chosen: Sequence[RunConfig], executor: Executor) -> fl
     for prepared in prepare(chosen, executor):
         stage = prepared.plan.trains[0]
         executor.train_and_evaluate([stage], [])
-        result = steps_of(stage, executor.store)[1]
+        result = TrainResult.read(executor.store.fetch(stage.key)).result
         seconds.append(result["seconds"])
         steps.append(result["steps"])
     return float(1000 * (seconds[1] - seconds[0]) / (steps[1] - steps[0]))

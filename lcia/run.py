@@ -5,12 +5,10 @@ Several configurations run together as the union of their plans, so what they sh
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,15 +17,14 @@ from lcia.config.run import EmbedderConfig, RunConfig
 from lcia.data.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.data.sources import fingerprint
 from lcia.embedders import features, similarity_of
-from lcia.evaluation.answers import read_answers
+from lcia.evaluation.scored import SCORINGS, Scored, read_scored
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
 from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
 from lcia.store.folders import Store
+from lcia.training.result import TrainResult
 from lcia.types import Benchmark, InputError, Split, TaskSpec
-
-SCORINGS = ("strict", "legacy")
 
 
 class Executor(Protocol):
@@ -60,9 +57,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The scores of a finished run. `scores[strict | legacy]` are the matrices under both scorings."""
+    """What is known of a finished run: `trainings` and `answers` by the key of their stage, and under both scorings
+    (`strict`, `legacy`) the matrix in `scores`."""
 
     prepared: Prepared
+    trainings: Mapping[str, TrainResult]
+    answers: Mapping[str, Scored]
     scores: Mapping[str, AccuracyMatrix]
 
     @property
@@ -72,6 +72,11 @@ class Outcome:
     @property
     def matrix(self) -> AccuracyMatrix:
         return self.scores[self.config.evaluation.scoring]
+
+    @property
+    def last(self) -> int:
+        """The row of the matrix after the last task."""
+        return len(self.prepared.plan.order) - 1
 
 
 def run(configs: Sequence[RunConfig], executor: Executor) -> list[Outcome]:
@@ -84,11 +89,11 @@ def run(configs: Sequence[RunConfig], executor: Executor) -> list[Outcome]:
 
 
 def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
-    """Trains and evaluates the union of the plans, then fills the matrices."""
+    """Trains and evaluates the union of the plans, then reads what came of it."""
     trains = {stage.key: stage for p in prepared for stage in p.plan.trains}
     evals = {stage.key: stage for p in prepared for stage in p.plan.evals}
     executor.train_and_evaluate(list(trains.values()), list(evals.values()))
-    return [Outcome(p, matrices(p, executor.store)) for p in prepared]
+    return read_outcomes(prepared, executor.store)
 
 
 def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
@@ -204,42 +209,29 @@ def _refuse_bad_rows(request: _Request, counts: Mapping[str, ShardCounts], store
 # After everything is done ---------------------------------------------------------------------------------------
 
 
-def matrices(prepared: Prepared, store: Store) -> dict[str, AccuracyMatrix]:
-    """The accuracy matrices, strict and legacy, from the stored answers."""
-    means = {stage.key: _means(scored(prepared, stage, store)) for stage in prepared.plan.evals}
-    return {scoring: _matrix(prepared, means, scoring) for scoring in SCORINGS}
+def read_outcomes(prepared: Sequence[Prepared], store: Store) -> list[Outcome]:
+    """What finished runs have left in the store; stages that they share are read once."""
+    training = cache(lambda key: TrainResult.read(store.fetch(key)))
+    scored = cache(lambda key, task: read_scored(store.fetch(key), task))
+    return [_outcome(one, training, scored) for one in prepared]
 
 
-def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean score in percent under each scoring."""
-    return {scoring: 100 * fmean(record[scoring] for record in records) for scoring in SCORINGS}
+def _outcome(
+    prepared: Prepared, training: Callable[[str], TrainResult], scored: Callable[[str, TaskSpec], Scored]
+) -> Outcome:
+    plan = prepared.plan
+    answers = {stage.key: scored(stage.key, prepared.benchmark[stage.task]) for stage in plan.evals}
+    scores = {scoring: _matrix(plan, answers, scoring) for scoring in SCORINGS}
+    return Outcome(prepared, {stage.key: training(stage.key) for stage in plan.trains}, answers, scores)
 
 
-def _matrix(prepared: Prepared, means: Mapping[str, Mapping[str, float]], scoring: str) -> AccuracyMatrix:
-    order = prepared.plan.order
-    scores = np.full((len(order), len(order)), np.nan)
-    zero = np.full(len(order), np.nan)
-    for cell in prepared.plan.cells:
-        value = means[cell.stage.key][scoring]
+def _matrix(plan: Plan, answers: Mapping[str, Scored], scoring: str) -> AccuracyMatrix:
+    size = len(plan.order)
+    scores, zero = np.full((size, size), np.nan), np.full(size, np.nan)
+    for cell in plan.cells:
+        value = answers[cell.stage.key].percent[scoring]
         if cell.row == ZERO_SHOT:
             zero[cell.column] = value
         else:
             scores[cell.row, cell.column] = value
-    return AccuracyMatrix(order, scores, None if np.isnan(zero).all() else zero)
-
-
-def scored(prepared: Prepared, stage: EvalStage, store: Store) -> list[dict[str, Any]]:
-    """The answers of one stage with their scores under both scorings, each in [0, 1]."""
-    task = prepared.benchmark[stage.task]
-    records = read_answers(store.fetch(stage.key))
-    for record in records:
-        for name, scorer in (("strict", task.strict), ("legacy", task.legacy)):
-            record[name] = scorer(record["prediction"], record["references"])
-    return records
-
-
-def steps_of(stage: TrainStage, store: Store) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """The step statistics of a finished training stage and its result record."""
-    folder = store.fetch(stage.key)
-    lines = (folder / "steps.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines], json.loads((folder / "result.json").read_text())
+    return AccuracyMatrix(plan.order, scores, None if np.isnan(zero).all() else zero)

@@ -59,7 +59,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 def _version(asked: bool) -> None:
     if asked:
-        from lcia.report.run_folder import environment
+        from lcia.report.environment import environment
 
         print(f"lcia {metadata.version('lcia-ray')} (commit {environment()['commit']})")
         raise typer.Exit

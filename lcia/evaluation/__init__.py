@@ -2,4 +2,5 @@
 
 - `predict`: route, generate, answer
 - `answers`: the file of answers
+- `scored`: what they score
 """

@@ -1,11 +1,11 @@
 """What a run leaves for people.
 
 - `run_folder`: the files of a run's folder
+- `environment`: what its numbers were made with
 - `page`: report.html
 - `figures`: its figures
 - `decisions`: what grouping decided, and why
-- `answered`: answers beside their rows
-- `learnt`: what a stage learnt
+- `learnt`: whether a task was learnt, and what is answered most
 - `study_tables`: tables of a study
 - `wording`: numbers and times in words
 """

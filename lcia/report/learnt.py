@@ -1,11 +1,13 @@
-"""What a task's answers look like beside one constant answer: whether the task was learnt, and what is said most."""
+"""A task's answers beside one constant answer: whether the task was learnt, and what is said most."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from lcia.run import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,34 @@ class TaskAnswers:
             f"{self.task} was not learnt: its score right after training is {self.learnt:.1f} %, and always answering "
             f"{self.majority!r} scores {self.majority_score:.1f} %{most if self.learnt_counts else ''}"
         )
+
+
+def tell(outcome: Outcome) -> tuple[TaskAnswers, ...]:
+    """Every evaluated task of a finished run, in the order of the stream."""
+    return tuple(_tell(outcome))
+
+
+def _tell(outcome: Outcome) -> Iterator[TaskAnswers]:
+    answers = {(cell.row, cell.column): outcome.answers[cell.stage.key] for cell in outcome.prepared.plan.cells}
+    scoring = outcome.config.evaluation.scoring
+    for column, task in enumerate(outcome.matrix.tasks):
+        learnt, final = answers.get((_trained(outcome, column), column)), answers.get((outcome.last, column))
+        if asked := final or learnt:
+            yield TaskAnswers(
+                task=task,
+                samples=asked.result["samples"],
+                majority=asked.majority,
+                majority_score=asked.constant[scoring],
+                learnt=learnt.percent[scoring] if learnt else None,
+                final=final.percent[scoring] if final else None,
+                learnt_counts=learnt.most_said if learnt else (),
+                final_counts=final.most_said if final else (),
+            )
+
+
+def _trained(outcome: Outcome, column: int) -> int:
+    """The row in which a task was trained: its own; with all tasks at once the last; -2: it was not trained."""
+    return {"continual": column, "multitask": outcome.last, "zero_shot": -2}[outcome.config.protocol]
 
 
 def gather(found: Mapping[str, Sequence[TaskAnswers]]) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
+PAGE = "report.html"
 HEADLINE = {
     "avg_acc": ("average accuracy", "mean score on all tasks after the last one; higher is better"),
     "forgetting": ("forgetting", "mean drop from a task's best score to its last; lower is better"),
@@ -131,7 +132,7 @@ def write(report: ReportInput, folder: Path) -> Path:
     """Writes report.html and figures/*.png under `folder`; returns the page's path."""
     for name, figure in _figures(report).items():
         figures.save_png(figure, folder / "figures" / f"{name}.png")
-    page = folder / "report.html"
+    page = folder / PAGE
     page.write_text(render(report), encoding="utf-8")
     return page
 

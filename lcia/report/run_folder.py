@@ -1,16 +1,12 @@
-"""What a run leaves for people: summary.json, matrices, decisions, predictions, adapters, report.html."""
+"""What a run leaves: keys.json when it begins; summary.json, matrices, decisions, predictions, adapters and report.html
+at its end."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +14,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from lcia.config.strategies import AverageSection
 from lcia.data.shards import Rows
-from lcia.evaluation.answers import SCHEMA, read_result
+from lcia.evaluation.answers import ANSWERS
 from lcia.metrics import matrix as matrices
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
-from lcia.report import answered, decisions, learnt, study_tables
+from lcia.report import decisions, learnt, study_tables
+from lcia.report.environment import environment
 from lcia.report.figures import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Prediction, ReportInput, RunReport
 from lcia.report.page import write as write_page
 from lcia.report.study_tables import StudyTables, tabulate
 from lcia.report.wording import clock
-from lcia.run import Outcome, Prepared, scored, steps_of
+from lcia.run import Outcome, Prepared, keys_of
 from lcia.stage import EvalStage, TrainStage
-from lcia.store.folders import Store, history
+from lcia.store.folders import Store
+from lcia.store.trouble import named_when_full
 from lcia.study import Point
+from lcia.training.result import ADAPTER, TrainResult
 
-EXAMPLES_PER_TASK = 3
 MOST_SHOWN = 12
 """Runs that the page shows one by one; of a larger study the first of each label."""
 MOST_KEPT = 100
 """Runs of a session up to which the answers of all stages are written; of more, only those after the last task."""
 SUMMARY = "summary.json"
-PACKAGES = ("lcia-ray", "torch", "transformers", "peft", "accelerate", "ray", "mlflow", "open_clip_torch", "pillow")
+KEYS = "keys.json"
+"""Lists the results that a run needs, for `lcia clean`. Empty: the run has begun and does not know them yet."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,29 @@ class Session:
     points: tuple[Point, ...] = ()
 
 
-def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> Path:
-    """Writes everything below `folder`; returns the path of report.html."""
+def write_keys(prepared: Sequence[Prepared], folder: Path) -> None:
+    """Writes keys.json. Atomic: half a list would tell `lcia clean` that the rest is not needed."""
+    scratch = folder / f"{KEYS}.tmp"
+    with named_when_full(str(folder)):
+        scratch.write_text(json.dumps(sorted(keys_of(prepared)), indent=0))
+        scratch.replace(folder / KEYS)
+
+
+def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> dict[str, Any]:
+    """Writes everything else below `folder`; returns the summary.
+
+    Raises:
+        StoreError: there is no space left.
+    """
+    with named_when_full(str(folder)):
+        return _write(outcomes, session, store, folder)
+
+
+def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    answers = [answered.tell(outcome, store) for outcome in outcomes]
+    answers = [learnt.tell(outcome) for outcome in outcomes]
     tables = tabulate(session.points, [outcome.matrix for outcome in outcomes]) if session.points else None
-    summary = _summary(outcomes, answers, session, store)
+    summary = _summary(outcomes, answers, session)
     if tables:
         summary = {**summary, **study_tables.to_record(tables)}
     # Last, because it is the longest.
@@ -78,13 +95,14 @@ def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: P
         study=tables,
         matrices={outcome.config.name: outcome.matrix for outcome in outcomes},
     )
-    return write_page(page, folder)
+    write_page(page, folder)
+    return summary
 
 
 def _summary(
-    outcomes: Sequence[Outcome], answers: Sequence[tuple[TaskAnswers, ...]], session: Session, store: Store
+    outcomes: Sequence[Outcome], answers: Sequence[tuple[TaskAnswers, ...]], session: Session
 ) -> dict[str, Any]:
-    runs = {o.config.name: summarize(o, told, store) for o, told in zip(outcomes, answers, strict=True)}
+    runs = {o.config.name: summarize(o, told) for o, told in zip(outcomes, answers, strict=True)}
     names = [outcome.config.name for outcome in outcomes]
     grouping = {name: decisions.warnings(o.prepared) for name, o in zip(names, outcomes, strict=True)}
     warnings = [*decisions.gather(grouping), *learnt.gather(dict(zip(names, answers, strict=True)))]
@@ -106,11 +124,11 @@ def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def summarize(outcome: Outcome, answers: Sequence[TaskAnswers], store: Store) -> dict[str, Any]:
+def summarize(outcome: Outcome, answers: Sequence[TaskAnswers]) -> dict[str, Any]:
     """One run as JSON: warnings, metrics under both scorings, matrix, seconds, answers, decisions, configuration."""
     config, plan = outcome.config, outcome.prepared.plan
-    trains = [_train_facts(stage, store) for stage in plan.trains]
-    evals = [_eval_facts(stage, store) for stage in plan.evals]
+    trains = [_train_facts(stage, outcome.trainings[stage.key]) for stage in plan.trains]
+    evals = [{"key": s.key, "task": s.task, **outcome.answers[s.key].result} for s in plan.evals]
     return {
         "name": config.name,
         "order": list(plan.order),
@@ -135,14 +153,9 @@ def _metrics(scores: AccuracyMatrix) -> dict[str, Any]:
     return {name: {"value": m.value, "reason": m.reason} for name, m in matrices.metrics(scores).items()}
 
 
-def _train_facts(stage: TrainStage, store: Store) -> dict[str, Any]:
-    steps, result = steps_of(stage, store)
+def _train_facts(stage: TrainStage, training: TrainResult) -> dict[str, Any]:
     return {"key": stage.key, "tasks": list(stage.tasks), "strategy": stage.strategy.kind, "first": stage.first,
-            "last_step": steps[-1] if steps else {}, **result}  # fmt: skip
-
-
-def _eval_facts(stage: EvalStage, store: Store) -> dict[str, Any]:
-    return {"key": stage.key, "task": stage.task, **read_result(store.fetch(stage.key))}
+            "last_step": training.steps[-1] if training.steps else {}, **training.result}  # fmt: skip
 
 
 def _decisions(prepared: Prepared) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def _write_run(outcome: Outcome, store: Store, folder: Path, whole: bool) -> Non
     text = json.dumps(_decisions(outcome.prepared), indent=1, ensure_ascii=False)
     (folder / "decisions.json").write_text(text)
     for cell in plan.cells:
-        if whole or cell.row == len(plan.order) - 1:
+        if whole or cell.row == outcome.last:
             _write_predictions(outcome, cell, store, folder / "predictions")
     for group, key in (plan.groups[-1] if plan.groups else {}).items():
         _export(store.fetch(key), folder / "adapters" / f"g{group}")
@@ -171,8 +184,7 @@ def _write_run(outcome: Outcome, store: Store, folder: Path, whole: bool) -> Non
 
 def _final(outcome: Outcome) -> list[EvalStage]:
     """The evaluation stages of the matrix's last row."""
-    last = len(outcome.prepared.plan.order) - 1
-    return [cell.stage for cell in outcome.prepared.plan.cells if cell.row == last]
+    return [cell.stage for cell in outcome.prepared.plan.cells if cell.row == outcome.last]
 
 
 def _write_predictions(outcome: Outcome, cell: Cell, store: Store, folder: Path) -> None:
@@ -180,9 +192,11 @@ def _write_predictions(outcome: Outcome, cell: Cell, store: Store, folder: Path)
     place = _place(outcome, cell)
     (folder / place).mkdir(parents=True, exist_ok=True)
     groups, stage = _group_names(outcome, cell.row), cell.stage
-    records = [{**r, "group": groups.get(r["adapter"], "base")} for r in scored(outcome.prepared, stage, store)]
-    columns = [pa.field("group", pa.string()), pa.field("strict", pa.float64()), pa.field("legacy", pa.float64())]
-    table = pa.Table.from_pylist(records, schema=pa.schema([*SCHEMA, *columns]))
+    table = pq.read_table(store.fetch(stage.key) / ANSWERS)
+    named = [groups.get(adapter, "base") for adapter in table["adapter"].to_pylist()]
+    table = table.append_column("group", pa.array(named, pa.string()))
+    for scoring, scores in outcome.answers[stage.key].scores.items():
+        table = table.append_column(scoring, pa.array(scores, pa.float64()))
     pq.write_table(table, folder / place / f"{stage.task}.parquet")
 
 
@@ -202,11 +216,9 @@ def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
 
 
 def _export(stage: Path, folder: Path) -> None:
-    """A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if (stage / name).exists():
-            shutil.copyfile(stage / name, folder / name)
+    for name in ADAPTER:
+        shutil.copyfile(stage / name, folder / name)
 
 
 # The page -------------------------------------------------------------------------------------------------------
@@ -218,23 +230,23 @@ def _page(outcome: Outcome, answers: tuple[TaskAnswers, ...], store: Store) -> R
         name=config.name,
         matrix=outcome.matrix,
         config=config.model_dump(mode="json", by_alias=True),
-        steps=tuple(_steps(stage, store) for stage in plan.trains),
+        steps=tuple(_steps(stage, outcome.trainings[stage.key]) for stage in plan.trains),
         decisions=decisions.shown(outcome.prepared),
         served=decisions.served(outcome.prepared) if config.grouping.enabled else {},
         predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
-        seconds=dict(_seconds(outcome, store)),
-        notes={_named(stage): history(steps_of(stage, store)[1]) for stage in plan.trains},
+        seconds=dict(_seconds(outcome)),
+        notes={_named(stage): outcome.trainings[stage.key].notes for stage in plan.trains},
         answers=answers,
     )
 
 
-def _seconds(outcome: Outcome, store: Store) -> Iterator[tuple[str, float]]:
+def _seconds(outcome: Outcome) -> Iterator[tuple[str, float]]:
     """Of every stage by what it did; trainings first."""
     plan = outcome.prepared.plan
     for train in plan.trains:
-        yield _named(train), steps_of(train, store)[1]["seconds"]
+        yield _named(train), outcome.trainings[train.key].seconds
     for stage in plan.evals:
-        if (seconds := read_result(store.fetch(stage.key))["seconds"]) is not None:
+        if (seconds := outcome.answers[stage.key].result["seconds"]) is not None:
             yield f"answers to {stage.task} ({stage.key[:6]})", seconds
 
 
@@ -242,49 +254,24 @@ def _named(stage: TrainStage) -> str:
     return f"{stage.label} ({stage.key[:6]})"
 
 
-def _steps(stage: TrainStage, store: Store) -> StageSteps:
-    low, high = getattr(stage.strategy, "beta_min", None), getattr(stage.strategy, "beta_max", None)
-    bounds = None if low is None or high is None else (float(low), float(high))
-    return StageSteps(stage.label, tuple(steps_of(stage, store)[0]), bounds)
+def _steps(stage: TrainStage, training: TrainResult) -> StageSteps:
+    strategy = stage.strategy
+    bounds = (strategy.beta_min, strategy.beta_max) if isinstance(strategy, AverageSection) else None
+    return StageSteps(stage.label, training.steps, bounds)
 
 
 def _examples(outcome: Outcome, stage: EvalStage, store: Store) -> list[Prediction]:
     """The first answers of a task, with their first image."""
-    records = scored(outcome.prepared, stage, store)
-    scoring, groups = outcome.config.evaluation.scoring, _group_names(outcome, len(outcome.prepared.plan.order) - 1)
-    chosen = records[:EXAMPLES_PER_TASK]
-    samples = Rows([store.fetch(stage.shards)]).take([record["row"] for record in chosen])
+    answers = outcome.answers[stage.key]
+    scores, groups = answers.scores[outcome.config.evaluation.scoring], _group_names(outcome, outcome.last)
+    samples = Rows([store.fetch(stage.shards)]).take([record["row"] for record in answers.examples])
     return [
-        Prediction(stage.task, r["id"], r["question"], tuple(r["references"]), r["prediction"], r[scoring],
+        Prediction(stage.task, r["id"], r["question"], tuple(r["references"]), r["prediction"], score,
                    groups.get(r["adapter"], "base"), s.images[0] if s.images else None)
-        for r, s in zip(chosen, samples, strict=True)
+        for r, score, s in zip(answers.examples, scores[: len(samples)].tolist(), samples, strict=True)
     ]  # fmt: skip
 
 
 def _counts(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     rows = {label: counts for outcome in outcomes for label, counts in outcome.prepared.counts.items()}
     return [{"data": label, "rows": c.rows, "bad rows": c.bad} for label, c in rows.items()]
-
-
-def environment() -> dict[str, str]:
-    """What numbers were made with: versions, processor, commit, date."""
-    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version(),
-             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"}  # fmt: skip
-    for package in PACKAGES:
-        try:
-            facts[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            facts[package] = "not installed"
-    return {**facts, "commit": _commit()}
-
-
-def _commit() -> str:
-    """The commit of the checkout that this package is imported from; "unknown" outside one."""
-    here = Path(__file__).resolve().parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return found.stdout.strip() or "unknown"

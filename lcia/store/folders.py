@@ -16,7 +16,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -41,20 +40,6 @@ class AbsentError(StoreError):
 
 class DamagedError(StoreError):
     """A stored result was damaged; it has been set aside, so that the next run makes it again."""
-
-
-def history(notes: Mapping[str, Any]) -> str:
-    """What a stage's notes say of damage and interruptions, for people; empty: there were none."""
-    damaged, resumed = notes.get("damaged_checkpoints", []), notes.get("resumed_at", [])
-    aside = notes.get("set_aside", [])
-    told = [f"an earlier result was damaged and set aside: {', '.join(aside)}"] if aside else []
-    if damaged:
-        told.append(f"damaged checkpoints passed over: {', '.join(damaged)}")
-    if resumed:
-        told.append(f"continued after step {', '.join(map(str, resumed))}")
-    elif damaged:
-        told.append("no whole one was left, so the stage began again")
-    return "; ".join(told)
 
 
 class Store:

@@ -1,6 +1,7 @@
 """A TrainStage, in any number of workers.
 
 - `fit`: the loop
+- `result`: what a finished stage leaves, and its reader
 - `checkpoint`: its state, saved and restored
 - `sampling`: which rows a step sees
 - `parallel`: DDP, FSDP2 and what workers exchange

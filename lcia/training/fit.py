@@ -25,10 +25,11 @@ from lcia.data.shards import Rows
 from lcia.ema.sharding import is_dtensor, whole
 from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress
 from lcia.stage import TrainStage
-from lcia.store.folders import Checkpoints, Store, history
+from lcia.store.folders import Checkpoints, Store
 from lcia.training.checkpoint import State, resume, save
 from lcia.training.finite import cause, check_weights
 from lcia.training.parallel import check_even_split, from_main, gather_verified, refuse_engines, synchronised, wrap
+from lcia.training.result import KEPT, RESULT, STEPS, history
 from lcia.training.sampling import Sampler, seed_of, total_steps
 from lcia.types import Parallelism
 
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ADAPTER = "tuned"
-KEPT = "kept.safetensors"
-STEPS = "steps.jsonl"
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)

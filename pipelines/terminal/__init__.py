@@ -1,6 +1,7 @@
 """What a person at a terminal meets.
 
 - `commands`: run, study, quickstart, plan, group, report, launch
+- `sessions`: what run, study and quickstart have in common
 - `data_commands`: lcia data ...
 - `housekeeping`: runs and clean
 - `doctor`: what this machine has and lacks

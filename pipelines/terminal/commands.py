@@ -7,16 +7,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lcia.config.load import override, parse
 from lcia.config.run import RunConfig
+from lcia.report.page import PAGE
+from lcia.report.run_folder import SUMMARY
 from lcia.report.study_tables import KEYS as STUDY_KEYS
-from lcia.run import Outcome, Prepared, complete, matrices, prepare
+from lcia.run import Outcome, Prepared, complete, prepare, read_outcomes
 from lcia.study import StudyConfig, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.terminal.preflight import check_plan, check_run, check_words, gpu_complaint
+from pipelines.terminal.sessions import carry_out, warn, warn_of_groups
 from pipelines.terminal.tables import (
     console,
     matrix_table,
@@ -28,9 +31,9 @@ from pipelines.terminal.tables import (
     study_tables,
 )
 
-SUMMARY = "summary.json"
-MOST_WARNINGS = 20
-"""On the terminal; a study of many orders has many. Its page and summary.json hold them all."""
+if TYPE_CHECKING:
+    from pipelines.stages.execute import RayExecutor
+
 GIVE = "give the folder that `lcia run`, `lcia study` or `lcia quickstart` wrote, for example runs/quickstart"
 WRITE_AGAIN = "run the same command again: what is done is kept, and the summary is written again"
 
@@ -51,44 +54,25 @@ def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: 
     study = StudyConfig(name="quickstart", base=override(QUICKSTART, overrides), methods=METHODS)
     where = override({"storage": str(storage), "num_workers": workers}, settings)
     launch = parse(LaunchConfig, where, "quickstart")
-    points = [p.model_copy(update={"config": p.config.model_copy(update={"name": p.method})}) for p in expand(study)]
-    check_run([point.config for point in points], launch)
-    _run([point.config for point in points], launch, study.name)
+    configs = [point.config.model_copy(update={"name": point.method}) for point in expand(study)]
+    _run(configs, launch, study.name)
 
 
 def run(chosen: RunConfig, where: LaunchConfig, dry_run: bool) -> None:
     if dry_run:
         plan(chosen, where, False)
-        return
-    check_run([chosen], where)
-    _run([chosen], where, chosen.name)
+    else:
+        _run([chosen], where, chosen.name)
 
 
-def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> list[Outcome]:
+def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> None:
     """Runs, writes the run folder, prints tables and the report's path."""
-    from lcia.report.run_folder import Session
-    from pipelines.stages.session import session
-    from pipelines.terminal.progress import ProgressDisplay
-    from pipelines.tracking.runs import tracked
-
+    check_run(configs, launch)
     started = time.perf_counter()
-    with (
-        ProgressDisplay() as progress,
-        tracked(launch, name) as tracker,
-        session(launch, progress, tracker.watch) as executor,
-    ):
-        prepared = prepare(configs, executor)
-        tracker.begin(prepared, executor.store)
-        _warn_of_groups(prepared)
-        outcomes = complete(prepared, executor)
-        done = Session(name, time.perf_counter() - started, {"stages": executor.counts()})
-        page = tracker.finish(outcomes, done, executor.store)
-        # Read here: with storage behind a URL the folder is gone after this block.
-        warnings = _read_summary(page.parent / SUMMARY)["warnings"]
-    _show(outcomes, time.perf_counter() - started)
-    _warn(warnings)
-    print(f"report: {page}")
-    return outcomes
+    finished = carry_out(name, configs, launch, complete)
+    _show(finished.outcomes, time.perf_counter() - started)
+    warn(finished.summary["warnings"])
+    print(f"report: {finished.page}")
 
 
 def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
@@ -99,20 +83,6 @@ def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
     out.print(f"wall time {seconds:.0f} s", highlight=False)
 
 
-def _warn_of_groups(prepared: Sequence[Prepared]) -> None:
-    """Before anything is trained, when it costs nothing to stop."""
-    from lcia.report import decisions
-
-    _warn(decisions.gather({one.config.name: decisions.warnings(one) for one in prepared}))
-
-
-def _warn(lines: Sequence[str]) -> None:
-    for line in lines[:MOST_WARNINGS]:
-        print(f"warning: {line}", file=sys.stderr)
-    if len(lines) > MOST_WARNINGS:
-        print(f"warning: {len(lines) - MOST_WARNINGS} more like these", file=sys.stderr)
-
-
 # Planning ---------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +91,7 @@ def plan(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
     if too_many := gpu_complaint([chosen], where):
         print(f"note: `lcia run` would be refused here: {too_many}", file=sys.stderr)
     rows = plan_rows(prepared.plan, store.has)
-    _warn_of_groups([prepared])
+    warn_of_groups([prepared])
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -148,7 +118,7 @@ def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
 
     placed = list(decisions.placements(prepared))
     routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
-    _warn_of_groups([prepared])
+    warn_of_groups([prepared])
     if as_json:
         found: dict[str, Any] = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
         found["warnings"] = decisions.warnings(prepared)
@@ -162,36 +132,26 @@ def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
 
 def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
     points = expand(chosen)
-    check_run([point.config for point in points], where)
-    from lcia.report.run_folder import Session
-    from pipelines.stages.session import session
-    from pipelines.stages.tune import tune_runs
-    from pipelines.terminal.progress import ProgressDisplay
-    from pipelines.tracking.runs import tracked
+    configs = [point.config for point in points]
+    check_run(configs, where)
 
-    started = time.perf_counter()
-    with (
-        ProgressDisplay() as progress,
-        tracked(where, chosen.name) as tracker,
-        session(where, progress, tracker.watch) as ex,
-    ):
-        prepared = prepare([point.config for point in points], ex)
-        tracker.begin(prepared, ex.store)
-        _warn_of_groups(prepared)
-        tune_runs(prepared, ex, chosen.name, chosen.max_concurrent_trials)
-        outcomes = [Outcome(p, matrices(p, ex.store)) for p in prepared]
-        done = Session(chosen.name, time.perf_counter() - started, {"stages": ex.counts()}, tuple(points))
-        page = tracker.finish(outcomes, done, ex.store)
-        summary = _read_summary(page.parent / SUMMARY)
-    short = {name: value for name, value in summary.items() if name in ("stages", "warnings", *STUDY_KEYS)}
+    def execute(prepared: Sequence[Prepared], executor: RayExecutor) -> list[Outcome]:
+        from pipelines.stages.tune import tune_runs
+
+        tune_runs(prepared, executor, chosen.name, chosen.max_concurrent_trials)
+        return read_outcomes(prepared, executor.store)
+
+    finished = carry_out(chosen.name, configs, where, execute, points)
+    summary = finished.summary
     if as_json:
+        short = {name: value for name, value in summary.items() if name in ("stages", "warnings", *STUDY_KEYS)}
         print(json.dumps(short, indent=1, ensure_ascii=False))
     else:
-        _show_summary(summary, page)
-    _warn(summary["warnings"])
+        _show_summary(summary, finished.page)
+    warn(summary["warnings"])
 
 
-def _show_summary(summary: Mapping[str, Any], page: Path) -> None:
+def _show_summary(summary: Mapping[str, Any], page: str | Path) -> None:
     """What a session left: of a study its tables, of runs their metrics."""
     from lcia.metrics import matrix
     from lcia.report.study_tables import from_record
@@ -216,7 +176,7 @@ def report(folder: Path, as_json: bool) -> None:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
     else:
         _show_summary(summary, page)
-    _warn(summary.get("warnings", []))
+    warn(summary.get("warnings", []))
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any], Path]:
@@ -229,7 +189,7 @@ def _summary(folder: Path) -> tuple[dict[str, Any], Path]:
         summary = _read_summary(place / SUMMARY)
         runs = summary["runs"] if chosen is None else {n: run for n, run in summary["runs"].items() if n == chosen}
         if runs:
-            return summary if chosen is None else _part(summary, chosen), place / "report.html"
+            return summary if chosen is None else _part(summary, chosen), place / PAGE
     raise InputError(f"there is no finished run in {folder}: it has no {SUMMARY}; {GIVE}")
 
 
@@ -241,7 +201,7 @@ def _part(summary: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    """The summary, one without runs where there is none.
+    """The summary in a folder, one without runs where there is none.
 
     Raises:
         InputError: the file is not what a run writes.

@@ -35,7 +35,7 @@ def _machine() -> list[tuple[str, str, str]]:
 
 
 def _packages() -> list[tuple[str, str, str]]:
-    from lcia.report.run_folder import PACKAGES, environment
+    from lcia.report.environment import PACKAGES, environment
 
     found = environment()
     return [(name, found[name], "make env installs it" if found[name] == "not installed" else "") for name in PACKAGES]

@@ -18,14 +18,15 @@ import typer
 from rich.table import Column, Table
 
 from lcia.addresses import is_url
+from lcia.report.run_folder import KEYS, SUMMARY
 from lcia.store.folders import Store
 from lcia.store.scratch import is_occupied, leftovers, staging
 from lcia.store.transfer import BROKEN
 from lcia.types import InputError
 from pipelines.terminal.tables import console
-from pipelines.tracking.runs import JOURNAL, KEYS
 
-SUMMARY = "summary.json"
+EARLIER = "tracking.jsonl"
+"""All that a run of an earlier version has left that did not come to its end."""
 DAY = 86_400.0
 KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
@@ -81,8 +82,8 @@ def run_folders(storage: Path) -> list[Path]:
     """The folders of a storage place that runs have made, by the files that they leave."""
     if is_url(str(storage)) or not storage.is_dir():
         raise InputError(f"{storage} is not a folder: give the storage of your runs with --storage")
-    marks = (SUMMARY, KEYS, JOURNAL)
-    return sorted(f for f in storage.iterdir() if f.is_dir() and any((f / mark).is_file() for mark in marks))
+    marks = (SUMMARY, KEYS, EARLIER)
+    return sorted(folder for folder in storage.iterdir() if any((folder / mark).is_file() for mark in marks))
 
 
 def _listed(folder: Path) -> Listed:
@@ -228,15 +229,20 @@ def named_keys(storage: Path) -> set[str]:
     Raises:
         InputError: a run has not said which.
     """
-    silent = [folder for folder in run_folders(storage) if not (folder / KEYS).is_file()]
+    silent = [folder for folder in run_folders(storage) if not _says(folder / KEYS)]
     if silent:
         raise InputError(
-            f"{', '.join(map(str, silent))}: not known which results are needed there (no {KEYS}); run the command of "
-            "this run again, which writes the file and trains nothing that is there, or delete the folder"
+            f"{', '.join(map(str, silent))}: not known which results are needed there ({KEYS} is missing or empty); "
+            "run the command of this run again, which writes the file and trains nothing that is there, or delete the "
+            "folder"
         )
     files = [folder / name for folder in run_folders(storage) for name in (KEYS, SUMMARY)]
     # Any key in a summary counts, wherever it stands: what is kept in vain can still be deleted later.
     return {key for file in files if file.is_file() for key in KEY.findall(file.read_text(errors="replace"))}
+
+
+def _says(keys: Path) -> bool:
+    return keys.is_file() and keys.stat().st_size > 0
 
 
 def delete(path: Path, storage: Path) -> None:

@@ -1,4 +1,8 @@
-"""Sends one journal to one MLflow; sending an event again changes nothing."""
+"""One MLflow, written to so that doing anything again changes nothing.
+
+MLflow itself says how far the mirror is: a run is found by the tag of its key, and the steps of a curve that it has are
+not sent again. So there is nothing to remember between two starts of a command.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +10,122 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pipelines.tracking.journal import Event, Journal, Position, redact
+from pipelines.tracking.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 LOG = logging.getLogger(__name__)
 
+Status: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
+
 RUN_KEY_TAG = "lcia.run_key"
-MAX_PARAMS, MAX_METRICS, MAX_DIGEST = 100, 1000, 36
-"""MLflow's limits: parameters and metrics of a batch, characters of a dataset's digest."""
+MAX_PARAMS, MAX_METRICS, MAX_DIGEST, MAX_VALUE = 100, 1000, 36, 6000
+"""MLflow's limits: parameters and metrics of a batch, characters of a dataset's digest and of a parameter."""
 
 REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"})
 """Error codes that asking again does not change."""
 
 
+@dataclass(frozen=True)
+class MirrorRun:
+    """A run as MLflow shows it. `key` names it here and is the same after a restart; `params` may be nested."""
+
+    key: str
+    name: str
+    params: Mapping[str, object]
+    tags: Mapping[str, str]
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a curve, measured `at` (milliseconds). `step` None: the one after the newest."""
+
+    name: str
+    value: float
+    step: int | None
+    at: int
+
+
+@dataclass
+class _Opened:
+    """A run that this session has opened: the metrics that MLflow had of it before, and the steps that it has now."""
+
+    id: str
+    before: frozenset[str] = frozenset()
+    steps: dict[str, set[int]] = field(default_factory=dict)
+
+
 class Mirror:
-    """Sends a journal to one MLflow; `position` says how far it came and moves with every batch taken."""
+    """One experiment of one MLflow. Methods raise what mlflow raises; each may be called again after that."""
 
-    def __init__(self, journal: Journal, position: Position) -> None:
-        self._journal, self._position, self._checked = journal, position, False
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._uri, self._name = uri, experiment
+        self._opened: dict[str, _Opened] = {}
 
-    def sync(self) -> None:
-        """Sends everything beyond the position; raises at the first event that cannot be delivered now."""
-        if self._position.offset == self._journal.size:
+    def has_all_of(self, key: str) -> bool:
+        """Whether an earlier session has ended this run well, so that nothing of it is missing."""
+        return key not in self._opened and (run := self._find(key)) is not None and run.info.status == "FINISHED"
+
+    def begin(self, run: MirrorRun, at: int) -> None:
+        """Opens a run, or opens it again; parameters that MLflow has of it stay as they are."""
+        if run.key in self._opened:
             return
-        self._check()
-        for events, offset in batches(self._journal.read(self._position.offset)):
-            self._deliver(events)
-            self._position.offset = offset
-            self._position.save()
+        found = self._find(run.key)
+        opened = _Opened(found.info.run_id, frozenset(found.data.metrics)) if found else _Opened(self._create(run, at))
+        self._client.update_run(opened.id, status="RUNNING")
+        try:
+            self._parameters(opened.id, run)
+        except Exception as error:
+            if is_away(error):
+                raise
+            LOG.warning("MLflow refuses parameters of %s: %s", run.name, redact(str(error)))
+        self._opened[run.key] = opened
+
+    def _parameters(self, run_id: str, run: MirrorRun) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(_name(redact(key)), _short(value)) for key, value in _flatten(run.params)]
+        for start in range(0, len(params), MAX_PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
+
+    def points(self, key: str, points: Iterable[Point]) -> None:
+        """Sends the points whose steps MLflow does not have; what was sent before stays as it is."""
+        from mlflow.entities import Metric
+
+        run, new = self._opened[key], []
+        for point in points:
+            known = self._known_steps(run, name := _name(point.name))
+            step = 1 + max(known, default=-1) if point.step is None else point.step
+            if step not in known:
+                new.append(Metric(name, point.value, point.at, step))
+        for start in range(0, len(new), MAX_METRICS):
+            batch = new[start : start + MAX_METRICS]
+            self._client.log_batch(run.id, metrics=batch)
+            for metric in batch:
+                run.steps[metric.key].add(metric.step)
+
+    def file(self, key: str, path: Path, folder: str | None = None) -> None:
+        """Stores a file, under `folder`."""
+        self._client.log_artifact(self._opened[key].id, str(path), folder)
+
+    def dataset(self, key: str, name: str, digest: str, source: str) -> None:
+        """Names data that the run read; of `digest` MLflow keeps 36 characters."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        data = Dataset(redact(name)[:500], digest[:MAX_DIGEST], "local", redact(source))
+        self._client.log_inputs(self._opened[key].id, [DatasetInput(data)])
+
+    def end(self, key: str, status: Status, at: int) -> None:
+        self._client.set_terminated(self._opened[key].id, status, end_time=at)
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -50,153 +135,72 @@ class Mirror:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
-        if folder := _sqlite_folder(self._position.uri):
+        if folder := _sqlite_folder(self._uri):
             folder.mkdir(parents=True, exist_ok=True)
             for chatty in ("alembic", "mlflow.store.db.utils"):
                 logging.getLogger(chatty).setLevel(logging.WARNING)
-        return MlflowClient(tracking_uri=self._position.uri)
+        return MlflowClient(tracking_uri=self._uri)
 
-    def _check(self) -> None:
-        """Starts over where the position belongs to another database or another journal."""
-        from mlflow.exceptions import MlflowException
-
-        if self._checked:
-            return
-        try:
-            for run_id in list(self._position.runs.values())[:1]:
-                self._client.get_run(run_id)
-            gone = self._position.offset > self._journal.size
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            gone = True
-        if gone:
-            self._position.reset()
-        self._checked = True
-
-    def _deliver(self, events: Sequence[Event]) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._handle(events[0]["event"], events)
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            LOG.warning("MLflow refuses a %s of %s: %s", events[0]["event"], events[0].get("run"), redact(str(error)))
-
-    def _handle(self, kind: str, events: Sequence[Event]) -> None:
-        event = events[0]
-        match kind:
-            case "open":
-                self._position.experiment = self._experiment(event["experiment"])
-            case "begin":
-                self._begin(event)
-            case "metric":
-                self._metrics(events)
-            case "artifact":
-                self._artifact(event)
-            case "dataset":
-                self._dataset(event)
-            case "finish":
-                self._client.set_terminated(self._run(event["run"]), event["status"], end_time=event["time"])
-            case _:
-                LOG.warning("the journal holds an event of unknown kind %r", kind)
-
-    def _experiment(self, name: str) -> str:
+    @cached_property
+    def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
 
         # Without a server the default would be ./mlruns, wherever the run was started.
-        folder = _sqlite_folder(self._position.uri)
+        folder = _sqlite_folder(self._uri)
         location = (folder / "mlflow-artifacts").as_uri() if folder else None
-        if (found := self._client.get_experiment_by_name(name)) is None:
+        if (found := self._client.get_experiment_by_name(self._name)) is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return str(self._client.create_experiment(self._name, artifact_location=location))
             except MlflowException as error:
                 # Another run may have made it since.
-                if (found := self._client.get_experiment_by_name(name)) is None:
+                if (found := self._client.get_experiment_by_name(self._name)) is None:
                     raise error
         return str(found.experiment_id)
 
-    def _begin(self, event: Event) -> None:
-        from mlflow.entities import Param
+    def _find(self, key: str) -> Run | None:
+        same = f"tags.`{RUN_KEY_TAG}` = '{_digest(key)}'"
+        found = self._client.search_runs([self._experiment], same, max_results=1)
+        return found[0] if found else None
 
-        run_id = self._find(event["run"]) or self._create(event)
-        self._position.runs[event["run"]] = run_id
-        self._client.update_run(run_id, status="RUNNING")
-        params = [Param(_name(key), value) for key, value in event["params"].items()]
-        for start in range(0, len(params), MAX_PARAMS):
-            self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
+    def _create(self, run: MirrorRun, at: int) -> str:
+        tags = {_name(redact(key)): _short(value) for key, value in run.tags.items()} | {RUN_KEY_TAG: _digest(run.key)}
+        if run.parent is not None:
+            tags["mlflow.parentRunId"] = self._opened[run.parent].id
+        return str(self._client.create_run(self._experiment, at, tags, redact(run.name)).info.run_id)
 
-    def _create(self, event: Event) -> str:
-        tags = {_name(key): str(value) for key, value in event["tags"].items()} | {RUN_KEY_TAG: _digest(event["run"])}
-        if event["parent"] is not None:
-            tags["mlflow.parentRunId"] = self._run(event["parent"])
-        run = self._client.create_run(self._position.experiment, event["time"], tags, event["name"])
-        return str(run.info.run_id)
+    def _known_steps(self, run: _Opened, name: str) -> set[int]:
+        if name not in run.steps:
+            earlier = self._client.get_metric_history(run.id, name) if name in run.before else []
+            run.steps[name] = {point.step for point in earlier}
+        return run.steps[name]
 
-    def _find(self, run_key: str) -> str | None:
-        if run_key in self._position.runs:
-            return self._position.runs[run_key]
-        same = f"tags.`{RUN_KEY_TAG}` = '{_digest(run_key)}'"
-        found = self._client.search_runs([self._position.experiment], same, max_results=1)
-        return str(found[0].info.run_id) if found else None
 
-    def _run(self, run_key: str) -> str:
-        """The id of a run that was begun."""
-        from mlflow.exceptions import MlflowException
+def default_uri(folder: Path) -> str:
+    """A SQLite file in `folder`."""
+    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
 
-        run_id = self._find(run_key)
-        if run_id is None:
-            raise MlflowException(f"run {run_key} was never begun", error_code=_does_not_exist())
-        return run_id
 
-    def _metrics(self, events: Sequence[Event]) -> None:
-        from mlflow.entities import Metric
+def is_away(error: Exception) -> bool:
+    """Whether a server, its storage or its database cannot serve now, so that asking again may help."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-        by_run: dict[str, list[Metric]] = {}
-        for event in events:
-            point = Metric(_name(event["name"]), float(event["value"]), event["time"], event["step"])
-            by_run.setdefault(event["run"], []).append(point)
-        for run_key, metrics in by_run.items():
-            self._client.log_batch(self._run(run_key), metrics=metrics)
+    if isinstance(error, MlflowException):
+        return error.error_code not in REFUSALS
+    return isinstance(error, SQLAlchemyError | OSError) and not isinstance(error, FileNotFoundError)
 
-    def _artifact(self, event: Event) -> None:
-        path, run_id = Path(event["path"]), self._run(event["run"])
-        if path.is_dir():
-            self._client.log_artifacts(run_id, str(path), event["folder"] or None)
-        elif path.exists():
-            self._client.log_artifact(run_id, str(path), event["folder"] or None)
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
-            LOG.warning("%s is gone and cannot be stored in MLflow", path)
-
-    def _dataset(self, event: Event) -> None:
-        from mlflow.entities import Dataset, DatasetInput
-
-        data = Dataset(event["name"][:500], event["digest"][:MAX_DIGEST], "local", event["source"])
-        self._client.log_inputs(self._run(event["run"]), [DatasetInput(data)])
+            yield f"{prefix}{key}", value
 
 
-def batches(events: Iterable[tuple[Event, int]]) -> Iterator[tuple[list[Event], int]]:
-    """Events that travel together, with the offset behind them: up to MAX_METRICS metrics, anything else alone."""
-    waiting: list[Event] = []
-    end = 0
-    for event, offset in events:
-        if waiting and (event["event"] != "metric" or len(waiting) == MAX_METRICS):
-            yield waiting, end
-            waiting = []
-        if event["event"] == "metric":
-            waiting.append(event)
-        else:
-            yield [event], offset
-        end = offset
-    if waiting:
-        yield waiting, end
-
-
-def _does_not_exist() -> int:
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
-
-    return int(RESOURCE_DOES_NOT_EXIST)
+def _short(value: object) -> str:
+    text = redact(str(value))
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
 
 def _name(text: str) -> str:

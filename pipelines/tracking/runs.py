@@ -1,38 +1,60 @@
-"""What of a run goes to MLflow: a run per configuration, a child per task, one parent where there are many."""
+"""Which runs MLflow shows of a session: one per configuration, a child per task, one parent where there are many.
+
+What they hold at the end comes from files alone, the steps and results in the store and the run folder's summary. So
+the same command, run again, fills in what MLflow has missed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import pyarrow.fs as pafs
-
-from lcia.addresses import is_url
 from lcia.config.run import RunConfig
-from lcia.metrics.matrix import metrics
+from lcia.metrics.matrix import from_json
 from lcia.protocols import Progress
-from lcia.report.run_folder import Session, write
-from lcia.run import Outcome, Prepared, keys_of, steps_of
+from lcia.report.page import PAGE
+from lcia.report.run_folder import SUMMARY
+from lcia.run import Prepared
 from lcia.stage import TrainStage, digest
 from lcia.store.folders import Store
-from lcia.store.scratch import occupied
-from lcia.store.transfer import open_storage
-from lcia.store.trouble import named_when_full, patiently
+from lcia.training.result import TrainResult
 from pipelines.launch import LaunchConfig
-from pipelines.tracking.server import Status, Tracker, default_uri
+from pipelines.tracking.mirror import Mirror, MirrorRun, Point, Status, default_uri
+from pipelines.tracking.sender import Put, Sender
 from pipelines.tracking.surroundings import load_of_machine, source_tags
 
-JOURNAL = "tracking.jsonl"
-KEYS = "keys.json"
-"""The results that a run needs, so that `lcia clean` knows, whether or not the run has come to its end."""
 LOAD_EVERY_S = 10.0
 """Pause between two looks at how busy the machine is."""
+
+
+@contextlib.contextmanager
+def tracked(launch: LaunchConfig, folder: Path, name: str) -> Iterator[RunTracker]:
+    """A tracker for the session of this name, whose run folder is `folder`.
+
+    Where the block ends by an error or an interruption, the runs that are open end as failed or killed.
+    """
+    if not launch.tracking.enabled:
+        yield RunTracker(lambda what, send: None, name)
+        return
+    home = folder if "://" in launch.root else Path(launch.root)
+    sender = Sender(Mirror(launch.tracking_uri or default_uri(home), launch.tracking.experiment))
+    tracker = RunTracker(sender.put, name)
+    try:
+        yield tracker
+    except Exception:
+        tracker.end("FAILED")
+        raise
+    except BaseException:
+        tracker.end("KILLED")
+        raise
+    finally:
+        sender.close()
 
 
 def run_key(config: RunConfig) -> str:
@@ -42,28 +64,14 @@ def run_key(config: RunConfig) -> str:
 
 @dataclass(frozen=True)
 class Child:
-    """A training stage as one run has it: its MLflow run, and what tells it from the others."""
+    """A training stage as one run has it, and its MLflow run."""
 
-    key: str
-    parent: str
-    name: str
     stage: TrainStage
-    facts: Mapping[str, object]
-
-    @property
-    def params(self) -> dict[str, object]:
-        """What the stage is, and what the run makes of it."""
-        record = self.stage.record
-        return {**self.facts, "stage": self.stage.key, "parent_stage": self.stage.parent,
-                **{name: record[name] for name in ("strategy", "training", "lora", "assistant")}}  # fmt: skip
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {name: str(value) for name, value in self.facts.items()}
+    run: MirrorRun
 
 
-def children(prepared: Prepared) -> list[Child]:
-    """The training stages of a run in the order of its tasks."""
+def children(prepared: Prepared, source: Mapping[str, str]) -> list[Child]:
+    """The training stages of a run in the order of its tasks; `source` are tags that all runs have."""
     config, plan, parent = prepared.config, prepared.plan, run_key(prepared.config)
     groups = {key: group for row in plan.groups for group, key in row.items()}
     found = []
@@ -78,189 +86,163 @@ def children(prepared: Prepared) -> list[Child]:
             "rows": sum(prepared.counts[f"{task}/train"].rows for task in stage.tasks),
         }
         name = f"{config.name}: {number + 1}. {facts['task'] if len(stage.tasks) == 1 else stage.label}"
-        found.append(Child(f"{parent}/{number}", parent, name, stage, facts))
+        settings = {name: stage.record[name] for name in ("strategy", "training", "lora", "assistant")}
+        params = {**facts, "stage": stage.key, "parent_stage": stage.parent, **settings}
+        tags = {**{name: str(value) for name, value in facts.items()}, **source}
+        found.append(Child(stage, MirrorRun(f"{parent}/{number}", name, params, tags, parent)))
     return found
 
 
 class RunTracker:
-    """Follows a session. `folder` is where results are written; without a tracker they are written all the same."""
+    """Follows a session from its begin to its end; `put` takes what MLflow is to be sent."""
 
-    def __init__(self, tracker: Tracker | None, folder: Path, name: str) -> None:
-        self._tracker, self._folder, self._name = tracker, folder, name
+    def __init__(self, put: Put, name: str) -> None:
+        self._put, self._name, self._main = put, name, name
+        self._source = source_tags()
         self._children: dict[str, list[Child]] = {}
+        """By the key of their stage."""
         self._open: dict[str, None] = {}
         self._seen: dict[str, dict[int, int]] = {}
         """When (milliseconds) the driver saw which step of a stage, by the stage's key."""
-        self._told: set[str] = set()
-        self._store: Store | None = None
-        self._main, self._source = name, source_tags() if tracker else {}
+        self._keys: dict[str, str] = {}
+        """The key of each run, by the run's name."""
         self._next_load = 0.0
 
     def begin(self, prepared: Sequence[Prepared], store: Store) -> None:
         """Opens the runs: a parent where there are many, and one per configuration; their data sets are named."""
         self._store = store
-        self._write_keys(sorted(keys_of(prepared)))
-        if self._tracker is None:
-            return
+        self._keys = {one.config.name: run_key(one.config) for one in prepared}
         parent = self._name if len(prepared) > 1 else None
         self._main = parent or run_key(prepared[0].config)
         if parent:
-            self._start(parent, parent, {}, {"kind": "study"})
+            self._start(MirrorRun(parent, parent, {}, {"kind": "study"} | self._source))
         for one in prepared:
             self._begin_run(one, parent)
 
-    def _write_keys(self, keys: Sequence[str]) -> None:
-        """Atomic: half a list would tell `lcia clean` that the rest is not needed."""
-        scratch = self._folder / f"{KEYS}.tmp"
-        with named_when_full(str(self._folder)):
-            scratch.write_text(json.dumps(keys, indent=0))
-            scratch.replace(self._folder / KEYS)
-
     def _begin_run(self, prepared: Prepared, parent: str | None) -> None:
-        assert self._tracker is not None
         config, key = prepared.config, run_key(prepared.config)
         tags = {"strategy": config.strategy.kind, "order": ", ".join(prepared.plan.order), "seed": str(config.seed)}
-        self._start(key, config.name, config.model_dump(mode="json", by_alias=True), tags, parent)
-        for (task, split), shards in prepared.catalog.shards.items():
-            self._tracker.dataset(key, f"{task}/{split}", shards, config.benchmark.kind)
-        for child in children(prepared):
+        values = config.model_dump(mode="json", by_alias=True)
+        self._start(MirrorRun(key, config.name, values, tags | self._source, parent))
+        self._put(f"the data of {config.name}", partial(send_data, key=key, prepared=prepared))
+        for child in children(prepared, self._source):
             self._children.setdefault(child.stage.key, []).append(child)
 
-    def _start(self, key: str, name: str, params: Mapping[str, object], tags: Mapping[str, str],
-               parent: str | None = None) -> None:  # fmt: skip
-        assert self._tracker is not None
-        if key not in self._open:
-            self._open[key] = None
-            self._tracker.begin(key, name, params, {**tags, **self._source}, parent)
+    def _start(self, run: MirrorRun) -> None:
+        if run.key not in self._open:
+            self._open[run.key] = None
+            at = _now()
+            self._put(run.name, lambda mirror: mirror.begin(run, at))
 
-    def _end(self, key: str, status: Status = "FINISHED") -> None:
-        assert self._tracker is not None
-        if key in self._open:
-            del self._open[key]
-            self._tracker.finish(key, status)
+    def _points(self, what: str, key: str, points: Sequence[Point]) -> None:
+        self._put(what, lambda mirror: mirror.points(key, points))
 
     def watch(self, snapshot: Mapping[str, Progress]) -> None:
         """Opens the run of a training stage when it starts, sends its figures as they come, and ends it with it."""
-        if self._tracker is None:
-            return
         for key, stage in snapshot.items():
-            if stage.kind != "train":
-                continue
-            if stage.done:
-                self._curves(key)
-            else:
-                self._point(key, stage)
-        self._load()
+            if stage.kind == "train" and stage.done:
+                self._finish_stage(key)
+            elif stage.kind == "train":
+                self._follow(key, stage.step, stage.values)
+        self._look_at_machine()
 
-    def _point(self, key: str, stage: Progress) -> None:
+    def _follow(self, key: str, step: int, values: Mapping[str, float]) -> None:
         """The newest figures of a stage under way. What falls between two looks comes with the whole curves."""
-        assert self._tracker is not None
-        self._seen.setdefault(key, {}).setdefault(stage.step, round(time.time() * 1000))
+        points: list[Point] = []
+        if values and step not in (seen := self._seen.setdefault(key, {})):
+            seen[step] = _now()
+            points = [Point(name, value, step, seen[step]) for name, value in values.items() if name != "batch_size"]
         for child in self._children.get(key, []):
-            self._start(child.key, child.name, child.params, child.tags, child.parent)
-            for name, value in stage.values.items():
-                if name != "batch_size":
-                    self._tracker.metric(child.key, name, value, stage.step)
+            self._start(child.run)
+            if points:
+                self._points(f"figures of {child.run.name}", child.run.key, points)
 
-    def _load(self) -> None:
-        assert self._tracker is not None
+    def _look_at_machine(self) -> None:
         if time.monotonic() < self._next_load or self._main not in self._open:
             return
         self._next_load = time.monotonic() + LOAD_EVERY_S
-        for name, value in load_of_machine().items():
-            self._tracker.metric(self._main, name, value, self._tracker.next_step(self._main, name))
+        load = [Point(name, value, None, _now()) for name, value in load_of_machine().items()]
+        self._points("the load of the machine", self._main, load)
 
-    def _curves(self, key: str) -> None:
-        """All of a stage that is done: its curves, how long it took, its adapter."""
-        if self._tracker is None or self._store is None or key in self._told:
-            return
-        self._told.add(key)
-        for child in self._children.get(key, []):
-            self._start(child.key, child.name, child.params, child.tags, child.parent)
-            lines, result = steps_of(child.stage, self._store)
-            for line in lines:
-                for name, value in line.items():
-                    if name != "step":
-                        step = int(line["step"])
-                        self._tracker.metric(child.key, name, value, step, self._seen_at(key, step))
-            # The seconds are those since the last interruption.
-            steps = result["steps"] - max(result.get("resumed_at", [0]))
-            samples = steps * child.stage.training.batch_size
-            self._tracker.metric(child.key, "train_seconds", result["seconds"], result["steps"])
-            self._tracker.metric(child.key, "train_samples_per_second", samples / result["seconds"], result["steps"])
-            for file in ("adapter_model.safetensors", "adapter_config.json"):
-                self._tracker.artifact(child.key, self._store.fetch(key) / file, "adapter")
-            self._end(child.key)
+    def _finish_stage(self, key: str) -> None:
+        for child in self._children.pop(key, []):
+            self._open.pop(child.run.key, None)
+            seen = self._seen.get(key, {})
+            self._put(child.run.name, partial(send_stage, child=child, store=self._store, seen=seen, at=_now()))
 
-    def _seen_at(self, key: str, step: int) -> int | None:
-        """When a step, or the first one after it that the driver saw, was there; None: it saw none."""
-        return min((at for seen, at in self._seen.get(key, {}).items() if seen >= step), default=None)
+    def finish(self, folder: Path) -> None:
+        """Sends what no stage has sent yet, and what lies in the run folder; ends all runs."""
+        for key in list(self._children):
+            self._finish_stage(key)
+        self._put("the results", partial(send_results, folder=folder, keys=self._keys, main=self._main, at=_now()))
+        self.end("FINISHED")
 
-    def finish(self, outcomes: Sequence[Outcome], session: Session, store: Store) -> Path:
-        """Writes the run folder, sends accuracies, metrics and the report; returns the report's path."""
-        for key in self._children:
-            self._curves(key)
-        with named_when_full(str(self._folder)):
-            page = write(outcomes, session, store, self._folder)
-        if self._tracker is not None:
-            for outcome in outcomes:
-                self._accuracies(self._tracker, outcome)
-            self._tracker.artifact(self._main, page)
-            self._tracker.artifact(self._main, self._folder / "summary.json")
-            for outcome in outcomes:
-                self._end(run_key(outcome.config))
-            self._end(self._main)
-        return page
-
-    def abort(self, status: Status) -> None:
-        """Ends every run that is still open."""
-        for key in reversed(list(self._open)):
+    def end(self, status: Status) -> None:
+        """Ends every run that is still open, children first."""
+        for key in reversed(self._open):
             self._end(key, status)
+        self._open.clear()
 
-    def _accuracies(self, tracker: Tracker, outcome: Outcome) -> None:
-        key = run_key(outcome.config)
-        for row, (_, values) in enumerate(zip(outcome.matrix.tasks, outcome.matrix.scores, strict=True)):
-            for task, value in zip(outcome.matrix.tasks, values, strict=True):
-                if value == value:
-                    tracker.metric(key, f"acc/{task}", float(value), row + 1)
-        for name, metric in metrics(outcome.matrix).items():
-            if metric.value is not None:
-                tracker.metric(key, name, metric.value, len(outcome.matrix.tasks))
+    def _end(self, key: str, status: Status) -> None:
+        at = _now()
+        self._put("the end of a run", lambda mirror: mirror.end(key, status, at))
 
 
-@contextlib.contextmanager
-def tracked(launch: LaunchConfig, name: str) -> Iterator[RunTracker]:
-    """A tracker for one session; with storage behind a URL the run folder is uploaded when the block ends.
+# What is sent -----------------------------------------------------------------------------------------------------
 
-    Where the block ends by an error or an interruption, the runs that are open end as failed or killed.
+
+def send_data(mirror: Mirror, key: str, prepared: Prepared) -> None:
+    """Names the data sets of a run by their digests."""
+    for (task, split), shards in prepared.catalog.shards.items():
+        mirror.dataset(key, f"{task}/{split}", shards, prepared.config.benchmark.kind)
+
+
+def send_stage(mirror: Mirror, child: Child, store: Store, seen: Mapping[int, int], at: int) -> None:
+    """All of a finished stage, unless MLflow has it: its curves, how long it took, its adapter.
+
+    `seen`: when the driver saw which step; of others it is only known that they were made before `at`.
     """
-    # Before anything is written: it names a place that cannot be used.
-    patiently(launch.root, open_storage, launch.root)
-    remote = is_url(launch.root)
-    folder = Path(tempfile.mkdtemp(prefix="lcia-run-")) if remote else Path(launch.root) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    tracker = None
-    if launch.tracking.enabled:
-        uri = launch.tracking_uri or default_uri(folder if remote else Path(launch.root))
-        tracker = Tracker(folder / JOURNAL, uri, launch.tracking.experiment)
-    follower = RunTracker(tracker, folder, name)
-    try:
-        with occupied(folder):
-            yield follower
-    except Exception:
-        follower.abort("FAILED")
-        raise
-    except BaseException:
-        follower.abort("KILLED")
-        raise
-    finally:
-        if tracker is not None:
-            tracker.close()
-        if remote:
-            patiently(launch.root, _upload, folder, f"{launch.root}/{name}")
-            shutil.rmtree(folder, ignore_errors=True)
+    key = child.run.key
+    if mirror.has_all_of(key):
+        return
+    training = TrainResult.read(store.fetch(child.stage.key))
+    mirror.begin(child.run, at)
+    mirror.points(key, _curves(training, seen, at))
+    last, samples = int(training.result["steps"]), training.steps_timed * child.stage.training.batch_size
+    speed = Point("train_samples_per_second", samples / training.seconds, last, at)
+    mirror.points(key, [Point("train_seconds", training.seconds, last, at), speed])
+    for file in training.adapter:
+        mirror.file(key, file, "adapter")
+    mirror.end(key, "FINISHED", at)
 
 
-def _upload(folder: Path, url: str) -> None:
-    fs, base = pafs.FileSystem.from_uri(url)
-    pafs.copy_files(str(folder), base, destination_filesystem=fs)
+def _curves(training: TrainResult, seen: Mapping[int, int], at: int) -> Iterator[Point]:
+    """A step that the driver did not see is as old as the first one after it that it saw."""
+    for line in training.steps:
+        step = int(line["step"])
+        when = min((moment for other, moment in seen.items() if other >= step), default=at)
+        yield from (Point(name, value, step, when) for name, value in line.items() if name != "step")
+
+
+def send_results(mirror: Mirror, folder: Path, keys: Mapping[str, str], main: str, at: int) -> None:
+    """The accuracies and metrics of each run from the summary in the run folder; the summary and the page of all."""
+    runs = json.loads((folder / SUMMARY).read_text())["runs"]
+    for name, run in runs.items():
+        mirror.points(keys[name], _accuracies(run, at))
+    for file in (PAGE, SUMMARY):
+        mirror.file(main, folder / file)
+
+
+def _accuracies(run: Mapping[str, Any], at: int) -> Iterator[Point]:
+    matrix = from_json(run["matrix"])
+    for row, (_, values) in enumerate(zip(matrix.tasks, matrix.scores, strict=True), start=1):
+        known = ((task, float(value)) for task, value in zip(matrix.tasks, values, strict=True) if value == value)
+        yield from (Point(f"acc/{task}", value, row, at) for task, value in known)
+    for name, metric in run["metrics"].items():
+        if metric["value"] is not None:
+            yield Point(name, metric["value"], len(matrix.tasks), at)
+
+
+def _now() -> int:
+    """Milliseconds, as MLflow counts time."""
+    return round(time.time() * 1000)

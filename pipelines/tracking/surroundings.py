@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from lcia.report.run_folder import environment
+from lcia.report.environment import environment
 
 
 def source_tags() -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 from lcia.local import LocalExecutor
 from lcia.store.folders import Store
 from lcia.store.seals import defects
-from lcia.training.fit import KEPT, RESULT, STEPS
+from lcia.training.result import KEPT, RESULT, STEPS
 from tests.programs import killed
 from tests.programs.killed import STRATEGIES, Fate
 

@@ -15,8 +15,8 @@ import pytest
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
-from lcia.report.run_folder import Session, write
-from lcia.run import Outcome, run
+from lcia.report.run_folder import Session, write, write_keys
+from lcia.run import Outcome, read_outcomes, run
 from lcia.store.folders import Store
 from pipelines import cli
 
@@ -187,9 +187,18 @@ def test_what_was_stored_before_seconds_were_measured_is_still_reported(finished
     try:
         for path in kept.values():
             path.unlink()
-        write(finished.outcomes, Session("both", 1.0, {}), store, tmp_path)
+        outcomes = read_outcomes([outcome.prepared for outcome in finished.outcomes], store)
+        write(outcomes, Session("both", 1.0, {}), store, tmp_path)
     finally:
         for key, path in kept.items():
             path.write_bytes(before[key])
     found = json.loads((tmp_path / "summary.json").read_text())["runs"]["lcia"]
     assert {(stage["samples"], stage["seconds"]) for stage in found["evaluations"]} == {(20, None)}
+
+
+def test_a_run_says_which_results_it_needs(finished: Finished, tmp_path: Path) -> None:
+    write_keys([outcome.prepared for outcome in finished.outcomes], tmp_path)
+    keys = json.loads((tmp_path / "keys.json").read_text())
+    assert sorted(keys) == sorted(path.name for path in (finished.folder.parent / "store").glob("??/*"))
+    plans = [outcome.prepared.plan for outcome in finished.outcomes]
+    assert {stage.key for plan in plans for stage in (*plan.trains, *plan.evals)} <= set(keys)

@@ -1,6 +1,5 @@
-"""The tracker against real MLflow: a SQLite file, and a server process that is killed in mid-run."""
+"""The mirror in real MLflow: a SQLite file, and a server process that is killed or not there."""
 
-import logging
 import os
 import shutil
 import signal
@@ -9,20 +8,21 @@ import subprocess
 import sys
 import time
 import urllib.request
+from typing import NamedTuple
 
 import pytest
 
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
-from lcia.report.run_folder import Session
-from lcia.run import complete, prepare
+from lcia.protocols import Progress
+from lcia.report.run_folder import Session, write
+from lcia.run import Outcome, run
 from lcia.store.folders import Store
 from lcia.training.fit import FitOptions
-from pipelines.launch import LaunchConfig
-from pipelines.tracking.journal import Journal, Position
-from pipelines.tracking.runs import JOURNAL, tracked
-from pipelines.tracking.server import Tracker, default_uri, replay
+from pipelines.launch import LaunchConfig, TrackingConfig
+from pipelines.tracking.mirror import Mirror, MirrorRun, Point, default_uri
+from pipelines.tracking.runs import tracked
 
 PATIENCE = 120
 
@@ -57,6 +57,14 @@ def has_finished(uri, experiment, name):
     return name in runs and runs[name].info.status == "FINISHED"
 
 
+def artifacts_of(uri, run, folder=None):
+    return {item.path for item in client_of(uri).list_artifacts(run.info.run_id, folder)}
+
+
+def curve(name, steps, value=1.0):
+    return [Point(name, value, step, at=step) for step in steps]
+
+
 def until(condition):
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -65,95 +73,97 @@ def until(condition):
 
 
 def test_a_run_and_its_tasks_arrive_with_curves_artifacts_and_data(uri, tmp_path):
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    report = tmp_path / "report.html"
-    report.write_text("<!doctype html>")
-    with Tracker(tmp_path / "events.jsonl", uri, "arrive") as tracker:
-        tracker.begin("p", "lcia, seed 0", {"strategy": {"kind": "curvature", "lambda": 0.3}}, {"method": "lcia"})
-        tracker.begin("p/shape", "shape", {}, {}, parent="p")
-        tracker.metric("p", "acc/shape", 91.5, 1)
-        tracker.metric("p", "acc/shape", float("nan"), 2)
-        tracker.metric("p/shape", "beta_q50", 0.9, 5)
-        tracker.artifact("p/shape", adapter, "adapter")
-        tracker.artifact("p", report)
-        tracker.dataset("p", "shape/train", "0123456789abcdef" * 4, "shape/train.json")
-        tracker.finish("p/shape")
-        tracker.finish("p", "FAILED")
-        tracker.close(PATIENCE)
-        assert tracker.behind == 0
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "report.html").write_text("<!doctype html>")
+    mirror = Mirror(uri, "arrive")
+    params = {"strategy": {"kind": "curvature", "lambda": 0.3}}
+    mirror.begin(MirrorRun("p", "lcia, seed 0", params, {"method": "lcia"}), 1)
+    mirror.begin(MirrorRun("p/shape", "shape", {}, {}, parent="p"), 2)
+    mirror.points("p", [Point("acc/shape", 91.5, 1, 3), Point("acc/shape", float("nan"), 2, 3)])
+    mirror.points("p/shape", [Point("beta_q50", 0.9, 5, 3)])
+    mirror.file("p/shape", tmp_path / "adapter_config.json", "adapter")
+    mirror.file("p", tmp_path / "report.html")
+    mirror.dataset("p", "shape/train", "0123456789abcdef" * 4, "shape/train.json")
+    mirror.end("p/shape", "FINISHED", 4)
+    mirror.end("p", "FAILED", 5)
     runs = runs_of(uri, "arrive")
     parent, child = runs["lcia, seed 0"], runs["shape"]
     assert (parent.info.status, child.info.status) == ("FAILED", "FINISHED")
+    assert (parent.info.start_time, parent.info.end_time) == (1, 5)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.params == {"strategy.kind": "curvature", "strategy.lambda": "0.3"}
     assert steps_of(uri, parent, "acc/shape") == [1, 2]
     assert child.data.metrics == {"beta_q50": 0.9}
     (data,) = parent.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("shape/train", ("0123456789abcdef" * 4)[:36])
-    artifacts = {item.path for item in client_of(uri).list_artifacts(child.info.run_id, "adapter")}
-    assert artifacts == {"adapter/adapter_config.json"}
-    assert [item.path for item in client_of(uri).list_artifacts(parent.info.run_id)] == ["report.html"]
+    assert artifacts_of(uri, child, "adapter") == {"adapter/adapter_config.json"}
+    assert artifacts_of(uri, parent) == {"report.html"}
 
 
-def test_more_parameters_and_metrics_than_a_batch_holds_all_arrive(uri, tmp_path):
-    with Tracker(tmp_path / "events.jsonl", uri, "many") as tracker:
-        tracker.begin("r", "r", {f"p{number}": number for number in range(250)}, {})
-        for step in range(2300):
-            tracker.metric("r", "loss", step / 2, step)
-        tracker.close(PATIENCE)
+def test_more_parameters_and_metrics_than_a_batch_holds_all_arrive(uri):
+    mirror = Mirror(uri, "many")
+    mirror.begin(MirrorRun("r", "r", {f"p{number}": number for number in range(250)}, {}), 1)
+    mirror.points("r", curve("loss", range(2300)))
     run = runs_of(uri, "many")["r"]
     assert len(run.data.params) == 250
     assert steps_of(uri, run, "loss") == list(range(2300))
 
 
-def test_the_same_run_started_again_goes_on_under_its_id_without_doubles(uri, tmp_path):
-    journal = tmp_path / "events.jsonl"
-    for last in (10, 20):
-        with Tracker(journal, uri, "again") as tracker:
-            tracker.begin("key with ' quote", "r", {"a": 1}, {})
-            for step in range(last):
-                tracker.metric("key with ' quote", "loss", 1.0, step)
-            tracker.close(PATIENCE)
-    before = runs_of(uri, "again")["r"]
-    assert steps_of(uri, before, "loss") == list(range(20))
-    Position.load(journal, uri).path.unlink()
-    replay(journal, uri)
-    after = runs_of(uri, "again")["r"]
-    assert after.info.run_id == before.info.run_id
-    assert steps_of(uri, after, "loss") == list(range(20))
+def test_the_same_run_started_again_goes_on_under_its_id_without_doubles(uri):
+    key, ids = "key with ' quote", set()
+    for session, last in enumerate((10, 20)):
+        mirror = Mirror(uri, "again")
+        mirror.begin(MirrorRun(key, "r", {"a": 1}, {}), 1)
+        # Another session measures the same steps at another time.
+        mirror.points(key, [Point("loss", 1.0, step, 1000 * session + step) for step in range(last)])
+        mirror.points(key, [Point("system/load", 0.5, None, session)])
+        ids.add(runs_of(uri, "again")["r"].info.run_id)
+    run = runs_of(uri, "again")["r"]
+    assert len(ids) == 1
+    assert steps_of(uri, run, "loss") == list(range(20))
+    assert steps_of(uri, run, "system/load") == [0, 1]
 
 
-def test_a_new_database_gets_the_whole_journal(uri, tmp_path):
-    journal = tmp_path / "events.jsonl"
-    with Tracker(journal, uri, "moved") as tracker:
-        tracker.begin("r", "r", {}, {})
-        tracker.metric("r", "loss", 1.0, 1)
-        tracker.close(PATIENCE)
-    client = client_of(uri)
-    position = Position.load(journal, uri)
-    position.runs = dict.fromkeys(position.runs, "0" * 32)
-    position.save()
-    client.delete_run(runs_of(uri, "moved")["r"].info.run_id)
-    Journal(journal).append({"event": "metric", "time": 1, "run": "r", "name": "loss", "value": 2.0, "step": 2})
-    replay(journal, uri)
-    assert steps_of(uri, runs_of(uri, "moved")["r"], "loss") == [1, 2]
+def test_only_a_run_that_an_earlier_session_ended_well_is_complete(uri):
+    first, run = Mirror(uri, "complete"), MirrorRun("r", "r", {}, {})
+    assert not first.has_all_of("r")
+    first.begin(run, 1)
+    for status in ("FAILED", "FINISHED"):
+        first.end("r", status, 2)
+        assert not first.has_all_of("r")
+        assert Mirror(uri, "complete").has_all_of("r") == (status == "FINISHED")
+    client_of(uri).delete_run(runs_of(uri, "complete")["r"].info.run_id)
+    assert not Mirror(uri, "complete").has_all_of("r")
 
 
-def test_what_mlflow_refuses_is_named_and_the_rest_arrives(uri, tmp_path, caplog):
-    with Tracker(tmp_path / "events.jsonl", uri, "refused") as tracker:
-        tracker.metric("never begun", "loss", 1.0, 1)
-        tracker.begin("r", "r", {"odd*name": 1, "a//b": 2}, {})
-        tracker.artifact("r", tmp_path / "missing")
-        tracker.metric("r", "../loss %", 1.0, 1)
-        tracker.close(PATIENCE)
-        assert tracker.behind == 0
-    run = runs_of(uri, "refused")["r"]
-    assert run.data.params == {"odd_name": "1", "a/b": "2"}
+def test_names_that_mlflow_does_not_know_are_sent_as_it_wants_them(uri):
+    mirror = Mirror(uri, "odd")
+    mirror.begin(MirrorRun("r", "r", {"odd*name": 1, "a//b": 2, "long": "x" * 7000}, {}), 1)
+    mirror.points("r", curve("../loss %", [1]))
+    run = runs_of(uri, "odd")["r"]
+    assert run.data.params == {"odd_name": "1", "a/b": "2", "long": "x" * 5997 + "..."}
     assert run.data.metrics == {"loss _": 1.0}
-    assert "refuses a metric of never begun" in caplog.text
-    assert "missing is gone" in caplog.text
+
+
+def test_a_run_with_other_parameters_than_mlflow_has_goes_on(uri, caplog):
+    for step in (1, 2):
+        mirror = Mirror(uri, "changed")
+        mirror.begin(MirrorRun("r", "r", {"rows": step}, {}), 1)
+        mirror.points("r", curve("loss", [step]))
+    run = runs_of(uri, "changed")["r"]
+    assert (run.data.params, steps_of(uri, run, "loss")) == ({"rows": "1"}, [1, 2])
+    assert "MLflow refuses parameters of r" in caplog.text
+
+
+def test_no_secret_reaches_mlflow(uri, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", 'quo"ted-secret')
+    mirror = Mirror(uri, "secrets")
+    mirror.begin(MirrorRun("r", "r", {"x": ['quo"ted-secret']}, {"uri": "http://me:pass@host"}), 1)
+    mirror.dataset("r", "data", "0", "http://me:pass@host")
+    run = runs_of(uri, "secrets")["r"]
+    assert run.data.params == {"x": "['***']"}
+    assert run.data.tags["uri"] == "http://***@host"
+    assert run.inputs.dataset_inputs[0].dataset.source == "http://***@host"
 
 
 def free_port():
@@ -210,80 +220,117 @@ def server(uri, tmp_path):
     server.kill()
 
 
-def test_a_server_killed_in_mid_run_has_everything_once_after_replay(server, tmp_path, caplog):
-    journal = tmp_path / "events.jsonl"
-    tracker = Tracker(journal, server.uri, "killed")
-    tracker.begin("p", "parent", {"seed": 0}, {})
-    tracker.begin("c", "child", {}, {}, parent="p")
-    for step in range(50):
-        tracker.metric("c", "loss", 1.0, step)
-    until(lambda: tracker.behind == 0)
-    server.kill()
-    for step in range(50, 100):
-        tracker.metric("c", "loss", 1.0, step)
-    (tmp_path / "report.html").write_text("<!doctype html>")
-    tracker.artifact("p", tmp_path / "report.html")
-    tracker.finish("c")
-    tracker.finish("p")
-    tracker.close(5)
-    assert tracker.behind > 0
-    assert "the same command sends the rest" in caplog.text
-    server.start()
-    for _ in range(2):
-        replay(journal, server.uri)
-    runs = runs_of(server.uri, "killed")
-    assert set(runs) == {"parent", "child"}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert steps_of(server.uri, runs["child"], "loss") == list(range(100))
-    assert [item.path for item in client_of(server.uri).list_artifacts(runs["parent"].info.run_id)] == ["report.html"]
+class Stream(NamedTuple):
+    """A run of two tasks that is in its store."""
+
+    outcome: Outcome
+    store: Store
 
 
-def test_a_run_goes_on_while_its_server_is_dead_and_mlflow_has_all_of_it_after_replay(server, tmp_path):
-    tasks = ["VQAv2", "OCR-VQA"]
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
     values = {
         "name": "stream",
-        "benchmark": {"kind": "minicoin", "tasks": tasks, "train_size": 48, "test_size": 8},
+        "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 48, "test_size": 8},
         "training": {"max_steps": 12},
         "strategy": {"kind": "proximal"},
         "grouping": {"enabled": False},
     }
-    launch = parse(LaunchConfig, {"storage": str(tmp_path), "tracking": {"uri": server.uri}}, "test")
-    executor = LocalExecutor(Store(launch.store_root), FitOptions(logging_steps=2))
-    with tracked(launch, "stream") as tracker:
-        prepared = prepare([parse(RunConfig, values, "test")], executor)
-        tracker.begin(prepared, executor.store)
-        first, second = prepared[0].plan.trains
-        executor.train_and_evaluate([first], [])
-        tracker.watch({first.key: {"kind": "train", "done": True}})
-        until(lambda: has_finished(server.uri, launch.tracking.experiment, "stream: 1. VQAv2"))
+    store = Store(str(tmp_path_factory.mktemp("stream") / "store"))
+    return Stream(run([parse(RunConfig, values, "test")], LocalExecutor(store, FitOptions(logging_steps=2)))[0], store)
+
+
+TASKS = ("stream: 1. VQAv2", "stream: 2. OCR-VQA")
+
+
+def launch_of(folder, uri):
+    return parse(LaunchConfig, {"storage": str(folder), "tracking": {"uri": uri}}, "test")
+
+
+def session(stream, launch, folder, between=lambda number: None):
+    """What a command does of tracking; `between` is called after the begin and after each of the two stages."""
+    with tracked(launch, folder, "stream") as tracker:
+        tracker.begin([stream.outcome.prepared], stream.store)
+        between(0)
+        for number, stage in enumerate(stream.outcome.prepared.plan.trains, start=1):
+            tracker.watch({stage.key: Progress(stage.key, "train", stage.label, 2, 12, {"loss": 2.0})})
+            tracker.watch({stage.key: Progress(stage.key, "train", stage.label, 12, 12, {}, done=True)})
+            between(number)
+        write([stream.outcome], Session("stream", 1.0, {}), stream.store, folder)
+        tracker.finish(folder)
+
+
+def check_complete(uri, experiment):
+    """Everything is there, and once."""
+    runs = runs_of(uri, experiment)
+    assert set(runs) == {"stream", *TASKS}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for name in TASKS:
+        assert steps_of(uri, runs[name], "loss") == [2, 4, 6, 8, 10, 12]
+        assert steps_of(uri, runs[name], "train_seconds") == [12]
+        assert len(artifacts_of(uri, runs[name], "adapter")) == 2
+        assert runs[name].data.tags["mlflow.parentRunId"] == runs["stream"].info.run_id
+    assert steps_of(uri, runs[TASKS[1]], "beta_q50") == [2, 4, 6, 8, 10, 12]
+    assert steps_of(uri, runs["stream"], "acc/VQAv2") == [1, 2]
+    assert steps_of(uri, runs["stream"], "acc/OCR-VQA") == [2]
+    assert len(runs["stream"].inputs.dataset_inputs) == 4
+    assert artifacts_of(uri, runs["stream"]) == {"report.html", "summary.json"}
+
+
+def test_what_is_missed_while_a_server_is_away_is_sent_at_the_end_of_the_run(server, stream, tmp_path):
+    launch = launch_of(tmp_path, server.uri)
+
+    def disturb(number):
+        if number == 1:
+            until(lambda: has_finished(server.uri, launch.tracking.experiment, TASKS[0]))
+            server.kill()
+        elif number == 2:
+            server.start()
+
+    session(stream, launch, tmp_path / "stream", disturb)
+    check_complete(server.uri, launch.tracking.experiment)
+
+
+@pytest.mark.parametrize("killed_after", [None, 1], ids=["away from the start", "killed in mid-run"])
+def test_the_same_command_sends_what_a_server_missed_that_did_not_come_back(
+    server, stream, tmp_path, killed_after, caplog
+):
+    launch = launch_of(tmp_path, server.uri)
+    started = set()
+
+    def disturb(number):
+        if number == killed_after:
+            until(lambda: has_finished(server.uri, launch.tracking.experiment, TASKS[0]))
+            started.add(runs_of(server.uri, launch.tracking.experiment)["stream"].info.run_id)
+            server.kill()
+
+    if killed_after is None:
         server.kill()
-        outcomes = complete(prepared, executor)
-        tracker.watch({second.key: {"kind": "train", "done": True}})
-        page = tracker.finish(outcomes, Session("stream", 1.0, {}), executor.store)
-        assert page.is_file()
+    session(stream, launch, tmp_path / "stream", disturb)
+    assert "the same command, run again, sends the rest" in caplog.text
     server.start()
     for _ in range(2):
-        replay(tmp_path / "stream" / JOURNAL, server.uri)
-    runs = runs_of(server.uri, launch.tracking.experiment)
-    assert set(runs) == {"stream", "stream: 1. VQAv2", "stream: 2. OCR-VQA"}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    for child in ("stream: 1. VQAv2", "stream: 2. OCR-VQA"):
-        assert steps_of(server.uri, runs[child], "loss") == [2, 4, 6, 8, 10, 12]
-    assert steps_of(server.uri, runs["stream: 2. OCR-VQA"], "beta_q50") == [2, 4, 6, 8, 10, 12]
-    assert steps_of(server.uri, runs["stream"], "acc/VQAv2") == [1, 2]
-    assert steps_of(server.uri, runs["stream"], "acc/OCR-VQA") == [2]
-    stored = {item.path for item in client_of(server.uri).list_artifacts(runs["stream"].info.run_id)}
-    assert stored == {"report.html", "summary.json"}
+        session(stream, launch, tmp_path / "stream")
+        check_complete(server.uri, launch.tracking.experiment)
+        started.add(runs_of(server.uri, launch.tracking.experiment)["stream"].info.run_id)
+    assert len(started) == 1
 
 
-def test_without_any_server_a_run_is_neither_stopped_nor_held(tmp_path, caplog):
-    caplog.set_level(logging.WARNING)
+def test_the_mirror_is_made_from_the_run_folder_and_the_store_in_any_mlflow(uri, stream, tmp_path):
+    for experiment in ("one", "another"):
+        settings = {"storage": str(tmp_path), "tracking": {"uri": uri, "experiment": experiment}}
+        session(stream, parse(LaunchConfig, settings, "test"), tmp_path / "stream")
+        check_complete(uri, experiment)
+
+
+def test_without_any_server_a_run_is_neither_stopped_nor_held(stream, tmp_path, caplog):
     uri = f"http://me:hunter2@127.0.0.1:{free_port()}"
-    with Tracker(tmp_path / "events.jsonl", uri, "nobody") as tracker:
-        tracker.begin("r", "r", {}, {})
-        tracker.metric("r", "loss", 1.0, 1)
-        until(lambda: "cannot be reached" in caplog.text)
-        tracker.close(5)
-        assert tracker.behind > 0
-    assert [event["event"] for event, _ in Journal(tmp_path / "events.jsonl").read()] == ["open", "begin", "metric"]
+    launch = LaunchConfig(storage=str(tmp_path)).model_copy(
+        update={"tracking": TrackingConfig.model_construct(uri=uri)}
+    )
+    begun = time.monotonic()
+    session(stream, launch, tmp_path / "stream")
+    assert time.monotonic() - begun < PATIENCE
+    assert (tmp_path / "stream" / "report.html").is_file()
+    assert "cannot be reached" in caplog.text
     assert "hunter2" not in caplog.text

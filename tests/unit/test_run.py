@@ -20,7 +20,7 @@ from lcia.local import LocalExecutor
 from lcia.models.identity import base_identity
 from lcia.protocols import Progress
 from lcia.report import decisions
-from lcia.run import Outcome, prepare, run, scored, steps_of
+from lcia.run import Outcome, prepare, run
 from lcia.stage import EvalStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.fit import FitOptions
@@ -126,21 +126,19 @@ def test_the_matrix_of_a_run_is_that_of_its_scoring(ran: Ran) -> None:
         assert outcome.config is outcome.prepared.config
 
 
-def test_scored_answers_carry_both_scores(ran: Ran) -> None:
+def test_scores_are_in_the_order_of_the_answers(ran: Ran) -> None:
     outcome = ran.outcomes[0]
     stage = outcome.prepared.plan.cells[0].stage
-    task = outcome.prepared.benchmark[stage.task]
-    for record in scored(outcome.prepared, stage, ran.store):
-        assert record["strict"] == task.strict(record["prediction"], record["references"])
-        assert record["legacy"] == task.legacy(record["prediction"], record["references"])
+    task, scores = outcome.prepared.benchmark[stage.task], outcome.answers[stage.key].scores
+    records = read_answers(ran.store.fetch(stage.key))
+    assert scores["strict"].tolist() == [task.strict(r["prediction"], r["references"]) for r in records]
+    assert scores["legacy"].tolist() == [task.legacy(r["prediction"], r["references"]) for r in records]
 
 
-def test_the_steps_of_a_stage_and_its_result_are_read_back(ran: Ran) -> None:
-    stage = ran.outcomes[0].prepared.plan.trains[0]
-    lines, result = steps_of(stage, ran.store)
-    assert [line["step"] for line in lines] == [1, 2, 3]
-    assert result == json.loads((ran.store.fetch(stage.key) / "result.json").read_text())
-    assert (result["steps"], result["rows"], result["workers"]) == (3, 16, 1)
+def test_what_runs_share_is_read_once(ran: Ran) -> None:
+    one, two = ran.outcomes
+    assert [id(t) for t in one.trainings.values()] == [id(t) for t in two.trainings.values()]
+    assert [id(a) for a in one.answers.values()] == [id(a) for a in two.answers.values()]
 
 
 def test_who_serves_whom_adds_up_to_the_rows(ran: Ran) -> None:

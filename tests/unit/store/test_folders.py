@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lcia.store.folders import Checkpoints, DamagedError, Store, StoreError, history
+from lcia.store.folders import Checkpoints, DamagedError, Store, StoreError
 from lcia.store.transfer import delete
 
 KEY = "ab" + "0" * 30
@@ -235,22 +235,6 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(store: Store
     found, damaged = checkpoints.load(tmp_path / "scratch")
     assert found is not None
     assert ((found / "state").read_text(), damaged) == ("step 5", [])
-
-
-@pytest.mark.parametrize(
-    ("notes", "told"),
-    [
-        ({"steps": 6}, ""),
-        ({"resumed_at": [4]}, "continued after step 4"),
-        ({"resumed_at": [2, 4]}, "continued after step 2, 4"),
-        ({"damaged_checkpoints": ["000000005"]},
-         "damaged checkpoints passed over: 000000005; no whole one was left, so the stage began again"),
-        ({"damaged_checkpoints": ["000000009", "000000006"], "resumed_at": [3]},
-         "damaged checkpoints passed over: 000000009, 000000006; continued after step 3"),
-    ],
-)  # fmt: skip
-def test_the_history_of_a_stage_is_told(notes: dict[str, object], told: str) -> None:
-    assert history(notes) == told
 
 
 def test_a_file_in_the_cache_never_changes_under_its_reader(tmp_path: Path) -> None:

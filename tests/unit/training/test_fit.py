@@ -28,7 +28,8 @@ from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store.folders import Store
-from lcia.training.fit import KEPT, RESULT, STEPS, FitOptions, Worker, fit_stage
+from lcia.training.fit import FitOptions, Worker, fit_stage
+from lcia.training.result import KEPT, RESULT, STEPS
 from pipelines.launch import LaunchConfig
 
 PLAIN = Pictures.__call__

@@ -46,7 +46,6 @@ def _summary(**runs: float) -> dict[str, Any]:
 def _run(storage: Path, name: str, summary: dict[str, Any] | str | None, keys: list[str] | None = None) -> Path:
     folder = storage / name
     folder.mkdir(parents=True)
-    (folder / "tracking.jsonl").write_text("")
     if keys is not None:
         (folder / "keys.json").write_text(json.dumps(keys))
         os.utime(folder / "keys.json", (1, 1))
@@ -169,8 +168,11 @@ def test_what_only_the_summary_names_is_kept_too(storage: Path) -> None:
 
 
 def test_a_run_that_does_not_say_what_it_needs_keeps_all_results(storage: Path) -> None:
-    (storage / "stopped" / "keys.json").unlink()
-    with pytest.raises(InputError, match=r"stopped: not known which results are needed there \(no keys.json\)"):
+    (storage / "stopped" / "keys.json").write_text("")
+    (storage / "done" / "keys.json").unlink()
+    (storage / "earlier").mkdir()
+    (storage / "earlier" / "tracking.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"done, .*earlier, .*stopped: not known .*\(keys.json is missing"):
         unneeded(storage, unreferenced=True)
     assert _names(storage) == ALWAYS
 

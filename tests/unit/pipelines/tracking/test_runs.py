@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import getpass
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
+from lcia.metrics.matrix import metrics
 from lcia.protocols import Progress
-from lcia.report.run_folder import Session
+from lcia.report.run_folder import Session, write
 from lcia.run import Outcome, run
 from lcia.store.folders import Store
 from lcia.training.fit import FitOptions
-from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.tracking import runs
+from pipelines.tracking.mirror import Mirror, MirrorRun, Point
 from pipelines.tracking.runs import RunTracker, run_key, tracked
+from pipelines.tracking.sender import Send, Sender
 
 VALUES = {
     "name": "stream",
@@ -34,41 +34,51 @@ VALUES = {
 }
 
 
-class Recorder:
-    """A tracker that keeps what it is told."""
+class Recorder(Mirror):
+    """A mirror that keeps what it is sent."""
 
     def __init__(self, *_: object) -> None:
-        self.begun: dict[str, dict[str, Any]] = {}
+        self.begun: dict[str, MirrorRun] = {}
         self.status: dict[str, str] = {}
-        self.points: dict[tuple[str, str, int], float] = {}
-        self.times: dict[tuple[str, str, int], int | None] = {}
-        self.closed = False
+        self.whole: set[str] = set()
+        self.sent: dict[tuple[str, str, int | None], Point] = {}
+        self.files: list[tuple[str, str, str | None]] = []
 
-    def begin(
-        self, key: str, name: str, params: Mapping[str, object], tags: Mapping[str, str], parent: str | None = None
-    ) -> None:
-        self.begun[key] = {"name": name, "params": params, "tags": tags, "parent": parent}
-        self.status[key] = "RUNNING"
+    def has_all_of(self, key: str) -> bool:
+        return key in self.whole
 
-    def finish(self, key: str, status: str = "FINISHED") -> None:
+    def begin(self, run: MirrorRun, at: int) -> None:
+        self.begun[run.key] = run
+        self.status[run.key] = "RUNNING"
+
+    def end(self, key: str, status: str, at: int) -> None:
         self.status[key] = status
 
-    def metric(self, key: str, name: str, value: float, step: int, at: int | None = None) -> None:
-        if (key, name, step) not in self.points:
-            self.points[key, name, step] = value
-            self.times[key, name, step] = at
+    def points(self, key: str, points: Iterable[Point]) -> None:
+        for point in points:
+            self.sent.setdefault((key, point.name, point.step), point)
 
-    def next_step(self, key: str, name: str) -> int:
-        return sum(known[:2] == (key, name) for known in self.points)
-
-    def artifact(self, key: str, path: Path, folder: str = "") -> None:
+    def file(self, key: str, path: Path, folder: str | None = None) -> None:
         assert path.exists()
+        self.files.append((key, path.name, folder))
 
     def dataset(self, key: str, name: str, digest: str, source: str) -> None:
         assert key in self.begun
 
-    def close(self) -> None:
-        self.closed = True
+
+class AtOnce(Sender):
+    """Sends to the recorder in the thread that puts, so that a test sees it at once."""
+
+    closed = False
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._recorder = mirror
+
+    def put(self, what: str, send: Send) -> None:
+        send(self._recorder)
+
+    def close(self, timeout: float = 30.0) -> None:
+        AtOnce.closed = True
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +91,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Store]:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(runs, "Tracker", lambda *_: recorder)
+    monkeypatch.setattr(runs, "Mirror", lambda *_: recorder)
+    monkeypatch.setattr(runs, "Sender", AtOnce)
     return recorder
 
 
 @contextmanager
 def _begun(finished: tuple[Outcome, Store], storage: Path) -> Iterator[RunTracker]:
     outcome, store = finished
-    with tracked(LaunchConfig(storage=str(storage)), "stream") as follower:
+    with tracked(LaunchConfig(storage=str(storage)), storage / "stream", "stream") as follower:
         follower.begin([outcome.prepared], store)
         yield follower
+
+
+def _written(finished: tuple[Outcome, Store], folder: Path) -> Path:
+    """The run folder of the finished run."""
+    write([finished[0]], Session("stream", 1.0, {}), finished[1], folder)
+    return folder
 
 
 def _under_way(outcome: Outcome, step: int = 1) -> dict[str, Progress]:
@@ -119,8 +136,8 @@ def test_the_figures_of_a_stage_arrive_while_it_trains(
     child = f"{run_key(finished[0].config)}/0"
     with _begun(finished, tmp_path) as follower:
         follower.watch(_under_way(finished[0]))
-        points = {known: value for known, value in recorder.points.items() if known[0] == child}
-        assert points == {(child, "loss", 1): 2.5, (child, "samples_per_second", 1): 40.0}
+        points = {(name, step): point.value for (key, name, step), point in recorder.sent.items() if key == child}
+        assert points == {("loss", 1): 2.5, ("samples_per_second", 1): 40.0}
 
 
 def test_a_point_that_was_not_seen_is_as_old_as_the_next_one_that_was(
@@ -131,39 +148,64 @@ def test_a_point_that_was_not_seen_is_as_old_as_the_next_one_that_was(
     with _begun(finished, tmp_path) as follower:
         follower.watch(_under_way(finished[0], 2))
         follower.watch({key: replace(stage, done=True) for key, stage in _under_way(finished[0], 2).items()})
-    assert recorder.times[child, "loss", 1] == 7000
-    assert recorder.points[child, "loss", 2] == 2.5
+    assert recorder.sent[child, "loss", 1].at == 7000
+    assert recorder.sent[child, "loss", 2].value == 2.5
 
 
 def test_a_stage_that_was_in_the_store_is_shown_as_finished_with_its_curve(
     finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path
 ) -> None:
-    outcome, store = finished
-    key = run_key(outcome.config)
+    key = run_key(finished[0].config)
     with _begun(finished, tmp_path) as follower:
-        follower.finish([outcome], Session("stream", 1.0, {}), store)
+        follower.finish(_written(finished, tmp_path / "stream"))
     assert recorder.status == dict.fromkeys([key, f"{key}/0", f"{key}/1"], "FINISHED")
-    assert [step for run, name, step in recorder.points if (run, name) == (f"{key}/1", "loss")] == [1, 2]
-    assert recorder.points[f"{key}/1", "train_samples_per_second", 2] > 0
+    assert [step for run, name, step in recorder.sent if (run, name) == (f"{key}/1", "loss")] == [1, 2]
+    assert recorder.sent[f"{key}/1", "train_samples_per_second", 2].value > 0
+    adapter = {"adapter_config.json", "adapter_model.safetensors"}
+    assert {name for run, name, folder in recorder.files if (run, folder) == (f"{key}/1", "adapter")} == adapter
+
+
+def test_a_stage_that_mlflow_has_is_left_as_it_is(
+    finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path
+) -> None:
+    key = run_key(finished[0].config)
+    recorder.whole = {f"{key}/0"}
+    with _begun(finished, tmp_path) as follower:
+        follower.finish(_written(finished, tmp_path / "stream"))
+    assert set(recorder.begun) == {key, f"{key}/1"}
+
+
+def test_what_the_run_folder_says_is_sent_and_nothing_else(
+    finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path
+) -> None:
+    outcome, key = finished[0], run_key(finished[0].config)
+    with _begun(finished, tmp_path) as follower:
+        follower.finish(_written(finished, tmp_path / "stream"))
+    sent = {(name, step): point.value for (run, name, step), point in recorder.sent.items() if run == key}
+    scores = outcome.matrix.scores
+    accuracies = {("acc/VQAv2", 1): scores[0, 0], ("acc/VQAv2", 2): scores[1, 0], ("acc/OCR-VQA", 2): scores[1, 1]}
+    figures = {(name, 2): m.value for name, m in metrics(outcome.matrix).items() if m.value is not None}
+    assert sent == {**accuracies, **figures}
+    assert [name for run, name, _ in recorder.files if run == key] == ["report.html", "summary.json"]
 
 
 def test_a_stage_says_what_tells_it_from_the_others(
     finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path
 ) -> None:
-    outcome, store = finished
+    outcome = finished[0]
     with _begun(finished, tmp_path) as follower:
-        follower.finish([outcome], Session("stream", 1.0, {}), store)
+        follower.finish(_written(finished, tmp_path / "stream"))
     key = run_key(outcome.config)
     child, stage = recorder.begun[f"{key}/1"], outcome.prepared.plan.trains[1]
-    assert (child["name"], child["parent"]) == ("stream: 2. OCR-VQA", key)
+    assert (child.name, child.parent) == ("stream: 2. OCR-VQA", key)
     facts = {"run": "stream", "task": "OCR-VQA", "position": 2, "order": "VQAv2, OCR-VQA", "seed": 5, "group": "g0",
              "rows": 8}  # fmt: skip
-    assert facts.items() <= child["params"].items()
-    assert {name: str(value) for name, value in facts.items()}.items() <= child["tags"].items()
-    assert (child["params"]["stage"], child["params"]["parent_stage"]) == (stage.key, stage.parent)
-    assert child["params"]["strategy"]["kind"] == outcome.config.strategy.kind
-    assert child["params"]["training"]["batch_size"] == 4
-    assert child["params"]["lora"]["r"] == outcome.config.lora.r
+    assert facts.items() <= child.params.items()
+    assert {name: str(value) for name, value in facts.items()}.items() <= child.tags.items()
+    assert (child.params["stage"], child.params["parent_stage"]) == (stage.key, stage.parent)
+    assert child.params["strategy"]["kind"] == outcome.config.strategy.kind
+    assert child.params["training"]["batch_size"] == 4
+    assert child.params["lora"]["r"] == outcome.config.lora.r
 
 
 def test_every_run_names_its_user_program_and_commit(
@@ -174,9 +216,9 @@ def test_every_run_names_its_user_program_and_commit(
     with _begun(finished, tmp_path) as follower:
         follower.watch(_under_way(finished[0]))
     for one in recorder.begun.values():
-        assert one["tags"]["mlflow.user"] == getpass.getuser()
-        assert one["tags"]["mlflow.source.name"] == "lcia run"
-        assert one["tags"]["mlflow.source.git.commit"] == "abc1234"
+        assert one.tags["mlflow.user"] == getpass.getuser()
+        assert one.tags["mlflow.source.name"] == "lcia run"
+        assert one.tags["mlflow.source.git.commit"] == "abc1234"
 
 
 def test_the_machine_is_looked_at_while_something_runs(
@@ -186,8 +228,7 @@ def test_the_machine_is_looked_at_while_something_runs(
         follower.watch(_under_way(finished[0]))
         follower.watch(_under_way(finished[0], 2))
     key = run_key(finished[0].config)
-    assert 0 <= recorder.points[key, "system/system_memory_usage_percentage", 0] <= 100
-    assert (key, "system/cpu_utilization_percentage", 1) not in recorder.points
+    assert 0 <= recorder.sent[key, "system/system_memory_usage_percentage", None].value <= 100
 
 
 @pytest.mark.parametrize(
@@ -201,27 +242,10 @@ def test_an_end_before_the_end_is_written_to_every_open_run(
         _break(finished, tmp_path, error)
     key = run_key(finished[0].config)
     assert recorder.status == {key: status, f"{key}/0": status}
-    assert recorder.closed
+    assert AtOnce.closed
 
 
 def _break(finished: tuple[Outcome, Store], storage: Path, error: BaseException) -> None:
     with _begun(finished, storage) as follower:
         follower.watch(_under_way(finished[0]))
         raise error
-
-
-def test_a_storage_folder_that_cannot_be_made_is_named(recorder: Recorder, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    launch = LaunchConfig(storage=str(tmp_path / "file" / "runs"))
-    with pytest.raises(InputError, match=r"file/runs cannot be used"), tracked(launch, "stream"):
-        pass
-
-
-def test_a_run_says_which_results_it_needs_before_it_trains(
-    finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path
-) -> None:
-    outcome, store = finished
-    with _begun(finished, tmp_path):
-        keys = json.loads((tmp_path / "stream" / "keys.json").read_text())
-    assert sorted(keys) == sorted(path.name for path in Path(store.base).glob("??/*"))
-    assert {stage.key for stage in (*outcome.prepared.plan.trains, *outcome.prepared.plan.evals)} <= set(keys)

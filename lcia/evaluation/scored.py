@@ -1,0 +1,64 @@
+"""The scores of an EvalStage's answers. What is kept of them does not grow with the length of questions and answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcia.evaluation.answers import read_answers, read_result
+from lcia.types import TaskSpec
+
+SCORINGS = ("strict", "legacy")
+MOST_NAMED = 5
+"""Predictions that are named with their counts."""
+EXAMPLES = 3
+"""Answers that are kept whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """`scores[strict | legacy]` [samples], each in [0, 1], in the order of the rows; `percent` is their mean.
+
+    `majority` is the most frequent reference, `constant` what always giving it scores, in percent. `most_said` counts
+    the most frequent predictions. `examples` are the first answers. `result` is the stage's own record: samples,
+    seconds.
+    """
+
+    scores: Mapping[str, NDArray[np.float64]]
+    percent: Mapping[str, float]
+    majority: str
+    constant: Mapping[str, float]
+    most_said: tuple[tuple[str, int], ...]
+    examples: tuple[Mapping[str, Any], ...]
+    result: Mapping[str, Any]
+
+
+def read_scored(folder: Path, task: TaskSpec) -> Scored:
+    """Reads the answers of one stage and scores them."""
+    records = read_answers(folder)
+    references = [record["references"] for record in records]
+    scorers = dict(zip(SCORINGS, (task.strict, task.legacy), strict=True))
+    scores = {name: [scorer(r["prediction"], r["references"]) for r in records] for name, scorer in scorers.items()}
+    answer = _majority(references)
+    return Scored(
+        scores={name: np.array(values, dtype=np.float64) for name, values in scores.items()},
+        percent={name: 100 * fmean(values) for name, values in scores.items()},
+        majority=answer,
+        constant={name: 100 * fmean(scorer(answer, right) for right in references) for name, scorer in scorers.items()},
+        most_said=tuple(Counter(record["prediction"].strip() for record in records).most_common(MOST_NAMED)),
+        examples=tuple(records[:EXAMPLES]),
+        result=read_result(folder),
+    )
+
+
+def _majority(references: Sequence[Sequence[str]]) -> str:
+    """The reference that most samples have; of a sample with several references each counts once."""
+    counts = Counter(answer for right in references for answer in dict.fromkeys(right))
+    return counts.most_common(1)[0][0] if counts else ""

@@ -1,0 +1,63 @@
+"""What a finished TrainStage leaves in the store: the names of its files, and their one reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KEPT, STEPS, RESULT = "kept.safetensors", "steps.jsonl", "result.json"
+"""Tensors for the adapter's next stage, where the strategy keeps any; statistics; the record of the training."""
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`steps`: a line of statistics for every few optimizer steps. `result`: steps, seconds, rows, workers, notes."""
+
+    folder: Path
+    steps: tuple[Mapping[str, float], ...]
+    result: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainResult:
+        lines = (folder / STEPS).read_text().splitlines()
+        return cls(folder, tuple(json.loads(line) for line in lines), json.loads((folder / RESULT).read_text()))
+
+    @property
+    def adapter(self) -> list[Path]:
+        """The files of the adapter."""
+        return [self.folder / name for name in ADAPTER]
+
+    @property
+    def seconds(self) -> float:
+        """Since the last interruption."""
+        return float(self.result["seconds"])
+
+    @property
+    def steps_timed(self) -> int:
+        """The optimizer steps that `seconds` is about."""
+        begun: int = max(self.result.get("resumed_at", [0]))
+        return int(self.result["steps"]) - begun
+
+    @property
+    def notes(self) -> str:
+        """What happened on the way, for people; empty: nothing."""
+        return history(self.result)
+
+
+def history(notes: Mapping[str, Any]) -> str:
+    """What a stage's notes say of damage and interruptions, for people; empty: there were none."""
+    damaged, resumed = notes.get("damaged_checkpoints", []), notes.get("resumed_at", [])
+    aside = notes.get("set_aside", [])
+    told = [f"an earlier result was damaged and set aside: {', '.join(aside)}"] if aside else []
+    if damaged:
+        told.append(f"damaged checkpoints passed over: {', '.join(damaged)}")
+    if resumed:
+        told.append(f"continued after step {', '.join(map(str, resumed))}")
+    elif damaged:
+        told.append("no whole one was left, so the stage began again")
+    return "; ".join(told)

@@ -1,0 +1,55 @@
+"""What is kept of the answers of a stage, and what they score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lcia.evaluation.answers import write_answers
+from lcia.evaluation.scored import Scored, read_scored
+from lcia.types import GeneratedSource, TaskSpec
+
+SOURCE = GeneratedSource("GQA", "test", 1, 0)
+
+
+def _equal(prediction: str, references: object) -> float:
+    return float(prediction.strip() in list(references))  # type: ignore[call-overload]
+
+
+def _long(prediction: str, references: object) -> float:
+    return min(len(prediction) / 10, 1.0)
+
+
+def _scored(folder: Path, *said: tuple[str, list[str]]) -> Scored:
+    records = [
+        {"row": row, "id": str(row), "instruction": "", "question": "?", "prediction": prediction,
+         "references": references, "adapter": None}
+        for row, (prediction, references) in enumerate(said)
+    ]  # fmt: skip
+    write_answers(reversed(records), 2.5, folder)
+    return read_scored(folder, TaskSpec("GQA", SOURCE, SOURCE, None, "last_line", _equal, _long))
+
+
+def test_every_answer_has_a_score_under_both_scorings_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    scored = _scored(tmp_path, ("red", ["red"]), ("a blue", ["blue"]), ("blue", ["blue", "navy"]))
+    assert scored.scores["strict"].tolist() == [1.0, 0.0, 1.0]
+    assert scored.scores["legacy"].tolist() == [0.3, 0.6, 0.4]
+    assert scored.percent == pytest.approx({"strict": 200 / 3, "legacy": 130 / 3})
+    assert scored.result == {"samples": 3, "seconds": 2.5}
+
+
+def test_the_constant_answer_is_the_most_frequent_reference_and_counts_once_a_sample(tmp_path: Path) -> None:
+    scored = _scored(tmp_path, ("", ["a", "a", "a"]), ("", ["b"]), ("", ["b", "c"]), ("", ["d"]))
+    assert (scored.majority, scored.constant["strict"]) == ("b", 50.0)
+
+
+def test_the_five_most_frequent_answers_are_named_with_their_counts(tmp_path: Path) -> None:
+    said = [answer for number, answer in enumerate("abcdefg", 1) for _ in range(number)]
+    scored = _scored(tmp_path, *((f" {answer}\n", ["x"]) for answer in said))
+    assert scored.most_said == (("g", 7), ("f", 6), ("e", 5), ("d", 4), ("c", 3))
+
+
+def test_the_first_answers_are_kept_whole(tmp_path: Path) -> None:
+    scored = _scored(tmp_path, *((word, [word]) for word in "abcde"))
+    assert [(record["id"], record["prediction"]) for record in scored.examples] == [("0", "a"), ("1", "b"), ("2", "c")]
