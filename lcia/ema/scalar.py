@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from lcia.ema.buffers import Buffers, grouped
 from lcia.ema.hooks import Step, attach
 from lcia.ema.rules import ScalarRule, UnitSums, Weighed
-from lcia.ema.tally import Outcome, Tally
+from lcia.ema.tally import Tally
 from lcia.ema.tracked import Missing, Scope, Tracked, refuse_broken, units_of
 
 
@@ -75,8 +75,8 @@ class ScalarAverage:
             buffers.move(weight)
         self.seen |= present
         at_min, at_max = raw.beta <= self.options.beta_min, raw.beta >= self.options.beta_max
-        missing = ~present & (made > 0)
-        self.tally.record(Outcome(beta, raw.fallback, at_min, at_max, applied, missing, broken), made)
+        used = [applied, raw.fallback & applied, at_min & applied, at_max & applied]
+        self.tally.record(beta, torch.stack([*used, ~present & (made > 0), broken], dim=1), made)
 
     def _present(self, absent: list[int]) -> Tensor:
         # A mask is sent to the device only in a step that lacks a gradient.

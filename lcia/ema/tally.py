@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 QUANTILES = {"beta_q05": 0.05, "beta_q25": 0.25, "beta_q50": 0.5, "beta_q75": 0.75, "beta_q95": 0.95}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One step: `beta`, and masks that say where it fell back, met a bound, was not applied; all [tensors]."""
-
-    beta: Tensor
-    fallback: Tensor
-    at_min: Tensor
-    at_max: Tensor
-    applied: Tensor
-    missing: Tensor
-    broken: Tensor
 
 
 class Tally:
@@ -33,13 +19,13 @@ class Tally:
         self.retain = torch.ones(tensors, dtype=torch.float64, device=device)
         self.steps = torch.zeros(2, dtype=torch.float64, device=device)
 
-    def record(self, outcome: Outcome, made: Tensor) -> None:
-        """Adds one step; `made` 0-dim is 0 where the device skipped it."""
-        used = outcome.applied
-        masks = (used, outcome.fallback & used, outcome.at_min & used, outcome.at_max & used)
-        self.counts += torch.stack([*masks, outcome.missing, outcome.broken], dim=1)
-        self.beta = torch.where(used, outcome.beta, self.beta)
-        self.retain *= torch.where(used, outcome.beta, 1.0)
+    def record(self, beta: Tensor, events: Tensor, made: Tensor) -> None:
+        """Adds one step: `beta` [tensors]; `events` [tensors, 6], whether it was applied, a fallback, at its lower or
+        upper bound, whether the gradient was missing or not finite; `made` 0-dim is 0 where the device skipped it."""
+        applied = events[:, 0]
+        self.counts += events
+        self.beta = torch.where(applied, beta, self.beta)
+        self.retain *= torch.where(applied, beta, 1.0)
         self.steps += torch.stack([made, 1 - made])
 
     def summary(self) -> dict[str, float]:
