@@ -66,17 +66,23 @@ class ScalarAverage:
         broken = present & ~torch.isfinite(sums).all(1)
         applied = taking_part & ~broken
         raw = self._weigh(sums, applied & self.seen)
-        beta = raw.beta.clamp(self.options.beta_min, self.options.beta_max)
+        low, high = self.options.beta_min, self.options.beta_max
+        beta = raw.beta.clamp(low, high)
+        used = self._move(beta, applied, made)
+        self.seen |= present
+        events = [used, raw.fallback & used, (raw.beta <= low) & used, (raw.beta >= high) & used]
+        self.tally.record(beta, torch.stack([*events, ~present & (made > 0), broken], dim=1), made)
+
+    def _move(self, beta: Tensor, applied: Tensor, made: Tensor) -> Tensor:
+        """theta* = beta theta* + (1 - beta) theta where `applied`; returns that mask, empty in a step that is only the
+        start of the average."""
         weight = torch.where(applied, 1 - beta, 0.0)
         if self.options.start == "first_step":
             first = self.tally.steps[0] == 0
             applied, weight = applied & ~first, torch.where(first & (made > 0), 1.0, weight)
         for buffers in self.buffers:
             buffers.move(weight)
-        self.seen |= present
-        at_min, at_max = raw.beta <= self.options.beta_min, raw.beta >= self.options.beta_max
-        used = [applied, raw.fallback & applied, at_min & applied, at_max & applied]
-        self.tally.record(beta, torch.stack([*used, ~present & (made > 0), broken], dim=1), made)
+        return applied
 
     def _present(self, absent: list[int]) -> Tensor:
         # A mask is sent to the device only in a step that lacks a gradient.
