@@ -41,9 +41,10 @@ class ScalarAverage:
         places = [place for buffers in self.buffers for place in buffers.places]
         self._order = sorted(range(len(places)), key=places.__getitem__)
         self._in_order = torch.tensor(self._order, device=device)
-        self._units = torch.tensor(units_of(tracked.names, options.scope), device=device)
+        units = torch.tensor(units_of(tracked.names, options.scope))
+        self._units = units.to(device)
         # Sums over a unit as a product of matrices: index_add_ on a GPU adds in an order of its own.
-        self._members = torch.nn.functional.one_hot(self._units).double().T.contiguous()
+        self._members = torch.nn.functional.one_hot(units).double().T.contiguous().to(device)
         self._entries = torch.tensor(tracked.entries(), dtype=torch.float64, device=device)[:, None]
         self.memory = torch.zeros(len(self._members), 2, dtype=torch.float64, device=device)
         self.seen = torch.zeros(len(tracked), dtype=torch.bool, device=device)

@@ -12,6 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lcia.ema import Curvature, DynamicEma, Fixed, Official, Options, Paper, Proximal
+from lcia.ema.curvature import CurvatureAverage
+from lcia.ema.hooks import Step
 from lcia.ema.scalar import ScalarAverage
 
 pytestmark = pytest.mark.numeric
@@ -390,6 +392,24 @@ def test_a_gradient_that_is_missing_in_a_step_that_the_device_skips_is_not_count
         optimizer.step()
     figures = average.statistics()
     assert (figures["missing"], figures["steps"], figures["skipped"]) == (2, 2, 1)
+
+
+@named
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_reads_no_value_from_the_device(rule: Any, scaled: bool) -> None:
+    """Tensors of the device `meta` have none: whatever asks for one, as a wait for a GPU does, is an error."""
+    parameters = {name: nn.Parameter(p.to("meta")) for name, p in network(torch.bfloat16).named_parameters()}
+    old = dict(parameters) if isinstance(rule, Curvature) else None
+    average = DynamicEma(parameters, rule, Options(start="first_step"), old)
+    step = Step(torch.zeros(1, device="meta"), torch.ones(1, device="meta")) if scaled else Step()
+    for _ in range(2):
+        for parameter in parameters.values():
+            parameter.grad = torch.empty_like(parameter)
+        if isinstance(average.engine, CurvatureAverage):
+            average.engine.consolidation.before(step)
+        average.engine.after(step)
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        average.statistics()
 
 
 @pytest.mark.parametrize("rule", [PAPER, RULES[2], RULES[3], Fixed(0.9)], ids=lambda rule: type(rule).__name__.lower())
