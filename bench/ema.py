@@ -17,13 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from bench.ema_workloads import Tensors, Training, authors_loop, block_training, lora_shapes, tiny_training
+from lcia.ema import Curvature, DynamicEma, Fixed, Official, Paper, Proximal
 from lcia.ema.curvature import CurvatureAverage
-from lcia.ema.dynamic import Curvature, DynamicEma, Fixed, Official, Paper, Proximal
 from lcia.ema.hooks import Step
-from lcia.ema.scalar import ScalarAverage
 
 RULES: dict[str, Any] = {
     "fixed": Fixed(0.99),
@@ -61,7 +59,7 @@ def spent_on(
         prepare()
         for name, action in actions.items():
             spent = clock(action)
-            # The first rounds make buffers, and gradients are held by reference only after three clean steps.
+            # The first rounds make buffers and warm the caches.
             if number >= 5:
                 times[name].append(spent)
     return times
@@ -79,24 +77,25 @@ def hook(tensors: Tensors, rule: Any) -> tuple[DynamicEma, Callable[[], None]]:
     old = {n: torch.rand_like(p) for n, p in parameters.items()} if isinstance(rule, Curvature) else None
     average = DynamicEma(parameters, rule, old_curvature=old)
     engine, step = average.engine, Step()
-    assert engine is not None
 
     def act() -> None:
-        engine.before(step)
+        if isinstance(engine, CurvatureAverage):
+            engine.consolidation.before(step)
         engine.after(step)
 
     return average, act
 
 
 def bytes_held(average: DynamicEma) -> int:
-    """Bytes of all buffers that live from step to step, gradients kept by reference included."""
-    engine, buffers = average.engine, list[Tensor | None]()
-    if isinstance(engine, ScalarAverage):
-        buffers = [b for part in engine.parts for row in range(len(part.places)) for b in part.saved(row).values()]
-    elif isinstance(engine, CurvatureAverage):
+    """Bytes of all buffers that live from step to step."""
+    engine = average.engine
+    if isinstance(engine, CurvatureAverage):
         kept = engine.consolidation
-        buffers = [*engine.short, *kept.moment.squares, *kept.old, *kept.origin]
-    return sum(buffer.numel() * buffer.element_size() for buffer in buffers if buffer is not None)
+        known = [buffer for pair in kept.known if pair is not None for buffer in pair]
+        buffers = [*engine.short, *kept.moment.squares, *known]
+    else:
+        buffers = [buffer for part in engine.buffers for buffer in part.kept.values()]
+    return sum(buffer.numel() * buffer.element_size() for buffer in buffers)
 
 
 def collectives(action: Callable[[], None]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lcia.ema.dynamic import Curvature, DynamicEma, Fixed, Official, Paper, Proximal
+from lcia.ema import Curvature, DynamicEma, Fixed, Official, Paper, Proximal
 
 RULES: dict[str, Any] = {
     "fixed": Fixed(0.9),

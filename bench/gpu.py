@@ -33,7 +33,7 @@ import torch
 from bench import ema_oracle
 from bench.ema import RULES
 from bench.gpu_model import SHAPES, Shape, batch, model, training_batch
-from lcia.ema.dynamic import Curvature, DynamicEma
+from lcia.ema import Curvature, DynamicEma
 
 BARS = {torch.float64: 1e-10, torch.float32: 1e-5}
 """The largest error of theta*, over the largest weight, by the precision of the weights."""

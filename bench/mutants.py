@@ -36,10 +36,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BAR = 0.05
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
 ASIDE = (
-    "report/figures.py", "report/page.py", "report/run_folder.py", "ema/triton_kernels.py", "data/minicoin/drawing.py",
+    "report/figures.py", "report/page.py", "report/run_folder.py", "data/minicoin/drawing.py",
     "data/minicoin/instructions.py", "data/minicoin/questions.py", "data/minicoin/vocabulary.py",
 )  # fmt: skip
-"""Not the core: pages and figures, made-up pictures and wordings, and what runs on a GPU only."""
+"""Not the core: pages and figures, made-up pictures and wordings."""
 BEYOND = {
     "tests/integration/test_fit_distributed.py": (
         "training/parallel.py",
@@ -48,12 +48,7 @@ BEYOND = {
         "assistants/llava.py",
         "training/checkpoint.py",
     ),
-    "tests/integration/test_ema_distributed.py": ("ema/tracked.py", "ema/sweeps.py"),
-    "tests/integration/test_ema_kernels.py": (
-        "ema/triton_launch.py",
-        "ema/curvature.py",
-        "ema/scalar.py",
-    ),
+    "tests/integration/test_ema_distributed.py": ("ema/tracked.py", "ema/buffers.py"),
 }
 """Tests in processes of their own, for what a single process never does; asked where the quick ones see nothing."""
 HEAVY = (

@@ -1,17 +1,18 @@
-"""The dynamic average of weights, for any torch optimizer.
+"""The dynamic average of weights, for any torch optimizer. Needs torch alone.
 
-- `dynamic`: the average
-- `rules`: how the balance weight follows from sums
-- `scalar`: rules of one weight a tensor
-- `curvature`: a weight an entry, from the curvature
-- `moments`: curvature from Adam's moments
-- `hooks`: before and after an optimizer's step
+- `dynamic`: the average as users hold it
+- `rules`: how the balance weight beta follows from sums
+- `scalar`: one beta for each tensor, layer or model
+- `curvature`: one beta for each entry
+- `buffers`: what a scalar rule keeps, and the sums it asks for
+- `tally`: what happened to beta, counted on the device
 - `tracked`: the parameters that are followed
+- `hooks`: before and after an optimizer's step
 - `sharding`: tensors that may be shards of distributed ones
-- `buffers`: the weights and gradients that are kept
-- `sweeps`: one pass over tensors for all sums
-- `previous_gradient`: the last step's gradient
-- `tally`: figures over the steps
-- `triton_launch`: one launch over all tensors
-- `triton_kernels`: its kernels
 """
+
+from lcia.ema.dynamic import DynamicEma, Rule
+from lcia.ema.rules import Curvature, Fixed, Official, Paper, Proximal
+from lcia.ema.scalar import Options
+
+__all__ = ["Curvature", "DynamicEma", "Fixed", "Official", "Options", "Paper", "Proximal", "Rule"]

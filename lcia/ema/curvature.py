@@ -3,57 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
-from lcia.ema.buffers import wide
-from lcia.ema.hooks import Step
-from lcia.ema.moments import AdamMoment, OwnMoment
+from lcia.ema.buffers import pieces, wide
+from lcia.ema.hooks import Step, attach, raw_optimizer
 from lcia.ema.rules import Curvature, Moment, curvature_weight
-from lcia.ema.sharding import like, part_of
-from lcia.ema.sweeps import Scratch, difference, pieces
+from lcia.ema.sharding import local, part_of
 from lcia.ema.tally import QUANTILES
 from lcia.ema.tracked import Missing, Tracked, refuse_broken
-from lcia.ema.triton_launch import Kernels, Launcher, Row, wanted
 
 BINS = 1000
 """Quantiles of an elementwise beta are read from a histogram with this many bins over [0, 1]."""
 
 
-@dataclass(frozen=True)
-class Handling:
-    """What a missing gradient means, whether the passes are kernels, and where F_t comes from."""
+class OwnMoment:
+    """F_t as the mean of g*g over the steps made so far, g being the task's own gradient after clipping."""
 
-    missing: Missing
-    kernels: Kernels = "auto"
-    moment: Moment = "own"
+    def __init__(self, tracked: Tracked) -> None:
+        flats = [tracked.flat(place) for place in range(len(tracked))]
+        self.squares = [torch.zeros_like(theta, dtype=wide(theta.dtype)) for theta in flats]
+
+    def follow(self, optimizer: Any) -> None:
+        """Nothing: it needs no optimizer."""
+
+    def add(self, place: int, gradient: Tensor, step: Step) -> None:
+        """One step's g*g of one tensor, [entries]; nothing where the device skips the step."""
+        squares = self.squares[place]
+        gradient = gradient.to(squares.dtype)
+        if step.scale is not None:
+            gradient = gradient / step.scale.to(gradient.device)
+        if step.found_inf is not None:
+            gradient = torch.where(step.made(gradient.device) > 0, gradient, 0.0)
+        squares.addcmul_(gradient, gradient)
+
+    def current(self, place: int, steps: Tensor) -> Tensor:
+        """F_t of one tensor, [entries]; `steps` made so far, 0-dim."""
+        return self.squares[place] / steps.clamp(min=1).to(self.squares[place].dtype)
+
+
+class AdamMoment:
+    """F_t as Adam's second moment without its bias, v / (1 - beta2^t). It weighs late steps more and has seen the pull
+    too."""
+
+    def __init__(self, tracked: Tracked) -> None:
+        self.tracked = tracked
+        self.squares: list[Tensor] = []
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._beta2: dict[int, float] = {}
+
+    def follow(self, optimizer: Any) -> None:
+        """Whose moments to read.
+
+        Raises:
+            ValueError: the optimizer keeps none.
+        """
+        raw = raw_optimizer(optimizer)
+        if not isinstance(raw, torch.optim.Adam):
+            raise ValueError(
+                f"moment='adam' reads the second moment of Adam or AdamW, which {type(raw).__name__} does not keep: "
+                "use moment='own'"
+            )
+        self._optimizer = raw
+        self._beta2 = {id(p): group["betas"][1] for group in raw.param_groups for p in group["params"]}
+
+    def add(self, place: int, gradient: Tensor, step: Step) -> None:
+        """Nothing: the optimizer adds it."""
+
+    def current(self, place: int, steps: Tensor) -> Tensor:
+        """F_t of one tensor, [entries]; zeros before the first step."""
+        assert self._optimizer is not None, "follow() comes first"
+        parameter = self.tracked.parameters[place]
+        theta, state = self.tracked.flat(place), self._optimizer.state.get(parameter)
+        if not state:
+            return torch.zeros_like(theta, dtype=wide(theta.dtype))
+        made = torch.as_tensor(state["step"], dtype=torch.float64, device=theta.device)
+        unbiased = 1 - self._beta2[id(parameter)] ** made
+        return local(state["exp_avg_sq"]).reshape(-1).to(wide(theta.dtype)) / unbiased.to(wide(theta.dtype))
+
+
+class Known(NamedTuple):
+    """What earlier tasks left of one tensor: F_old and theta_0, [entries] in fp32."""
+
+    curvature: Tensor
+    origin: Tensor
 
 
 class Consolidation:
-    """F_t, F_old and the pull towards theta_0. Each holds this process's part of a tensor, [entries] in fp32.
+    """F_t, F_old and the pull towards theta_0, each in this process's part of a tensor.
 
     The task's own gradient is squared for F_t before the pull is added to it; both happen before the optimizer steps.
+    `old` is F_old by name, `missing` what a missing gradient means, `moment` where F_t comes from.
     """
 
-    def __init__(self, tracked: Tracked, pull: float, old: Mapping[str, Tensor], handling: Handling) -> None:
-        self.tracked, self.pull, self.missing = tracked, pull, handling.missing
+    def __init__(
+        self, tracked: Tracked, pull: float, old: Mapping[str, Tensor], missing: Missing, moment: Moment = "own"
+    ) -> None:
+        self.tracked, self.pull, self.missing = tracked, pull, missing
         unknown = sorted(set(old) - set(tracked.names))
         if unknown:
             raise ValueError(f"the kept curvature names {unknown[:3]}, which are not trained here")
-        parts = list(zip(tracked.names, tracked.parameters, strict=True))
-        self.moment = AdamMoment(tracked) if handling.moment == "adam" else OwnMoment(tracked)
-        self.old = [part_of(old[name], p).to(wide(p.dtype)) if name in old else None for name, p in parts]
-        kept = enumerate(self.old)
-        self.origin = [None if f is None else tracked.flat(place).to(f.dtype, copy=True) for place, f in kept]
+        self.moment = AdamMoment(tracked) if moment == "adam" else OwnMoment(tracked)
+        self.known = [self._known(place, old.get(name)) for place, name in enumerate(tracked.names)]
         self.steps = torch.zeros(2, dtype=torch.float64, device=tracked.device)
         self.absent = 0
-        sizes = [tracked.flat(place).numel() for place in range(len(tracked))]
-        self.launcher = Launcher(sizes, tracked.device) if wanted(handling.kernels, tracked.device) else None
-        self._one = torch.ones((), dtype=torch.float64, device=tracked.device)
-        self._strength = self._one * pull
-        self._scratch = Scratch()
+
+    def _known(self, place: int, old: Tensor | None) -> Known | None:
+        if old is None:
+            return None
+        theta = self.tracked.flat(place)
+        curvature = part_of(old, self.tracked.parameters[place]).to(wide(theta.dtype))
+        return Known(curvature, theta.to(wide(theta.dtype), copy=True))
+
+    def attach(self, optimizer: Any) -> list[RemovableHandle]:
+        """Acts before each of the optimizer's steps; remove the handles to stop."""
+        self.moment.follow(optimizer)
+        return attach(optimizer, self.tracked, self.before, None)
 
     @torch.no_grad()
     def before(self, step: Step) -> None:
@@ -62,51 +130,24 @@ class Consolidation:
         made = step.made(self.tracked.device)
         self.steps += torch.stack([made, 1 - made])
         self.absent += len(absent)
-        if self.launcher is not None:
-            self._launch(self.launcher, gradients, step, made)
-            return
         for place, gradient in enumerate(gradients):
             if gradient is not None:
-                self.moment.add(place, gradient.reshape(-1), step, made)
-        if self.pull:
-            self._pull(gradients, step)
+                self.moment.add(place, gradient.reshape(-1), step)
+                self._pull(place, gradient, step)
 
-    def _launch(self, launcher: Launcher, gradients: list[Tensor | None], step: Step, made: Tensor) -> None:
-        """Both in one pass over all tensors (Triton)."""
-        from lcia.ema import triton_kernels
-
-        found = {place: (g, g.reshape(-1)) for place, g in enumerate(gradients) if g is not None}
-        rows = [self._row(place, found[place][1] if place in found else None) for place in range(len(gradients))]
-        scale = self._one if step.scale is None else step.scale.to(launcher.device)
-        squares = bool(self.moment.squares)
-        typed = {"THETA": "theta", "GRADIENT": "gradient", "WIDE": "average" if squares else "old"}
-        launcher.launch(triton_kernels.consolidate_kernel, rows, typed, made, scale, self._strength, SQUARES=squares)
-        for gradient, flat in found.values():
-            _put_back(gradient, flat)
-
-    def _row(self, place: int, gradient: Tensor | None) -> Row:
-        squares = self.moment.squares[place] if self.moment.squares else None
-        columns = {"theta": self.tracked.flat(place), "average": squares, "gradient": gradient}
-        if self._pulled(place):
-            columns |= {"old": self.old[place], "origin": self.origin[place]}
-        return Row(columns)
-
-    def _pulled(self, place: int) -> bool:
+    def _pull(self, place: int, gradient: Tensor, step: Step) -> None:
+        known = self.known[place]
         # A parameter without a gradient is one that the optimizer leaves where it is.
-        return bool(self.pull) and self.old[place] is not None and self.tracked.parameters[place].grad is not None
-
-    def _pull(self, gradients: list[Tensor | None], step: Step) -> None:
-        for place, gradient in enumerate(gradients):
-            old, origin = self.old[place], self.origin[place]
-            if gradient is None or old is None or origin is None or not self._pulled(place):
-                continue
-            flat = gradient.reshape(-1)
-            for theta, start, kept, piece in pieces(self.tracked.flat(place), origin, old, flat):
-                force = difference(theta, start, self._scratch.take(1, start)[1][0])
-                if step.scale is not None:
-                    force *= step.scale.to(force.device)
-                piece.addcmul_(force, kept, value=self.pull)
-            _put_back(gradient, flat)
+        if not self.pull or known is None or self.tracked.parameters[place].grad is None:
+            return
+        flat = gradient.reshape(-1)
+        for theta, origin, curvature, piece in pieces(self.tracked.flat(place), known.origin, known.curvature, flat):
+            force = theta - origin
+            if step.scale is not None:
+                force *= step.scale.to(force.device)
+            piece.addcmul_(force, curvature, value=self.pull)
+        if not gradient.is_contiguous():  # then `flat` is a copy
+            gradient.copy_(flat.view(gradient.shape))
 
     def current(self, place: int) -> Tensor:
         """F_t of one tensor, [entries]."""
@@ -114,17 +155,15 @@ class Consolidation:
 
     def total(self) -> dict[str, Tensor]:
         """F_old + F_t by name, in the parameters' shapes: the F_old of the adapter's next task."""
-        result = {}
-        for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
-            old, current = self.old[place], self.current(place)
-            result[name] = like(current if old is None else current + old, parameter)
-        return result
+        current = [self.current(place) for place in range(len(self.tracked))]
+        pairs = zip(self.known, current, strict=True)
+        return self.tracked.named([f if known is None else f + known.curvature for known, f in pairs])
 
     @torch.no_grad()
     def check(self) -> None:
         """Raises if a gradient was not finite (waits for the device). A collective call where tensors are sharded:
         all workers raise, also those whose own shard is finite."""
-        broken = torch.stack([~self.moment.finite(place) for place in range(len(self.tracked))])
+        broken = torch.stack([~torch.isfinite(self.current(place)).all() for place in range(len(self.tracked))])
         counts = self.tracked.add_over_shards(broken[:, None].double()).flatten().tolist()
         refuse_broken([name for name, count in zip(self.tracked.names, counts, strict=True) if count])
 
@@ -146,52 +185,45 @@ class Consolidation:
 
     def _force(self, place: int) -> Tensor | float:
         """The sum of the squared entries of one tensor's pull."""
-        old, origin = self.old[place], self.origin[place]
-        if not self.pull or old is None or origin is None:
+        known = self.known[place]
+        if not self.pull or known is None:
             return 0.0
-        norm: Tensor = torch.linalg.vector_norm(self.pull * old * (self.tracked.flat(place) - origin))
+        drift = self.tracked.flat(place) - known.origin
+        norm: Tensor = torch.linalg.vector_norm(self.pull * known.curvature * drift)
         return norm.double().square()
 
+    def _kept(self) -> dict[str, list[Tensor | None]]:
+        """Buffers by their prefix in a state; F_old comes from the stage before and is given again at a start."""
+        origins = [None if known is None else known.origin for known in self.known]
+        return {"squares.": list(self.moment.squares) or [None] * len(self.tracked), "origin.": origins}
+
     def state_dict(self) -> dict[str, Tensor]:
-        """F_t (unless it is the optimizer's) and, where there is one, theta_0; F_old comes from the stage before and is
-        given again at a start."""
+        """F_t (unless it is the optimizer's) and, where there is one, theta_0."""
         state = {"steps": self.steps, "absent": torch.tensor(self.absent)}
-        for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
-            if self.moment.squares:
-                state[f"squares.{name}"] = like(self.moment.squares[place], parameter)
-            origin = self.origin[place]
-            if origin is not None:
-                state[f"origin.{name}"] = like(origin, parameter)
+        for prefix, parts in self._kept().items():
+            state |= self.tracked.named(parts, prefix)
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what state_dict() gave, on any number of processes."""
         self.steps.copy_(state["steps"])
         self.absent = int(state["absent"])
-        for place, (name, parameter) in enumerate(zip(self.tracked.names, self.tracked.parameters, strict=True)):
-            if self.moment.squares:
-                self.moment.squares[place].copy_(part_of(state[f"squares.{name}"], parameter))
-            origin = self.origin[place]
-            if origin is not None:
-                origin.copy_(part_of(state[f"origin.{name}"], parameter))
-
-
-def _put_back(gradient: Tensor, flat: Tensor) -> None:
-    """A gradient that does not lie in one piece was pulled in a copy, `flat`."""
-    if not gradient.is_contiguous():
-        gradient.copy_(flat.view(gradient.shape))
+        for prefix, parts in self._kept().items():
+            self.tracked.load(parts, prefix, state)
 
 
 class CurvatureAverage:
     """theta* = beta theta_0 + (1 - beta) theta-bar, formed only when it is read."""
 
-    def __init__(self, tracked: Tracked, rule: Curvature, old: Mapping[str, Tensor], handling: Handling) -> None:
+    def __init__(self, tracked: Tracked, rule: Curvature, old: Mapping[str, Tensor], missing: Missing) -> None:
         self.tracked, self.rule = tracked, rule
-        self.consolidation = Consolidation(tracked, rule.pull, old, handling)
+        self.consolidation = Consolidation(tracked, rule.pull, old, missing, rule.moment)
         flats = [tracked.flat(place) for place in range(len(tracked))]
         self.short = [theta.to(wide(theta.dtype), copy=True) for theta in flats]
 
-    def before(self, step: Step) -> None:
-        self.consolidation.before(step)
+    def attach(self, optimizer: Any) -> list[RemovableHandle]:
+        """Follows the optimizer's steps; remove the handles to stop."""
+        return [*self.consolidation.attach(optimizer), *attach(optimizer, self.tracked, None, self.after)]
 
     @torch.no_grad()
     def after(self, step: Step) -> None:
@@ -199,30 +231,32 @@ class CurvatureAverage:
         share: float | Tensor = 1 - self.rule.short_average
         if step.found_inf is not None:
             share = share * step.made(self.tracked.device)
-        if (launcher := self.consolidation.launcher) is not None:
-            weight = torch.ones(len(self.tracked), dtype=torch.float64, device=self.tracked.device) * share
-            launcher.move([(self.tracked.flat(place), short) for place, short in enumerate(self.short)], weight)
-            return
         for place, short in enumerate(self.short):
             theta = self.tracked.flat(place).to(short.dtype)
             short.lerp_(theta, share.to(short.dtype) if isinstance(share, Tensor) else share)
 
     def weight(self, place: int) -> Tensor | None:
         """beta of each entry of one tensor, [entries]; None where no earlier task knows it."""
-        old = self.consolidation.old[place]
-        if old is None:
+        known = self.consolidation.known[place]
+        if known is None:
             return None
-        return curvature_weight(old, self.consolidation.current(place), self.rule.lambda_)
+        return curvature_weight(known.curvature, self.consolidation.current(place), self.rule.lambda_)
 
     @torch.no_grad()
-    def average(self, place: int) -> Tensor:
-        """theta* of one tensor, this process's part [entries]."""
-        beta, origin = self.weight(place), self.consolidation.origin[place]
-        short = self.short[place]
-        return short if beta is None or origin is None else torch.lerp(short, origin, beta)
+    def averages(self) -> Iterator[Tensor]:
+        """theta* of each tensor, this process's part [entries]."""
+        for place, (short, known) in enumerate(zip(self.short, self.consolidation.known, strict=True)):
+            beta = self.weight(place)
+            yield short if beta is None or known is None else torch.lerp(short, known.origin, beta)
 
     def check(self) -> None:
+        """Raises if a gradient was not finite (a collective call where tensors are sharded)."""
         self.consolidation.check()
+
+    def curvature(self) -> dict[str, Tensor]:
+        """F_old + F_t by name; an error if a gradient was not finite."""
+        self.check()
+        return self.consolidation.total()
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
@@ -232,7 +266,7 @@ class CurvatureAverage:
         counts, sums = self._histogram()
         total = counts.sum()
         mean = float(sums[0] / total)
-        figures = {f"beta_q{round(100 * q):02d}": _quantile(counts, q) for q in QUANTILES}
+        figures = {name: _quantile(counts, q) for name, q in QUANTILES.items()}
         shares = {"fallback": 0.0, "at_beta_min": float(sums[1] / total), "at_beta_max": float(sums[2] / total)}
         return figures | {"beta": mean, "retain": mean} | shares | self.consolidation.statistics()
 
@@ -250,16 +284,13 @@ class CurvatureAverage:
         return summed[:BINS], summed[BINS:]
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.consolidation.state_dict() | dict(self._shorts())
-
-    def _shorts(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter, short in zip(self.tracked.names, self.tracked.parameters, self.short, strict=True):
-            yield f"short.{name}", like(short, parameter)
+        """The consolidation's state and theta-bar, sharded as their parameters are."""
+        return self.consolidation.state_dict() | self.tracked.named(self.short, "short.")
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what state_dict() gave, on any number of processes."""
         self.consolidation.load_state_dict(state)
-        for name, parameter, short in zip(self.tracked.names, self.tracked.parameters, self.short, strict=True):
-            short.copy_(part_of(state[f"short.{name}"], parameter))
+        self.tracked.load(self.short, "short.", state)
 
 
 def _quantile(counts: Tensor, q: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ class Step:
 
     found_inf: Tensor | None = None
     scale: Tensor | None = None
+
+    @classmethod
+    def of(cls, optimizer: Any) -> Step:
+        return cls(getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None))
 
     def made(self, device: torch.device) -> Tensor:
         """1 where the step changes the weights, 0 where it is skipped; fp64, 0-dim."""
@@ -56,21 +61,20 @@ def attach(optimizer: Any, tracked: Tracked, before: Hook | None, after: Hook | 
     raw = raw_optimizer(optimizer)
     _check_held(raw, tracked)
 
-    def step_of(stepped: Any) -> Step:
-        return Step(getattr(stepped, "found_inf", None), getattr(stepped, "grad_scale", None))
-
     handles = []
     if before is not None:
-        act_before = before
-
-        def pre_hook(stepped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # args[0] is the optimizer itself.
-            if any(value is not None for value in (*args[1:2], kwargs.get("closure"))):
-                raise ValueError("step(closure) makes its gradients too late for this rule: call backward before step")
-            act_before(step_of(stepped))
-
-        handles.append(raw.register_step_pre_hook(pre_hook))
+        handles.append(raw.register_step_pre_hook(partial(_call_before, before)))
     if after is not None:
-        act_after = after
-        handles.append(raw.register_step_post_hook(lambda stepped, args, kwargs: act_after(step_of(stepped))))
+        handles.append(raw.register_step_post_hook(partial(_call_after, after)))
     return handles
+
+
+def _call_before(act: Hook, stepped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # args[0] is the optimizer itself.
+    if any(value is not None for value in (*args[1:2], kwargs.get("closure"))):
+        raise ValueError("step(closure) makes its gradients too late for this rule: call backward before step")
+    act(Step.of(stepped))
+
+
+def _call_after(act: Hook, stepped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    act(Step.of(stepped))

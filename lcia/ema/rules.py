@@ -93,11 +93,6 @@ def _inside(value: Tensor, known: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Off:
-    """No average: theta* is theta."""
-
-
-@dataclass(frozen=True)
 class Fixed:
     """A constant balance weight."""
 
@@ -186,4 +181,4 @@ class Curvature:
 
 
 ScalarRule: TypeAlias = Fixed | Paper | Official | Proximal
-Rule: TypeAlias = Off | ScalarRule | Curvature
+"""One beta for each tensor, layer or model."""

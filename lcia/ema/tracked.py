@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lcia.ema.sharding import flat, local, shard_groups
+from lcia.ema.sharding import flat, like, local, part_of, shard_groups
 
 Scope: TypeAlias = Literal["tensor", "layer", "global"]
 Missing: TypeAlias = Literal["error", "skip", "zero"]
@@ -66,8 +66,20 @@ class Tracked:
     def __len__(self) -> int:
         return len(self.names)
 
-    def flat(self, index: int) -> Tensor:
-        return flat(self.parameters[index])
+    def flat(self, place: int) -> Tensor:
+        """This process's part of a parameter, [entries]."""
+        return flat(self.parameters[place])
+
+    def named(self, parts: Sequence[Tensor | None], prefix: str = "") -> dict[str, Tensor]:
+        """One part [entries] of each parameter by prefixed name, in its shape and distribution; None is left out."""
+        found = zip(self.names, self.parameters, parts, strict=True)
+        return {prefix + name: like(part, parameter) for name, parameter, part in found if part is not None}
+
+    def load(self, parts: Sequence[Tensor | None], prefix: str, state: Mapping[str, Tensor]) -> None:
+        """Fills parts from what named() gave, distributed in any way."""
+        for name, parameter, part in zip(self.names, self.parameters, parts, strict=True):
+            if part is not None:
+                part.copy_(part_of(state[prefix + name], parameter))
 
     def entries(self) -> list[int]:
         """Entries of each whole tensor, over all shards."""

@@ -76,7 +76,9 @@ def _tell(outcome: Outcome) -> Iterator[TaskAnswers]:
 
 def _trained(outcome: Outcome, column: int) -> int:
     """The row in which a task was trained: its own; with all tasks at once the last; -2: it was not trained."""
-    return {"continual": column, "multitask": outcome.last, "zero_shot": -2}[outcome.config.protocol]
+    if outcome.config.is_stream:
+        return column
+    return outcome.last if outcome.config.trains else -2
 
 
 def gather(found: Mapping[str, Sequence[TaskAnswers]]) -> list[str]:

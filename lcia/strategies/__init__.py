@@ -1,4 +1,4 @@
-"""What a method adds to plain LoRA tuning. `lcia.ema.dynamic` stands alone and needs torch only."""
+"""What a method adds to plain LoRA tuning. `lcia.ema` stands alone and needs torch only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
     from lcia.config.strategies import AverageSection, StrategyConfig
-    from lcia.ema.dynamic import Options
+    from lcia.ema import Options
     from lcia.protocols import Strategy
 
 
@@ -14,8 +14,7 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
     """The strategy of a stage of `steps` optimizer steps."""
     # Imported here, so that the average can be used without the configuration's dependencies.
     from lcia.config import strategies as m
-    from lcia.ema import rules
-    from lcia.ema.dynamic import Options
+    from lcia.ema import Options, rules
     from lcia.protocols import Strategy
     from lcia.strategies.average import EmaStrategy
     from lcia.strategies.ewc import EwcStrategy
@@ -50,6 +49,6 @@ def fixed_beta(beta: float | None, retain: float | None, steps: int) -> float:
 
 
 def _options(config: AverageSection) -> Options:
-    from lcia.ema.dynamic import Options
+    from lcia.ema import Options
 
     return Options(config.beta_min, config.beta_max, config.scope, config.start, config.missing_gradient)

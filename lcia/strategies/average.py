@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lcia.ema.dynamic import Curvature, DynamicEma, Options
-from lcia.ema.rules import Rule
+from lcia.ema import Curvature, DynamicEma, Options, Rule
 from lcia.ema.sharding import whole
 from lcia.protocols import Strategy
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lcia.ema.curvature import Consolidation, Handling
-from lcia.ema.hooks import attach
+from lcia.ema.curvature import Consolidation
 from lcia.ema.tracked import Missing, Tracked
 from lcia.protocols import Strategy
 from lcia.strategies.average import kept_curvature, old_curvature
@@ -27,9 +26,8 @@ class EwcStrategy(Strategy):
     def start(
         self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]
     ) -> None:
-        tracked = Tracked(parameters)
-        self.consolidation = Consolidation(tracked, self.pull, old_curvature(kept), Handling(self.missing))
-        self._handles = attach(optimizer, tracked, self.consolidation.before, None)
+        self.consolidation = Consolidation(Tracked(parameters), self.pull, old_curvature(kept), self.missing)
+        self._handles = self.consolidation.attach(optimizer)
 
     @property
     def started(self) -> Consolidation:

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin
 
-from lcia.ema.dynamic import DynamicEma, Fixed
+from lcia.ema import DynamicEma, Fixed
 from lcia.training.parallel import refuse_engines
 
 

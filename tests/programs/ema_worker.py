@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lcia.ema.dynamic import Curvature, DynamicEma, Official, Options, Paper, Proximal
+from lcia.ema import Curvature, DynamicEma, Official, Options, Paper, Proximal
 from lcia.ema.scalar import ScalarAverage
 from lcia.ema.sharding import whole
 

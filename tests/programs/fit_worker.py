@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 from lcia import assistants
 from lcia.config.load import parse
 from lcia.config.run import RunConfig, TinyConfig
-from lcia.ema.dynamic import Curvature, DynamicEma
+from lcia.ema import Curvature, DynamicEma
 from lcia.ema.sharding import flat, whole
 from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)
 from lcia.local import LocalExecutor, silent

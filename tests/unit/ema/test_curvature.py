@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lcia.config.strategies import CurvatureConfig, EwcConfig
-from lcia.ema import sweeps
-from lcia.ema.dynamic import Curvature, DynamicEma, Options
+from lcia.ema import Curvature, DynamicEma, Options, buffers
 from lcia.protocols import Strategy
 from lcia.strategies import build
 
@@ -72,7 +71,7 @@ def close(found: Tensor, expected: list[float]) -> None:
 @pytest.mark.parametrize("pull", [0.0, 0.7])
 @pytest.mark.parametrize("lambda_", [0.3, 1.0])
 def test_two_tasks_equal_the_oracle(lambda_: float, pull: float, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "CHUNK", piece)
+    monkeypatch.setattr(buffers, "CHUNK", piece)
     first, rule = Curvature(0.0, 0.9, 0.0), Curvature(lambda_, 0.9, pull)
     start = [0.1 * i for i in range(SIZE)]
     parameter = nn.Parameter(torch.tensor(start, dtype=torch.float64))

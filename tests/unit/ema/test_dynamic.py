@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lcia.ema import sweeps
-from lcia.ema.dynamic import DynamicEma, Fixed, Off, Official, Options, Paper, Proximal
+from lcia.ema import DynamicEma, Fixed, Official, Options, Paper, Proximal, buffers
 
 pytestmark = pytest.mark.numeric
 
@@ -170,7 +169,7 @@ def test_beta_and_average_equal_the_oracle_in_fp32(name: str) -> None:
 
 
 def test_tensors_longer_than_one_sweep_are_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "CHUNK", 64)
+    monkeypatch.setattr(buffers, "CHUNK", 64)
     tale = story(2, shapes=((1001,), (64,), (65,)), steps=3)
     for name in ("paper-mean", "proximal-relative"):
         betas = follow(tale, RULES[name])[1]
@@ -183,10 +182,19 @@ def test_small_tensors_of_equal_size_are_measured_together_and_yet_each_for_itse
     tale = story(9, shapes=((3, 8), (24,), (7,), (8, 3), (7, 1)))
     expected, stars = oracle(name, tale)
     average, betas = follow(tale, RULES[name])
-    assert [part.places for part in average.engine.parts] == [[0, 1, 3], [2, 4]]  # type: ignore[union-attr]
+    assert [part.places for part in average.engine.buffers] == [[0, 1, 3], [2, 4]]  # type: ignore[union-attr]
     torch.testing.assert_close(betas, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
     for star, found in zip(stars, average.weights().values(), strict=True):
         torch.testing.assert_close(found, star, rtol=1e-12, atol=1e-14)
+
+
+def test_matrices_that_would_grow_too_large_are_cut_between_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    tale = story(9, shapes=((24,), (24,), (24,)))
+    together = follow(tale, RULES["paper"])
+    monkeypatch.setattr(buffers, "MATRIX", 50)
+    cut = follow(tale, RULES["paper"])
+    assert [part.places for part in cut[0].engine.buffers] == [[0, 1], [2]]  # type: ignore[union-attr]
+    assert torch.equal(cut[1], together[1])
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -264,17 +272,6 @@ def test_a_start_after_the_first_step_forgets_the_weights_before_it() -> None:
         star = 0.9 * star + 0.1 * weights[0]
     torch.testing.assert_close(average.weights()["layers.0.w"], star, rtol=1e-12, atol=1e-14)
     assert average.statistics()["retain"] == pytest.approx(0.9 ** (STEPS - 1))
-
-
-def test_without_a_rule_the_average_is_the_weights() -> None:
-    parameter = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    average = DynamicEma({"w": parameter}, Off()).attach(optimizer)
-    parameter.sum().backward()
-    optimizer.step()
-    assert torch.equal(average.weights()["w"], torch.zeros(3))
-    assert average.state_dict() == {}
-    assert average.statistics() == {}
 
 
 def test_statistics_report_quantiles_retain_fallbacks_and_bounds() -> None:
