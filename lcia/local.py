@@ -13,7 +13,7 @@ from lcia.data.sources import Reading
 from lcia.embedders.features import embed_shards
 from lcia.evaluation.predict import Predictor, evaluate_stage
 from lcia.protocols import Assistant, Observer, Progress
-from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
+from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.fit import FitOptions, Worker, fit_stage
 
@@ -53,7 +53,7 @@ class LocalExecutor:
                 with self.store.publish(stage.key, stage.record) as folder:
                     embed_shards(self.store.fetch(stage.shards), stage.embedder, folder, built(stage.embedder))
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
         """Trains and evaluates one after the other; a stage that diverges does not stop those that do not need it.
 
         Raises:
@@ -83,7 +83,7 @@ class LocalExecutor:
             return str(error)
         return ""
 
-    def _load(self, stage: TrainStage | EvalStage) -> tuple[Assistant, Predictor]:
+    def _load(self, stage: TrainStage | EvaluateStage) -> tuple[Assistant, Predictor]:
         """The loaded model where it serves the stage, else a new one; one that was loaded to train answers too."""
         from lcia import assistants
 
@@ -101,7 +101,7 @@ class LocalExecutor:
         self._accelerator = self._accelerator or Accelerator(mixed_precision="no")
         return self._accelerator
 
-    def _row_observer(self, stage: EvalStage) -> Callable[[int, int], None]:
+    def _row_observer(self, stage: EvaluateStage) -> Callable[[int, int], None]:
         def show(done: int, rows: int) -> None:
             self._observe(Progress(stage.key, stage.kind, stage.label, done, rows, {}))
 

@@ -10,7 +10,7 @@ from lcia.config.run import RunConfig
 from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity
 from lcia.grouping.many_orders import Grouping
 from lcia.protocols import Features
-from lcia.stage import EvalStage, TrainStage
+from lcia.stage import EvaluateStage, TrainStage
 from lcia.types import Split
 
 ZERO_SHOT = -1
@@ -35,7 +35,7 @@ class Cell:
 
     row: int
     column: int
-    stage: EvalStage
+    stage: EvaluateStage
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Plan:
     groups: tuple[Mapping[int, str], ...]
 
     @property
-    def evals(self) -> tuple[EvalStage, ...]:
+    def evals(self) -> tuple[EvaluateStage, ...]:
         """Distinct evaluation stages in the order of the matrix."""
         return tuple({cell.stage.key: cell.stage for cell in self.cells}.values())
 
@@ -83,11 +83,11 @@ class Planner:
             seed=config.seed,
         )
 
-    def _evaluate(self, task: str, shards: str, adapters: tuple[tuple[str | None, str | None], ...]) -> EvalStage:
+    def _evaluate(self, task: str, shards: str, adapters: tuple[tuple[str | None, str | None], ...]) -> EvaluateStage:
         """`adapters`: (instruction or None for all, key of the stage that answers or None for the base)."""
         keys = [key for _, key in adapters]
         default = max(set(keys), key=lambda key: (keys.count(key), key or ""))
-        return EvalStage(
+        return EvaluateStage(
             task=task,
             shards=shards,
             base=self._base,
@@ -183,7 +183,7 @@ def _untuned(planner: Planner, catalog: Catalog) -> Iterator[Cell]:
 
 def _ask(
     planner: Planner, catalog: Catalog, task: str, adapters: tuple[tuple[str | None, str | None], ...]
-) -> EvalStage:
+) -> EvaluateStage:
     return planner.evaluate(task, catalog.shards[task, planner.config.evaluation.split], adapters)
 
 

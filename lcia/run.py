@@ -21,7 +21,7 @@ from lcia.evaluation.scored import SCORINGS, Scored, read_scored
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
-from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
+from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.result import TrainResult
 from lcia.types import Benchmark, InputError, Split, TaskSpec
@@ -36,7 +36,7 @@ class Executor(Protocol):
 
     def embed(self, stages: Sequence[EmbedStage]) -> None: ...
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
         """Trains (parents come before their children) and evaluates, in whatever overlap it likes."""
 
 

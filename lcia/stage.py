@@ -147,7 +147,7 @@ class TrainStage(_ModelStage):
         return f"{self.tasks[0]} · {self.strategy.kind}" if len(self.tasks) == 1 else "multi-task"
 
 
-class EvalStage(_ModelStage):
+class EvaluateStage(_ModelStage):
     """Answers to one task's questions, each by the adapter it is routed to (None: the bare base).
 
     `default` serves every instruction that `routes` does not name.

@@ -1,4 +1,4 @@
-"""An EvalStage.
+"""An EvaluateStage.
 
 - `predict`: route, generate, answer
 - `answers`: the file of answers

@@ -1,4 +1,4 @@
-"""Answers of an EvalStage as a Parquet file: what was asked, what was said, by whom. Scores are computed from it."""
+"""Answers of an EvaluateStage as a Parquet file: what was asked, what was said, by whom. Scores come from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One EvalStage: each sample answered by the adapter it is routed to, on a base that is loaded once."""
+"""One EvaluateStage: each sample answered by the adapter it is routed to, on a base that is loaded once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from lcia.data.shards import Rows
 from lcia.evaluation.answers import write_answers
 from lcia.protocols import Assistant
-from lcia.stage import EvalStage
+from lcia.stage import EvaluateStage
 from lcia.store.folders import Store
 from lcia.types import Sample
 
 
 class Predictor:
-    """Answers ranges of any EvalStage's rows; keeps the adapters used last, drops older ones."""
+    """Answers ranges of any EvaluateStage's rows; keeps the adapters used last, drops older ones."""
 
     def __init__(self, assistant: Assistant, store: Store, batch_size: int, max_adapters: int = 8) -> None:
         self._assistant, self._store = assistant, store
@@ -27,7 +27,7 @@ class Predictor:
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._rows: OrderedDict[str, Rows] = OrderedDict()
 
-    def __call__(self, stage: EvalStage, start: int, stop: int) -> list[dict[str, Any]]:
+    def __call__(self, stage: EvaluateStage, start: int, stop: int) -> list[dict[str, Any]]:
         """Answers to rows start..stop-1, in row order, as records of answers.SCHEMA."""
         samples = self._open(stage.shards).take(range(start, stop))
         numbered = [(stage.adapter_of(s.instruction), i, s) for i, s in enumerate(samples, start)]
@@ -82,7 +82,9 @@ def _record(adapter: str | None, row: int, sample: Sample, prediction: str) -> d
     }
 
 
-def evaluate_stage(stage: EvalStage, predictor: Predictor, store: Store, observe: Callable[[int, int], None]) -> None:
+def evaluate_stage(
+    stage: EvaluateStage, predictor: Predictor, store: Store, observe: Callable[[int, int], None]
+) -> None:
     """Answers a whole stage in this process and publishes it, unless the store has it."""
     if store.has(stage.key):
         return

@@ -1,4 +1,4 @@
-"""The scores of an EvalStage's answers. What is kept of them does not grow with the length of questions and answers."""
+"""The scores of an EvaluateStage's answers. What is kept does not grow with the length of questions and answers."""
 
 from __future__ import annotations
 

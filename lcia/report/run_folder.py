@@ -29,7 +29,7 @@ from lcia.report.page import write as write_page
 from lcia.report.study_tables import StudyTables, tabulate
 from lcia.report.wording import clock
 from lcia.run import Outcome, Prepared, keys_of
-from lcia.stage import EvalStage, TrainStage
+from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
 from lcia.store.trouble import named_when_full
 from lcia.study import Point
@@ -182,7 +182,7 @@ def _write_run(outcome: Outcome, store: Store, folder: Path, whole: bool) -> Non
         _export(store.fetch(key), folder / "adapters" / f"g{group}")
 
 
-def _final(outcome: Outcome) -> list[EvalStage]:
+def _final(outcome: Outcome) -> list[EvaluateStage]:
     """The evaluation stages of the matrix's last row."""
     return [cell.stage for cell in outcome.prepared.plan.cells if cell.row == outcome.last]
 
@@ -260,7 +260,7 @@ def _steps(stage: TrainStage, training: TrainResult) -> StageSteps:
     return StageSteps(stage.label, training.steps, bounds)
 
 
-def _examples(outcome: Outcome, stage: EvalStage, store: Store) -> list[Prediction]:
+def _examples(outcome: Outcome, stage: EvaluateStage, store: Store) -> list[Prediction]:
     """The first answers of a task, with their first image."""
     answers = outcome.answers[stage.key]
     scores, groups = answers.scores[outcome.config.evaluation.scoring], _group_names(outcome, outcome.last)

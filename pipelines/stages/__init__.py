@@ -13,7 +13,7 @@ A stage each:
 - `shard`: ShardStage by tasks of Ray Data
 - `embed`: EmbedStage by actors of Ray Data
 - `train`: TrainStage by worker groups of Ray Train
-- `evaluate`: EvalStage by plain Ray actors
+- `evaluate`: EvaluateStage by plain Ray actors
 
 A Ray on this machine alone:
 - `private`: starts it on loopback, with a token and a folder that other users cannot enter

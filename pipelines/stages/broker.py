@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from lcia.protocols import Progress
-from lcia.stage import EvalStage, TrainStage
+from lcia.stage import EvaluateStage, TrainStage
 from pipelines.stages.work import BUILDS_ON_IT, NotYet, RowRange, ServerKind, SessionOver, Training, Work, row_ranges
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Broker:
             self._refuse_without_servers()
             self.change.notify_all()
 
-    async def add_evaluation(self, stage: EvalStage, rows: int, size: int) -> None:
+    async def add_evaluation(self, stage: EvaluateStage, rows: int, size: int) -> None:
         """Queues the `rows` of an evaluation stage that was not asked for yet, in ranges of `size`."""
         async with self.change:
             ranges = row_ranges(stage, rows, size)

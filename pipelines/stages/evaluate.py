@@ -15,7 +15,7 @@ import ray
 
 from lcia.evaluation.answers import write_answers
 from lcia.protocols import Progress
-from lcia.stage import EvalStage
+from lcia.stage import EvaluateStage
 from lcia.store.folders import Store
 from pipelines.exits import describe
 from pipelines.launch import LaunchConfig
@@ -39,7 +39,7 @@ class Answerer:
         records = predictor(work.stage, work.start, work.stop)
         return records, time.perf_counter() - started
 
-    def _predictor(self, stage: EvalStage) -> Predictor:
+    def _predictor(self, stage: EvaluateStage) -> Predictor:
         from lcia import assistants
         from lcia.evaluation.predict import Predictor
 

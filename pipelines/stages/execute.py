@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 from lcia.data.shards import count_rows, write_source
 from lcia.data.sources import Reading
 from lcia.protocols import Progress
-from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage
+from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from pipelines.exits import StageFailedError
 from pipelines.launch import LaunchConfig
@@ -29,7 +29,7 @@ SMALL_ROWS = 5000
 
 Watcher: TypeAlias = Callable[[Mapping[str, Progress]], None]
 """Takes a snapshot: the progress of all stages that were begun, by key."""
-Stage: TypeAlias = ShardStage | EmbedStage | TrainStage | EvalStage
+Stage: TypeAlias = ShardStage | EmbedStage | TrainStage | EvaluateStage
 SomeStage = TypeVar("SomeStage", bound=Stage)
 
 
@@ -101,7 +101,7 @@ class RayExecutor:
             for stage, _ in zip(stages, pool.map(one, stages), strict=True):
                 self._show(stage, done=True)
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
         """Hands stages to the broker and waits until each is done or has failed.
 
         Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias, TypeVar
 
-from lcia.stage import EvalStage, TrainStage
+from lcia.stage import EvaluateStage, TrainStage
 
 BUILDS_ON_IT = ""
 """The error of a stage that needs the result of one that failed."""
@@ -37,7 +37,7 @@ class Training:
 class RowRange:
     """Rows start..stop-1, for one actor, of an evaluation stage that has `rows` in all."""
 
-    stage: EvalStage
+    stage: EvaluateStage
     rows: int
     start: int
     stop: int
@@ -65,7 +65,7 @@ class SessionOver:
 Work = TypeVar("Work", Training, RowRange)
 
 
-def row_ranges(stage: EvalStage, rows: int, size: int) -> list[RowRange]:
+def row_ranges(stage: EvaluateStage, rows: int, size: int) -> list[RowRange]:
     """An evaluation stage cut into ranges of at most `size` rows, which several actors can share."""
     return [RowRange(stage, rows, start, min(start + size, rows)) for start in range(0, rows, size)]
 

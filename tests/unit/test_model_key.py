@@ -12,7 +12,7 @@ from lcia.assistants.tiny import TINY_BASE
 from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
 from lcia.config.strategies import SequentialConfig
 from lcia.local import LocalExecutor
-from lcia.stage import EvalStage, TrainStage
+from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
 from pipelines.launch import LaunchConfig
 from pipelines.stages.evaluate import Answerer
@@ -22,8 +22,8 @@ CHANGES: list[dict[str, Any]] = [{"pad_image_to_square": False}, {"dtype": "bflo
 changed = pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
 
 
-def evaluation(config: LlavaConfig, base: str = "b") -> EvalStage:
-    return EvalStage(task="A", shards="s", base=base, assistant=config, default=None, max_new_tokens=4)
+def evaluation(config: LlavaConfig, base: str = "b") -> EvaluateStage:
+    return EvaluateStage(task="A", shards="s", base=base, assistant=config, default=None, max_new_tokens=4)
 
 
 def training(config: LlavaConfig, lora: LoraConfig = LoraConfig()) -> TrainStage:  # noqa: B008 (frozen)

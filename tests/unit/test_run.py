@@ -21,7 +21,7 @@ from lcia.models.identity import base_identity
 from lcia.protocols import Progress
 from lcia.report import decisions
 from lcia.run import Outcome, prepare, run
-from lcia.stage import EvalStage, TrainStage
+from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.fit import FitOptions
 from lcia.types import InputError
@@ -39,7 +39,7 @@ class Watching(LocalExecutor):
 
     asked: list[str]
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvalStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
         self.asked = [stage.key for stage in (*trains, *evals)]
         super().train_and_evaluate(trains, evals)
 

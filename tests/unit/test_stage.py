@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lcia.config.run import LoraConfig, TextConfig, TinyConfig, TrainingConfig
 from lcia.config.strategies import CurvatureConfig
-from lcia.stage import EmbedStage, EvalStage, ShardStage, TrainStage, digest
+from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage, digest
 from lcia.types import FileSource, GeneratedSource
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "train_stage.json").read_text())
@@ -38,7 +38,7 @@ TRAIN = TrainStage(
     strategy=CurvatureConfig(),
     seed=0,
 )
-EVAL = EvalStage(
+EVAL = EvaluateStage(
     task="GQA",
     shards="s",
     base="b",

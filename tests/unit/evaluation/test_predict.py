@@ -14,7 +14,7 @@ from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.evaluation.answers import SCHEMA, read_answers, read_result
 from lcia.evaluation.predict import Predictor, evaluate_stage
-from lcia.stage import EvalStage, ShardStage
+from lcia.stage import EvaluateStage, ShardStage
 from lcia.store.folders import Store
 from lcia.types import GeneratedSource, Sample
 
@@ -75,9 +75,11 @@ def _shards() -> ShardStage:
                       max_image_pixels=10**6)  # fmt: skip
 
 
-def _stage(default: str | None, routes: tuple[tuple[str, str | None], ...] = (), tokens: int = 9) -> EvalStage:
-    return EvalStage(task="GQA", shards=_shards().key, base="", assistant=TinyConfig(), default=default, routes=routes,
-                     max_new_tokens=tokens)  # fmt: skip
+def _stage(default: str | None, routes: tuple[tuple[str, str | None], ...] = (), tokens: int = 9) -> EvaluateStage:
+    model = {"base": "", "assistant": TinyConfig()}
+    return EvaluateStage(
+        task="GQA", shards=_shards().key, default=default, routes=routes, max_new_tokens=tokens, **model
+    )
 
 
 def _predictor(store: Store, **values: Any) -> tuple[Predictor, Recorder]:
@@ -154,7 +156,7 @@ def test_a_stage_is_answered_in_hundreds_told_and_published_once(store: Store, m
     stage = _stage("a")
     monkeypatch.setattr("lcia.evaluation.predict.Rows", lambda folders: range(250))
 
-    def answered(stage: EvalStage, start: int, stop: int) -> list[dict[str, Any]]:
+    def answered(stage: EvaluateStage, start: int, stop: int) -> list[dict[str, Any]]:
         asked.append((start, stop))
         row = {"id": "", "instruction": "", "question": "", "prediction": "", "references": [], "adapter": None}
         return [{"row": number, **row} for number in range(start, stop)]

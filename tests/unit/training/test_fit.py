@@ -154,7 +154,7 @@ def test_a_trained_projector_has_a_learning_rate_of_its_own(tmp_path: Path) -> N
               "training": {"max_steps": 1, "batch_size": 8, "weight_decay": 0.0, **rates}}  # fmt: skip
     executor = LocalExecutor(Store(str(tmp_path)))
     [prepared] = prepare([parse(RunConfig, config, "test")], executor)
-    executor.tune(prepared.plan.trains[:1], [])
+    executor.train_and_evaluate(prepared.plan.trains[:1], [])
     base = LlavaForConditionalGeneration.from_pretrained(TINY_BASE).model.multi_modal_projector.state_dict()
     stored = load_file(_published(prepared, executor.store, 0) / ADAPTER_FILE)
     moved = [stored[name] - base[name.split("projector.")[1]] for name in stored if "projector" in name]

@@ -9,7 +9,7 @@ from typing import TypeVar
 from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
 from lcia.config.strategies import SequentialConfig
 from lcia.protocols import Progress
-from lcia.stage import EvalStage, TrainStage
+from lcia.stage import EvaluateStage, TrainStage
 from pipelines.stages.broker import Broker
 from pipelines.stages.work import BUILDS_ON_IT, NotYet, RowRange, SessionOver, Training, row_ranges, until_over
 
@@ -33,10 +33,12 @@ def training(task: str, parent: TrainStage | None = None) -> TrainStage:
     )  # fmt: skip
 
 
-def evaluation(*adapters: TrainStage) -> EvalStage:
+def evaluation(*adapters: TrainStage) -> EvaluateStage:
     default, *others = (adapter.key for adapter in adapters)
     routes = tuple((f"instruction {number}", key) for number, key in enumerate(others))
-    return EvalStage(task="A", shards="s", base="b", assistant=MODEL, default=default, routes=routes, max_new_tokens=4)
+    return EvaluateStage(
+        task="A", shards="s", base="b", assistant=MODEL, default=default, routes=routes, max_new_tokens=4
+    )
 
 
 A, B = training("A"), training("B")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import io
 
 import numpy as np
@@ -14,6 +15,7 @@ from lcia.metrics.stats import Comparison, Spread
 from lcia.report.study_tables import StudyTables
 from lcia.study import TaskSpread
 from pipelines.terminal import tables
+from lcia.protocols import Progress
 from pipelines.terminal.progress import table as progress_table
 
 NAMES = ("a[/b]", "[red]", ":cat:", "[link=file:///etc]x[/link]")
@@ -34,7 +36,7 @@ def test_no_table_reads_a_name_as_markup(name: str) -> None:
     study = StudyTables(name, {}, {name: metrics}, {name: metrics}, {name: {name: TaskSpread(spread, spread)}},
                         {name: comparison})  # fmt: skip
     stage = {"kind": "train", "label": name, "group": "g0", "state": "to do", "key": "k", "parent": ""}
-    running = {"kind": "train", "label": name, "step": 1, "steps": 2, "values": {}, "done": False}
+    running = Progress("key", "train", name, 1, 2, {})
     made = [
         tables.matrix_table(name, matrix),
         tables.metrics_table({name: matrix}),
@@ -43,7 +45,7 @@ def test_no_table_reads_a_name_as_markup(name: str) -> None:
         tables.counts_table([{"data": name, "rows": 1, "bad": 1, "reasons": {name: 1}}]),
         tables.placements_table([(Placement(name, 0, True, ()), 1)]),
         tables.routes_table([(Route(name, "test", name, 0, (0.5,), False), 1)]),
-        progress_table({"key": running, "done": {**running, "done": True}}),
+        progress_table({"key": running, "done": replace(running, done=True)}),
     ]
     for table in made:
         assert name in printed(table)
