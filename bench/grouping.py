@@ -77,7 +77,7 @@ def embedding(photos: Path, images: int, model: str) -> dict[str, Any]:
     import ray
     import torch
 
-    from lcia.embedders import features as local
+    from lcia.embedders import embed as local
     from pipelines.stages.embed import embed_on_ray
 
     torch.set_num_threads(1)  # as Ray gives an actor of one CPU

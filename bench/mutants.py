@@ -41,7 +41,7 @@ ASIDE = (
 )  # fmt: skip
 """Not the core: pages and figures, made-up pictures and wordings."""
 BEYOND = {
-    "tests/integration/test_fit_distributed.py": (
+    "tests/integration/test_train_distributed.py": (
         "training/parallel.py",
         "assistants/sharded.py",
         "assistants/adapters.py",

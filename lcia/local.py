@@ -10,12 +10,12 @@ from lcia import embedders
 from lcia.config.run import LoraConfig
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading
-from lcia.embedders.features import embed_shards
-from lcia.evaluation.predict import Predictor, evaluate_stage
+from lcia.embedders.embed import embed_shards
+from lcia.evaluation.evaluate import Predictor, evaluate_stage
 from lcia.protocols import Assistant, Observer, Progress
 from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions, Worker, fit_stage
+from lcia.training.train import TrainOptions, Worker, train_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,9 +29,9 @@ class LocalExecutor:
     """One stage after the other, on one device; the base is loaded once."""
 
     def __init__(
-        self, store: Store, options: FitOptions | None = None, observe: Observer = silent, eval_batch_size: int = 50
+        self, store: Store, options: TrainOptions | None = None, observe: Observer = silent, eval_batch_size: int = 50
     ) -> None:
-        self.store, self._options, self._observe = store, options or FitOptions(), observe
+        self.store, self._options, self._observe = store, options or TrainOptions(), observe
         self._eval_batch_size = eval_batch_size
         self._loaded: tuple[Assistant, Predictor] | None = None
         self._serves: set[str] = set()
@@ -77,7 +77,7 @@ class LocalExecutor:
         """Why the stage diverged; empty where it did not."""
         try:
             worker = Worker(self.store, self._device(), self._options, self._observe)
-            fit_stage(stage, self._load(stage)[0], worker)
+            train_stage(stage, self._load(stage)[0], worker)
         except FloatingPointError as error:
             # The text alone: the error's frames would keep optimizer and gradients in memory.
             return str(error)

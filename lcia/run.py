@@ -16,7 +16,7 @@ from lcia import benchmarks
 from lcia.config.run import EmbedderConfig, RunConfig
 from lcia.data.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.data.sources import fingerprint
-from lcia.embedders import features, similarity_of
+from lcia.embedders import embed, similarity_of
 from lcia.evaluation.scored import SCORINGS, Scored, read_scored
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
@@ -121,7 +121,7 @@ class _Shared:
         self.assistant, self.base = cache(pinned_assistant), cache(base_identity)
         self._embedder, self._identity = cache(pinned_embedder), cache(embedder_identity)
         self.embedding = cache(self._new_embedding)
-        self.features = cache(lambda key: features.read(store.fetch(key)))
+        self.features = cache(lambda key: embed.read(store.fetch(key)))
         self._planner = cache(self._new_planner)
 
     def planner(self, config: RunConfig) -> Planner:

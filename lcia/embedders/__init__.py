@@ -4,7 +4,7 @@
 - `text`: sentence embeddings
 - `clip`: embeddings of texts and images
 - `vectors`: what embedders of vectors share: batches, and the cosine
-- `features`: the features of a task and split, collected from its shards
+- `embed`: the features of a task and split, collected from its shards
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An EvaluateStage.
 
-- `predict`: route, generate, answer
+- `evaluate`: route, generate, answer
 - `answers`: the file of answers
 - `scored`: what they score
 """

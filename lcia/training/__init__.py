@@ -1,6 +1,6 @@
 """A TrainStage, in any number of workers.
 
-- `fit`: the loop
+- `train`: the loop
 - `result`: what a finished stage leaves, and its reader
 - `checkpoint`: its state, saved and restored
 - `sampling`: which rows a step sees

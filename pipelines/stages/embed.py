@@ -14,7 +14,7 @@ import ray
 from lcia.config.run import EmbedderConfig
 from lcia.data.parquet import Table
 from lcia.embedders import build
-from lcia.embedders.features import Collector, add_samples, count_texts, samples_of, shard_files, text_sample, write
+from lcia.embedders.embed import Collector, add_samples, count_texts, samples_of, shard_files, text_sample, write
 from lcia.protocols import Features
 
 TEXTS = 4096
@@ -42,7 +42,7 @@ class Embed:
 def embed_on_ray(
     shards: Path | str, config: EmbedderConfig, folder: Path, actors: int = 1, gpus_per_actor: float = 0.0
 ) -> None:
-    """Writes the features of a folder of Parquet shards into `folder`; as lcia.embedders.features does."""
+    """Writes the features of a folder of Parquet shards into `folder`; as lcia.embedders.embed does."""
     embedded = partial(_embedded, config=config, actors=actors, gpus_per_actor=gpus_per_actor)
     if config.feature_kind == "image_vectors":
         # One task may read many files into one block: cut it, so that every actor finds work.

@@ -23,7 +23,7 @@ from pipelines.stages.broker import Broker, BrokerHandle
 from pipelines.stages.work import RowRange, until_over
 
 if TYPE_CHECKING:
-    from lcia.evaluation.predict import Predictor
+    from lcia.evaluation.evaluate import Predictor
 
 
 class Answerer:
@@ -41,7 +41,7 @@ class Answerer:
 
     def _predictor(self, stage: EvaluateStage) -> Predictor:
         from lcia import assistants
-        from lcia.evaluation.predict import Predictor
+        from lcia.evaluation.evaluate import Predictor
 
         if self._loaded is None or self._loaded[0] != stage.model_key:
             self._loaded = None  # its memory is needed for the next one

@@ -76,7 +76,7 @@ class RayExecutor:
     def _write_features(self, stage: EmbedStage, folder: Path) -> None:
         shards = str(self.store.fetch(stage.shards))
         if stage.embedder.feature_kind == "texts":
-            from lcia.embedders.features import embed_shards
+            from lcia.embedders.embed import embed_shards
 
             # The texts are the features: one column is read, which is done before a pool of actors has started.
             embed_shards(shards, stage.embedder, folder)

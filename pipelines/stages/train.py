@@ -92,13 +92,13 @@ def _work(settings: dict[str, Any]) -> None:
     from accelerate import Accelerator
 
     from lcia.store.folders import Store
-    from lcia.training.fit import FitOptions, Worker, fit_stage
+    from lcia.training.train import TrainOptions, Worker, train_stage
 
     launch = LaunchConfig.model_validate(settings["launch"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # Autocast is the stage's (training.bf16); an environment variable of accelerate must not bring another.
     accelerator = Accelerator(mixed_precision="no", cpu=launch.gpus_per_worker == 0)
-    options = FitOptions(
+    options = TrainOptions(
         launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
     )
     broker, store = find_broker(settings["broker"]), Store(launch.store_root)
@@ -110,7 +110,7 @@ def _work(settings: dict[str, Any]) -> None:
             if stage.model_key not in loaded:
                 loaded.clear()
                 loaded[stage.model_key] = _load(stage, launch, accelerator)
-            fit_stage(stage, loaded[stage.model_key], worker)
+            train_stage(stage, loaded[stage.model_key], worker)
         except Exception as error:
             loaded.clear()
             _report_error(broker, work, error)

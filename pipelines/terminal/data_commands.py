@@ -86,7 +86,7 @@ def _assistant(config: RunConfig) -> Assistant:
 def _groups(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
     """The group of each task of the stream, as far as its first rows tell; empty where there is nothing to decide."""
     from lcia import embedders
-    from lcia.embedders.features import Collector, add_samples
+    from lcia.embedders.embed import Collector, add_samples
     from lcia.grouping.codebook import group_name
     from lcia.grouping.many_orders import Grouping
 

@@ -21,7 +21,7 @@ from lcia.data.shards import Rows
 from lcia.local import LocalExecutor
 from lcia.run import prepare
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions
+from lcia.training.train import TrainOptions
 from lcia.types import Sample
 
 SETTINGS: list[dict[str, Any]] = [
@@ -72,7 +72,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "grouping": {"enabled": False},
         "assistant": request.param,
     }
-    executor = LocalExecutor(store, FitOptions())
+    executor = LocalExecutor(store, TrainOptions())
     [prepared] = prepare([parse(RunConfig, given, "test")], executor)
     [stage], [asked] = prepared.plan.trains, prepared.plan.evals
     executor.train_and_evaluate([stage], [])

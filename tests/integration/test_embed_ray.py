@@ -14,7 +14,7 @@ import ray
 from PIL import Image
 
 from lcia.config.run import ClipConfig, EmbedderConfig, TfidfConfig
-from lcia.embedders import features as local
+from lcia.embedders import embed as local
 from pipelines.stages.embed import embed_on_ray
 
 INSTRUCTIONS = ("Answer with one word.", "What is the object?", "Give the box.", "Ünïcode, too?")

@@ -19,7 +19,7 @@ from lcia.protocols import Progress
 from lcia.report.run_folder import Session, write
 from lcia.run import Outcome, run
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions
+from lcia.training.train import TrainOptions
 from pipelines.launch import LaunchConfig, TrackingConfig
 from pipelines.tracking.mirror import Mirror, MirrorRun, Point, default_uri
 from pipelines.tracking.runs import tracked
@@ -237,7 +237,9 @@ def stream(tmp_path_factory):
         "grouping": {"enabled": False},
     }
     store = Store(str(tmp_path_factory.mktemp("stream") / "store"))
-    return Stream(run([parse(RunConfig, values, "test")], LocalExecutor(store, FitOptions(logging_steps=2)))[0], store)
+    return Stream(
+        run([parse(RunConfig, values, "test")], LocalExecutor(store, TrainOptions(logging_steps=2)))[0], store
+    )
 
 
 TASKS = ("stream: 1. VQAv2", "stream: 2. OCR-VQA")

@@ -17,7 +17,7 @@ from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
 from lcia.run import Outcome, run
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions
+from lcia.training.train import TrainOptions
 from pipelines.launch import LaunchConfig
 from pipelines.stages.execute import RayExecutor
 from pipelines.stages.session import session
@@ -47,7 +47,7 @@ def cluster() -> Iterator[None]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The run in this process: one worker, nothing sharded."""
     return _finished(
-        LocalExecutor(Store(str(tmp_path_factory.mktemp("whole"))), FitOptions(micro_batch=4, logging_steps=1))
+        LocalExecutor(Store(str(tmp_path_factory.mktemp("whole"))), TrainOptions(micro_batch=4, logging_steps=1))
     )
 
 
@@ -73,7 +73,7 @@ def test_two_workers_trained_on_shards(sharded: Finished) -> None:
 def test_the_first_step_is_that_of_one_process_and_the_later_ones_learn_as_much(
     whole: Finished, sharded: Finished
 ) -> None:
-    """Before Adam makes whole steps of roundings; test_fit_distributed.py compares the adapters, in float64."""
+    """Before Adam makes whole steps of roundings; test_train_distributed.py compares the adapters, in float64."""
     one, two = (_steps(folders[0]) for _, folders in (whole, sharded))
     for name in ("loss", "grad_norm"):
         assert two[0][name] == pytest.approx(one[0][name], rel=1e-5)

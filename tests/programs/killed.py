@@ -30,11 +30,11 @@ from lcia.run import prepare
 from lcia.stage import TrainStage
 from lcia.store.folders import Store
 from lcia.store.scratch import staging
-from lcia.training.fit import FitOptions, Worker, fit_stage
+from lcia.training.train import TrainOptions, Worker, train_stage
 
 PLACES = {"local": "{}", "url": "fsspec+file://{}"}
 """One rename publishes in the first, files are uploaded one by one in the second."""
-OPTIONS = FitOptions(micro_batch=4, save_steps=1, logging_steps=1)
+OPTIONS = TrainOptions(micro_batch=4, save_steps=1, logging_steps=1)
 STREAM = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 16, "test_size": 2},
     "training": {"max_steps": 4, "batch_size": 4},
@@ -85,7 +85,7 @@ def train_in_pair(home: Path, rank: int, port: int, fate: Fate) -> None:
     executor = _executor(home, "local", silent)
     stage = stages(executor, "curvature")[1]
     worker = Worker(executor.store, Accelerator(cpu=True), OPTIONS, silent)
-    fit_stage(stage, assistants.build(stage.assistant, stage.lora), worker)
+    train_stage(stage, assistants.build(stage.assistant, stage.lora), worker)
 
 
 def stages(executor: LocalExecutor, strategy: str) -> tuple[TrainStage, ...]:

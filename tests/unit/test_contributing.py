@@ -15,7 +15,7 @@ LINKED = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in li
 
 
 def test_it_names_the_stops_of_a_run() -> None:
-    assert {"lcia/run.py", "lcia/plan.py", "lcia/training/fit.py", "lcia/report/page.py"} <= set(QUOTED)
+    assert {"lcia/run.py", "lcia/plan.py", "lcia/training/train.py", "lcia/report/page.py"} <= set(QUOTED)
 
 
 @pytest.mark.parametrize("name", QUOTED + LINKED)

@@ -23,7 +23,7 @@ from lcia.report import decisions
 from lcia.run import Outcome, prepare, run
 from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions
+from lcia.training.train import TrainOptions
 from lcia.types import InputError
 
 ROWS = 6
@@ -57,7 +57,7 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     seen: list[Progress] = []
-    executor = Watching(Store(str(tmp_path_factory.mktemp("run"))), FitOptions(logging_steps=1), seen.append, 4)
+    executor = Watching(Store(str(tmp_path_factory.mktemp("run"))), TrainOptions(logging_steps=1), seen.append, 4)
     legacy = {**RUN, "evaluation": {**RUN["evaluation"], "scoring": "legacy"}}
     outcomes = run([parse(RunConfig, RUN, "strict"), parse(RunConfig, legacy, "legacy")], executor)
     return Ran(outcomes, executor.store, seen, executor.asked)
@@ -82,7 +82,7 @@ def test_progress_tells_every_step_and_every_answered_row(ran: Ran) -> None:
 def test_what_is_stored_is_neither_trained_nor_answered_again(ran: Ran) -> None:
     seen: list[Progress] = []
     [again] = run(
-        [ran.outcomes[0].config], LocalExecutor(Store(ran.store.root), FitOptions(logging_steps=1), seen.append)
+        [ran.outcomes[0].config], LocalExecutor(Store(ran.store.root), TrainOptions(logging_steps=1), seen.append)
     )
     assert seen == []
     np.testing.assert_array_equal(again.matrix.scores, ran.outcomes[0].matrix.scores)
@@ -115,7 +115,7 @@ def test_every_wanted_cell_is_filled_and_the_base_answers_without_an_adapter(ran
 
 def test_without_zero_shot_the_matrix_has_no_such_row(ran: Ran) -> None:
     config = parse(RunConfig, {**RUN, "evaluation": {}}, "plain")
-    [outcome] = run([config], LocalExecutor(Store(ran.store.root), FitOptions()))
+    [outcome] = run([config], LocalExecutor(Store(ran.store.root), TrainOptions()))
     assert outcome.matrix.zero_shot is None
     assert np.isnan(outcome.matrix.scores).tolist() == [[False, True], [False, False]]
 
@@ -216,7 +216,7 @@ def test_one_base_serves_all_trainings_and_evaluations_of_a_configuration(
     built: list[object] = []
     build = assistants.build
     monkeypatch.setattr(assistants, "build", lambda *given, **named: built.append(given) or build(*given, **named))
-    executor = LocalExecutor(Store(str(tmp_path)), FitOptions())
+    executor = LocalExecutor(Store(str(tmp_path)), TrainOptions())
     values = {**RUN, "training": {"max_steps": 1}, "evaluation": {}}
     run([parse(RunConfig, values, "one"), parse(RunConfig, {**values, "seed": 1}, "other")], executor)
     assert len(built) == 1

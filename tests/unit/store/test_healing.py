@@ -14,7 +14,7 @@ from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
 from lcia.run import Outcome, run
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions
+from lcia.training.train import TrainOptions
 
 VALUES = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2"], "train_size": 8, "test_size": 2},
@@ -31,7 +31,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def _run(folder: Path, told: list[str] | None = None) -> Outcome:
     notes = told if told is not None else []
     executor = LocalExecutor(
-        Store(str(folder)), FitOptions(micro_batch=4), lambda progress: notes.append(progress.note)
+        Store(str(folder)), TrainOptions(micro_batch=4), lambda progress: notes.append(progress.note)
     )
     return run([parse(RunConfig, VALUES, "test")], executor)[0]
 

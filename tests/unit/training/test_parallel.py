@@ -17,8 +17,8 @@ from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import prepare
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions, Worker, fit_stage
 from lcia.training.parallel import base_device, check_even_split, from_main, wrap
+from lcia.training.train import TrainOptions, Worker, train_stage
 from lcia.types import InputError
 
 STREAM = {"benchmark": {"kind": "minicoin", "tasks": ["VQAv2"], "train_size": 8, "test_size": 4}}
@@ -50,7 +50,7 @@ def test_an_accelerator_with_an_engine_of_its_own_is_refused_before_anything_is_
     assistant = assistants.build(TinyConfig())
     _patch(monkeypatch, "distributed_type", engine)
     with pytest.raises(InputError, match=message):
-        fit_stage(stage, assistant, Worker(store, accelerator, FitOptions(logging_steps=1), seen.append))
+        train_stage(stage, assistant, Worker(store, accelerator, TrainOptions(logging_steps=1), seen.append))
     assert (seen, assistant.adapters.names, store.has(stage.key)) == ([], (), False)
 
 
@@ -61,7 +61,7 @@ def test_a_deepspeed_plugin_is_refused_though_it_is_not_in_use_yet(
     [stage] = prepare([parse(RunConfig, STREAM, "test")], LocalExecutor(store))[0].plan.trains
     _patch(monkeypatch, "deepspeed_plugins", {"default": object()})
     with pytest.raises(InputError, match="DeepSpeed is not supported"):
-        fit_stage(stage, assistants.build(TinyConfig()), Worker(store, accelerator, FitOptions(), silent))
+        train_stage(stage, assistants.build(TinyConfig()), Worker(store, accelerator, TrainOptions(), silent))
 
 
 def test_sharding_workers_refuse_a_batch_that_gives_them_different_numbers_of_rows(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ from rich.console import Console, RenderableType
 from lcia.grouping.codebook import Placement, Route
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import Comparison, Spread
+from lcia.protocols import Progress
 from lcia.report.study_tables import StudyTables
 from lcia.study import TaskSpread
 from pipelines.terminal import tables
-from lcia.protocols import Progress
 from pipelines.terminal.progress import table as progress_table
 
 NAMES = ("a[/b]", "[red]", ":cat:", "[link=file:///etc]x[/link]")

@@ -18,7 +18,7 @@ from lcia.protocols import Progress
 from lcia.report.run_folder import Session, write
 from lcia.run import Outcome, run
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions
+from lcia.training.train import TrainOptions
 from pipelines.launch import LaunchConfig
 from pipelines.tracking import runs
 from pipelines.tracking.mirror import Mirror, MirrorRun, Point
@@ -84,7 +84,7 @@ class AtOnce(Sender):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Store]:
     store = Store(str(tmp_path_factory.mktemp("runs") / "store"))
-    executor = LocalExecutor(store, FitOptions(micro_batch=4, logging_steps=1))
+    executor = LocalExecutor(store, TrainOptions(micro_batch=4, logging_steps=1))
     return run([parse(RunConfig, VALUES, "test")], executor)[0], store
 
 

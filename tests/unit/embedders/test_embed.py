@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lcia import embedders
 from lcia.config.run import ClipConfig, TfidfConfig
-from lcia.embedders.features import Collector, embed_shards, read, shard_files, write
+from lcia.embedders.embed import Collector, embed_shards, read, shard_files, write
 from lcia.local import LocalExecutor
 from lcia.protocols import Features
 from lcia.stage import EmbedStage
@@ -85,7 +85,7 @@ def test_a_folder_without_shards_is_an_error(tmp_path: Path) -> None:
 def test_an_embedder_is_loaded_once_for_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     build = embedders.build
-    for module in ("lcia.embedders", "lcia.embedders.features"):
+    for module in ("lcia.embedders", "lcia.embedders.embed"):
         monkeypatch.setattr(f"{module}.build", lambda config: built.append(config) or build(config))  # type: ignore[func-returns-value]
     executor = LocalExecutor(Store(str(tmp_path)))
     for key in ("aa", "bb", "cc"):

@@ -18,10 +18,10 @@ from lcia.plan import Plan
 from lcia.run import prepare
 from lcia.stage import TrainStage
 from lcia.store.folders import Store
-from lcia.training import fit
-from lcia.training.fit import FitOptions, Worker, fit_stage
+from lcia.training import train
+from lcia.training.train import TrainOptions, Worker, train_stage
 
-OPTIONS = FitOptions(micro_batch=2, logging_steps=3, save_steps=100)
+OPTIONS = TrainOptions(micro_batch=2, logging_steps=3, save_steps=100)
 STRATEGIES: list[dict[str, Any]] = [
     {"kind": "sequential"},
     {"kind": "fixed", "beta": 0.9},
@@ -46,17 +46,17 @@ def planned(store: Store, tasks: tuple[str, ...] = ("VQAv2",), **given: Any) -> 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, at: int, value: float = float("nan"), task: str = "") -> list[int]:
     """The loss of one step (and task) is multiplied by a value; returns the steps seen."""
-    step, seen = fit._step, list[int]()
+    step, seen = train._step, list[int]()
 
     def spoilt(loop: Any, batches: Any, number: int) -> Any:
-        plain = fit.answer_loss
+        plain = train.answer_loss
         seen.append(number + 1)
         with pytest.MonkeyPatch.context() as patch:
             if number + 1 == at and task in loop.stage.tasks[0]:
-                patch.setattr(fit, "answer_loss", lambda logits, labels: plain(logits, labels) * value)
+                patch.setattr(train, "answer_loss", lambda logits, labels: plain(logits, labels) * value)
             return step(loop, batches, number)
 
-    monkeypatch.setattr(fit, "_step", spoilt)
+    monkeypatch.setattr(train, "_step", spoilt)
     return seen
 
 
@@ -80,7 +80,7 @@ def test_a_gradient_that_is_not_finite_is_told_by_name_before_the_optimizer_step
 ) -> None:
     store, loops = Store(str(tmp_path)), list[Any]()
     [stage] = planned(store, strategy={"kind": "sequential"}).trains
-    clip = fit._clip
+    clip = train._clip
 
     def spoilt(loop: Any, loss: Tensor) -> float:
         if loop.state.done == 3:
@@ -90,7 +90,7 @@ def test_a_gradient_that_is_not_finite_is_told_by_name_before_the_optimizer_step
             parameters[name].grad.view(-1)[-1] = float("inf")
         return clip(loop, loss)
 
-    monkeypatch.setattr(fit, "_clip", spoilt)
+    monkeypatch.setattr(train, "_clip", spoilt)
     with pytest.raises(FloatingPointError) as caught:
         LocalExecutor(store, OPTIONS).train_and_evaluate([stage], [])
     [(name, before, after)] = loops
@@ -102,14 +102,14 @@ def test_an_infinite_loss_with_finite_gradients_is_told_where_the_loop_logs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A constant that is added has no gradient."""
-    store, step = Store(str(tmp_path)), fit._step
+    store, step = Store(str(tmp_path)), train._step
     [stage] = planned(store, strategy={"kind": "sequential"}).trains
 
     def spoilt(loop: Any, batches: Any, number: int) -> Any:
         loss, norm = step(loop, batches, number)
         return (loss + float("inf") if number == 0 else loss), norm
 
-    monkeypatch.setattr(fit, "_step", spoilt)
+    monkeypatch.setattr(train, "_step", spoilt)
     with pytest.raises(FloatingPointError, match="at step 3 of 6: the loss is not finite"):
         LocalExecutor(store, OPTIONS).train_and_evaluate([stage], [])
     assert not store.has(stage.key)
@@ -118,7 +118,7 @@ def test_an_infinite_loss_with_finite_gradients_is_told_where_the_loop_logs(
 def test_weights_that_overflow_in_the_very_last_step_are_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, step, names = Store(str(tmp_path)), fit._step, list[str]()
+    store, step, names = Store(str(tmp_path)), train._step, list[str]()
     [stage] = planned(store, strategy={"kind": "sequential"}).trains
 
     def spoilt(loop: Any, batches: Any, number: int) -> Any:
@@ -128,7 +128,7 @@ def test_weights_that_overflow_in_the_very_last_step_are_not_published(
             loop.state.parameters[names[0]].data.view(-1)[0] = float("-inf")
         return result
 
-    monkeypatch.setattr(fit, "_step", spoilt)
+    monkeypatch.setattr(train, "_step", spoilt)
     with pytest.raises(FloatingPointError) as caught:
         LocalExecutor(store, OPTIONS).train_and_evaluate([stage], [])
     assert f"at step 6 of 6: the weights of {names[0]} are not finite" in str(caught.value)
@@ -177,10 +177,10 @@ def test_the_same_assistant_goes_on_to_the_next_stage_as_if_nothing_had_been(
     device = LocalExecutor(store)._device()
     spoil(monkeypatch, at=2, task="VQAv2")
     with pytest.raises(FloatingPointError):
-        fit_stage(bad, assistant, Worker(store, device, OPTIONS, silent))
-    fit_stage(good, assistant, Worker(store, device, OPTIONS, silent))
+        train_stage(bad, assistant, Worker(store, device, OPTIONS, silent))
+    train_stage(good, assistant, Worker(store, device, OPTIONS, silent))
     alone = Store(str(tmp_path / "two"))
-    fit_stage(_only(alone, "OCR-VQA"), assistants.build(TinyConfig()), Worker(alone, device, OPTIONS, silent))
+    train_stage(_only(alone, "OCR-VQA"), assistants.build(TinyConfig()), Worker(alone, device, OPTIONS, silent))
     files = [s.fetch(good.key) / "adapter_model.safetensors" for s in (store, alone)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -194,13 +194,13 @@ def _only(store: Store, task: str) -> TrainStage:
 
 
 def test_bf16_is_the_runs_and_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    types, plain = set[torch.dtype](), fit.answer_loss
+    types, plain = set[torch.dtype](), train.answer_loss
 
     def watched(logits: Tensor, labels: Tensor) -> Tensor:
         types.add(logits.dtype)
         return plain(logits, labels)
 
-    monkeypatch.setattr(fit, "answer_loss", watched)
+    monkeypatch.setattr(train, "answer_loss", watched)
     keys, losses = set[str](), set[float]()
     for bf16, expected in ((False, torch.float32), (True, torch.bfloat16)):
         types.clear()
@@ -235,5 +235,5 @@ def test_an_accelerator_with_a_precision_of_its_own_is_refused(tmp_path: Path, m
     accelerator = Accelerator(cpu=True)
     monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "bf16")
     with pytest.raises(InputError, match=r"mixed precision bf16 is not supported.*set training\.bf16"):
-        fit_stage(stage, assistants.build(TinyConfig()), Worker(store, accelerator, OPTIONS, silent))
+        train_stage(stage, assistants.build(TinyConfig()), Worker(store, accelerator, OPTIONS, silent))
     assert not store.has(stage.key)

@@ -40,7 +40,7 @@ ADAPTER = "tuned"
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class TrainOptions:
     """What the machine asks of the loop; none of it changes the result beyond rounding."""
 
     micro_batch: int = 16
@@ -55,7 +55,7 @@ class Worker:
 
     store: Store
     accelerator: Accelerator
-    options: FitOptions
+    options: TrainOptions
     observe: Observer
 
 
@@ -86,7 +86,7 @@ class Loop:
             self.worker.observe(Progress(self.stage.key, "train", self.stage.label, done, self.steps, values, note))
 
 
-def fit_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None:
+def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None:
     """Trains `stage` unless the store has it, and publishes adapter, kept tensors and step statistics.
 
     Every worker calls it; the main one writes. A partial checkpoint of the same stage is continued from, whatever the

@@ -32,13 +32,13 @@ EXACT = 1e-12
 def _worked(folder: Path, root: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
     paths = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, str(PROGRAMS / "fit_worker.py"), str(folder)]
+    command = [sys.executable, str(PROGRAMS / "train_worker.py"), str(folder)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False), folder
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """The stores that fit_worker.py's processes leave, made once for all tests of this file."""
+    """The stores that train_worker.py's processes leave, made once for all tests of this file."""
     done, folder = _worked(tmp_path_factory.mktemp("fit"), root)
     if f"-{signal.SIGSEGV:d}" in done.stderr.rpartition(": [")[2]:
         # Seen once under load: a general protection fault in gloo's own thread (torch 2.13). Ray starts a worker that

@@ -13,7 +13,7 @@ from lcia.data.minicoin.rows import generate
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.evaluation.answers import SCHEMA, read_answers, read_result
-from lcia.evaluation.predict import Predictor, evaluate_stage
+from lcia.evaluation.evaluate import Predictor, evaluate_stage
 from lcia.stage import EvaluateStage, ShardStage
 from lcia.store.folders import Store
 from lcia.types import GeneratedSource, Sample
@@ -140,7 +140,7 @@ def test_the_adapters_used_last_stay_loaded_and_the_oldest_goes(store: Store) ->
 def test_the_rows_of_no_more_shards_are_held_open_than_adapters(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(
-        "lcia.evaluation.predict.Rows", lambda folders: opened.append(folders[0].name) or folders[0].name
+        "lcia.evaluation.evaluate.Rows", lambda folders: opened.append(folders[0].name) or folders[0].name
     )
     predictor, _ = _predictor(store, max_adapters=2)
     assert [predictor._open(key) for key in "abacbc"] == list("abacbc")
@@ -154,7 +154,7 @@ def test_a_stage_is_answered_in_hundreds_told_and_published_once(store: Store, m
     seen: list[tuple[int, int]] = []
     asked: list[tuple[int, int]] = []
     stage = _stage("a")
-    monkeypatch.setattr("lcia.evaluation.predict.Rows", lambda folders: range(250))
+    monkeypatch.setattr("lcia.evaluation.evaluate.Rows", lambda folders: range(250))
 
     def answered(stage: EvaluateStage, start: int, stop: int) -> list[dict[str, Any]]:
         asked.append((start, stop))

@@ -37,9 +37,9 @@ from lcia.protocols import Assistant, Observer, Progress
 from lcia.run import Prepared, prepare
 from lcia.stage import TrainStage
 from lcia.store.folders import Store
-from lcia.training import fit
-from lcia.training.fit import ADAPTER, FitOptions, fit_stage
+from lcia.training import train
 from lcia.training.parallel import gather_verified, wrap
+from lcia.training.train import ADAPTER, TrainOptions, train_stage
 
 STEPS, SAVED_AT = 3, 2
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -93,15 +93,15 @@ class Worker:
         built.module.to(getattr(torch, self.layout.precision))
         return built
 
-    def options(self, **values: int) -> FitOptions:
+    def options(self, **values: int) -> TrainOptions:
         # One worker and each of two accumulate two micro-batches, each of four has one.
         micro_batch = {1: 4, 2: 2, 4: 2}[self.layout.workers]
         saving = SAVED_AT if self.layout == SAVING else STEPS
         settings = {"micro_batch": micro_batch, "save_steps": saving, "logging_steps": 1, **values}
-        return FitOptions(parallelism=self.layout.parallelism, **settings)
+        return TrainOptions(parallelism=self.layout.parallelism, **settings)
 
     def fit(self, stage: TrainStage, assistant: Assistant, store: Store, observe: Observer = silent) -> None:
-        fit_stage(stage, assistant, fit.Worker(store, self.accelerator, self.options(), observe))
+        train_stage(stage, assistant, train.Worker(store, self.accelerator, self.options(), observe))
 
     @property
     def is_main(self) -> bool:
@@ -203,7 +203,7 @@ def mixed(worker: Worker) -> dict[str, Any]:
     }
     stage = planned(config, store).plan.trains[0]
     assistant = worker.assistant(train_projector=True)
-    fit_stage(stage, assistant, fit.Worker(store, worker.accelerator, worker.options(micro_batch=1), silent))
+    train_stage(stage, assistant, train.Worker(store, worker.accelerator, worker.options(micro_batch=1), silent))
     return {}
 
 
@@ -250,12 +250,12 @@ def diverged(worker: Worker) -> dict[str, Any]:
         shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
     worker.accelerator.wait_for_everyone()
     stage = planned({**STREAM, "strategy": STRATEGIES["curvature"]}, store).plan.trains[0]
-    plain = fit.answer_loss
+    plain = train.answer_loss
     if worker.accelerator.process_index == rank:
-        fit.answer_loss = lambda logits, labels: plain(logits, labels) * float("nan")
+        train.answer_loss = lambda logits, labels: plain(logits, labels) * float("nan")
     said = _complaint(lambda: worker.fit(stage, assistant, store))
     published = store.has(stage.key)
-    fit.answer_loss = plain
+    train.answer_loss = plain
     worker.fit(stage, assistant, store)
     everyone: list[str] = gather_object([said])
     return {"said": everyone, "published": published, "shard": gather_object([_one_shard(worker, assistant)])}

@@ -28,8 +28,8 @@ from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import Prepared, prepare
 from lcia.store.folders import Store
-from lcia.training.fit import FitOptions, Worker, fit_stage
 from lcia.training.result import KEPT, RESULT, STEPS
+from lcia.training.train import TrainOptions, Worker, train_stage
 from pipelines.launch import LaunchConfig
 
 PLAIN = Pictures.__call__
@@ -50,7 +50,7 @@ class StoppedError(Exception):
     """Stands for whatever ends a process."""
 
 
-def _trained(folder: Path, strategy: dict[str, Any], options: FitOptions, stop_at: int = 0) -> tuple[Prepared, Store]:
+def _trained(folder: Path, strategy: dict[str, Any], options: TrainOptions, stop_at: int = 0) -> tuple[Prepared, Store]:
     """Trains both stages; with `stop_at` the second one is cut off there and then run again."""
 
     def observe(progress: Progress) -> None:
@@ -85,7 +85,7 @@ def _differences(one: Path, two: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strategy: str) -> None:
-    options = FitOptions(micro_batch=8, save_steps=2, logging_steps=1)
+    options = TrainOptions(micro_batch=8, save_steps=2, logging_steps=1)
     whole = _published(*_trained(tmp_path / "whole", STRATEGIES[strategy], options))
     # After step 5: the checkpoint of step 4 is there, step 5 is lost and done again.
     cut = _published(*_trained(tmp_path / "cut", STRATEGIES[strategy], options, stop_at=5))
@@ -103,7 +103,7 @@ def _noisy(pictures: Pictures, images: Sequence[bytes]) -> torch.Tensor:
 
 
 def test_augmentation_is_the_same_after_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = FitOptions(micro_batch=4, save_steps=2, logging_steps=1)
+    options = TrainOptions(micro_batch=4, save_steps=2, logging_steps=1)
     plain = _published(*_trained(tmp_path / "plain", STRATEGIES["sequential"], options))
     monkeypatch.setattr(Pictures, "__call__", _noisy)
     whole = _published(*_trained(tmp_path / "whole", STRATEGIES["sequential"], options))
@@ -119,12 +119,12 @@ def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
 
     The bar is 500 times what three instruction sets leave in the second stage, and far below any mistake of the loop.
     """
-    one, many = (_tuned_in_double(tmp_path / str(micro), FitOptions(micro_batch=micro)) for micro in (8, 3))
+    one, many = (_tuned_in_double(tmp_path / str(micro), TrainOptions(micro_batch=micro)) for micro in (8, 3))
     for whole, parts in zip(one, many, strict=True):
         assert _differences(whole, parts).max() <= 1e-10
 
 
-def _tuned_in_double(folder: Path, options: FitOptions) -> list[Path]:
+def _tuned_in_double(folder: Path, options: TrainOptions) -> list[Path]:
     """Both stages of plain tuning on a base in float64; what they published."""
     store = Store(str(folder))
     [prepared] = prepare(
@@ -133,12 +133,12 @@ def _tuned_in_double(folder: Path, options: FitOptions) -> list[Path]:
     assistant = assistants.build(TinyConfig())
     assistant.module.double()
     for stage in prepared.plan.trains:
-        fit_stage(stage, assistant, Worker(store, Accelerator(cpu=True), options, silent))
+        train_stage(stage, assistant, Worker(store, Accelerator(cpu=True), options, silent))
     return [store.fetch(stage.key) for stage in prepared.plan.trains]
 
 
 def test_the_adapter_loads_in_stock_peft(tmp_path: Path) -> None:
-    folder = _published(*_trained(tmp_path, {"kind": "curvature"}, FitOptions()))
+    folder = _published(*_trained(tmp_path, {"kind": "curvature"}, TrainOptions()))
     model = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(TINY_BASE), folder)
     stored = load_file(folder / ADAPTER_FILE)
     loaded = {name.replace(".default.", "."): p for name, p in model.named_parameters() if "lora_" in name}
@@ -164,13 +164,13 @@ def test_a_trained_projector_has_a_learning_rate_of_its_own(tmp_path: Path) -> N
 
 
 def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:
-    prepared, store = _trained(tmp_path, {"kind": "sequential"}, FitOptions())
+    prepared, store = _trained(tmp_path, {"kind": "sequential"}, TrainOptions())
     seen: list[Progress] = []
-    LocalExecutor(store, FitOptions(logging_steps=1), seen.append).train_and_evaluate(prepared.plan.trains, [])
+    LocalExecutor(store, TrainOptions(logging_steps=1), seen.append).train_and_evaluate(prepared.plan.trains, [])
     assert seen == []
     # The observer does tell: what is not stored any more is trained, and only that.
     shutil.rmtree(_published(prepared, store))
-    LocalExecutor(Store(store.root), FitOptions(logging_steps=1), seen.append).train_and_evaluate(
+    LocalExecutor(Store(store.root), TrainOptions(logging_steps=1), seen.append).train_and_evaluate(
         prepared.plan.trains, []
     )
     assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
@@ -179,9 +179,9 @@ def test_a_stage_that_is_stored_is_never_trained_again(tmp_path: Path) -> None:
 
 def test_the_speed_is_that_of_the_steps_since_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds, seen = count(step=10), list[Progress]()
-    monkeypatch.setattr("lcia.training.fit.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    monkeypatch.setattr("lcia.training.train.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
     [prepared] = prepare([parse(RunConfig, STREAM, "test")], LocalExecutor(Store(str(tmp_path))))
-    LocalExecutor(Store(str(tmp_path)), FitOptions(logging_steps=2), seen.append).train_and_evaluate(
+    LocalExecutor(Store(str(tmp_path)), TrainOptions(logging_steps=2), seen.append).train_and_evaluate(
         prepared.plan.trains[:1], []
     )
     # Ten seconds from one look at the clock to the next, and two steps of eight rows.
@@ -189,6 +189,6 @@ def test_the_speed_is_that_of_the_steps_since_the_last_line(tmp_path: Path, monk
 
 
 def test_a_loop_without_options_saves_and_logs_as_a_launch_does() -> None:
-    launch, options = LaunchConfig(), FitOptions()
+    launch, options = LaunchConfig(), TrainOptions()
     assert (options.save_steps, options.logging_steps) == (launch.save_steps, launch.logging_steps)
     assert (options.micro_batch, options.parallelism) == (launch.per_device_train_batch_size, launch.parallelism)
