@@ -1,4 +1,8 @@
-"""What a method adds to plain LoRA tuning. `lcia.ema` stands alone and needs torch only."""
+"""What a method adds to plain LoRA tuning. `lcia.ema` stands alone and needs torch only.
+
+- `average`: a dynamic average of the adapter's weights
+- `ewc`: a pull towards the weights of earlier tasks
+"""
 
 from __future__ import annotations
 

@@ -35,10 +35,11 @@ def figures(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, A
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("layout", DDP + SHARDED)
-@pytest.mark.parametrize(("dtype", "beta", "star"), [("float64", 1e-12, 1e-12), ("float32", 1e-5, 1e-4)])
+@pytest.mark.parametrize("bars", [("float64", 1e-12, 1e-12), ("float32", 1e-5, 1e-4)])
 def test_beta_and_average_do_not_depend_on_the_number_of_processes(
-    figures: dict[str, Any], rule: str, layout: str, dtype: str, beta: float, star: float
+    figures: dict[str, Any], rule: str, layout: str, bars: tuple[str, float, float]
 ) -> None:
+    dtype, beta, star = bars
     found = figures[f"{layout} {rule} {dtype}"]
     assert found["star"] <= star
     if rule != "curvature":

@@ -97,14 +97,12 @@ def _goes_on(home: Path, place: str, strategy: str, whole: Path) -> None:
         assert _result(home, strategy)["resumed_at"][-1] == newest  # type: ignore[index]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "place", "draws"),
-    [("curvature", "local", None), ("paper", "local", 5), ("paper", "url", 5)],
-)
+@pytest.mark.parametrize("case", [("curvature", "local", None), ("paper", "local", 5), ("paper", "url", 5)])
 def test_killed_between_any_two_files_a_stage_ends_with_the_same_bits(
-    whole: dict[str, Path], halfway: dict[str, Path], tmp_path: Path, strategy: str, place: str, draws: int | None
+    whole: dict[str, Path], halfway: dict[str, Path], tmp_path: Path, case: tuple[str, str, int | None]
 ) -> None:
     """A checkpoint, the deletion of an old one, a publication and the deletion of the rest: at each touch of a file."""
+    strategy, place, draws = case
     home = _copy(halfway[strategy], tmp_path / "undisturbed")
     assert killed.run(killed.train, home, place, strategy) == 0, killed.why(home)
     touches, seen = range(killed.touches(home)), set()

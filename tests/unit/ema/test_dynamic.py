@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -71,10 +71,19 @@ def total(f: Callable[..., float], *arrays: Tensor) -> float:
     return math.fsum(f(*entries) for entries in zip(*(array.flatten().tolist() for array in arrays), strict=True))
 
 
-def oracle_beta(
-    rule: Any, theta: Tensor, last: Tensor, star: Tensor, g: Tensor, g_last: Tensor, memory: list[float]
-) -> float:
+class Seen(NamedTuple):
+    """What a rule knows of a tensor at a step."""
+
+    theta: Tensor
+    last: Tensor
+    star: Tensor
+    g: Tensor
+    g_last: Tensor
+
+
+def oracle_beta(rule: Any, seen: Seen, memory: list[float]) -> float:
     """The formulas of docs/method.md 2, entry by entry."""
+    theta, last, star, g, g_last = seen
     n = theta.numel() if getattr(rule, "reduction", "sum") == "mean" else 1
     if isinstance(rule, Fixed):
         return rule.beta
@@ -114,7 +123,7 @@ def oracle(name: str, tale: Story, bounds: tuple[float, float] = (0, 1)) -> tupl
             theta, last = tale.weights[t + 1][i], tale.weights[t][i]
             raw = FIRST[name]
             if t > 0:
-                raw = oracle_beta(rule, theta, last, stars[i], g, tale.gradients[t - 1][i], memories[i])
+                raw = oracle_beta(rule, Seen(theta, last, stars[i], g, tale.gradients[t - 1][i]), memories[i])
             beta = min(max(raw, bounds[0]), bounds[1])
             stars[i] = beta * stars[i] + (1 - beta) * theta
             row.append(beta)
