@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lcia.ema.curvature import CurvatureAverage
-from lcia.ema.rules import Curvature, Fixed, Official, Paper, Proximal
+from lcia.ema.rules import Curvature, ScalarRule
 from lcia.ema.scalar import Options, ScalarAverage
 from lcia.ema.sharding import local
 from lcia.ema.tracked import Named, Tracked
 
-Rule: TypeAlias = Fixed | Paper | Official | Proximal | Curvature
+Rule: TypeAlias = ScalarRule | Curvature
 
 
 class DynamicEma:

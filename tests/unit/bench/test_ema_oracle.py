@@ -9,7 +9,7 @@ import torch
 
 from bench import ema_oracle
 from bench.gpu_model import SHAPES, patches, training_batch
-from lcia.ema.dynamic import Fixed
+from lcia.ema import Fixed
 
 
 @pytest.mark.parametrize("name", ema_oracle.RULES)
