@@ -10,12 +10,13 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from lcia.config.load import flat
 from pipelines.tracking.redaction import redact
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Mirror:
     def _parameters(self, run_id: str, run: MirrorRun) -> None:
         from mlflow.entities import Param
 
-        params = [Param(_name(redact(key)), _short(value)) for key, value in _flatten(run.params)]
+        params = [Param(_name(redact(key)), _short(value)) for key, value in flat(run.params)]
         for start in range(0, len(params), MAX_PARAMS):
             self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
 
@@ -188,14 +189,6 @@ def is_away(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code not in REFUSALS
     return isinstance(error, SQLAlchemyError | OSError) and not isinstance(error, FileNotFoundError)
-
-
-def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _short(value: object) -> str:
