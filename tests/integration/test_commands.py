@@ -219,7 +219,7 @@ def test_the_comments_of_init_name_every_kind(tmp_path: Path, section: str) -> N
 def test_doctor_knows_the_versions_and_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lcia.report.run_folder.PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("lcia.report.environment.PACKAGES", ("torch", "no-such-package"))
     assert call("doctor", "--json") == 0
     found = {row["check"]: row for row in json.loads(capsys.readouterr().out)}
     assert found["torch"] == {"check": "torch", "found": metadata.version("torch"), "hint": ""}
