@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
         pa.field("references", pa.list_(pa.string()), nullable=False),
         pa.field("length", pa.int64(), nullable=False),
     ],
-    metadata={"lcia.data.shards": "1"},
+    metadata={"lcia.shards": "1"},
 )
 """One sample; `images` are encoded files, `length` stands for its tokens where samples are grouped by length."""
 

@@ -73,6 +73,10 @@ def test_no_column_of_a_shard_may_lack_a_value() -> None:
     assert not any(field.nullable for field in SCHEMA)
 
 
+def test_the_version_in_a_shard_is_named_as_in_stored_ones() -> None:
+    assert SCHEMA.metadata == {b"lcia.shards": b"1"}
+
+
 def test_shards_have_the_stated_schema(tmp_path: Path) -> None:
     write_source(reading(GeneratedSource("GQA", "train", 5, 0)), tmp_path)
     assert pq.read_schema(tmp_path / "shard-00000.parquet").equals(SCHEMA)
