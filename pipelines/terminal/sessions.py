@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow.fs as pafs
 
+from lcia.addresses import is_url
 from lcia.config.run import RunConfig
 from lcia.report import decisions, run_folder
 from lcia.report.page import PAGE
@@ -83,7 +84,7 @@ def opened(root: str, name: str) -> Iterator[Path]:
     """
     # Before anything is written: it names a place that cannot be used.
     patiently(root, open_storage, root)
-    remote = "://" in root
+    remote = is_url(root)
     folder = Path(tempfile.mkdtemp(prefix="lcia-run-")) if remote else Path(root) / name
     folder.mkdir(parents=True, exist_ok=True)
     # `lcia clean` knows a run folder by this file. One that is there keeps its date.

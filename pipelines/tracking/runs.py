@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lcia.addresses import is_url
 from lcia.config.run import RunConfig
 from lcia.metrics.matrix import from_json
 from lcia.protocols import Progress
@@ -42,7 +43,7 @@ def tracked(launch: LaunchConfig, folder: Path, name: str) -> Iterator[RunTracke
     if not launch.tracking.enabled:
         yield RunTracker(lambda what, send: None, name)
         return
-    home = folder if "://" in launch.root else Path(launch.root)
+    home = folder if is_url(launch.root) else Path(launch.root)
     sender = Sender(Mirror(launch.tracking_uri or default_uri(home), launch.tracking.experiment))
     tracker = RunTracker(sender.put, name)
     try:

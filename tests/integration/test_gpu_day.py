@@ -1,4 +1,4 @@
-"""bench/gpu.sh at a small shape on the CPU, so that whoever has a GPU for ten minutes only has to call it."""
+"""bench/gpu.sh at a small shape on the CPU, so that on a GPU it works at the first call."""
 
 from __future__ import annotations
 
