@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,6 +18,30 @@ if TYPE_CHECKING:
 Batch = Mapping[str, "Tensor"]
 UNTRAINED = -100
 """Label of a token that is not part of an answer; torch's cross entropy skips it."""
+
+
+@dataclass(frozen=True, eq=False)
+class TunedLinear:
+    """A linear layer that is tuned; its parameters may be shards.
+
+    With `down`: y = (W + scale * up @ down) x, where W [out, in] is frozen and up [out, r], down [r, in] are trained.
+    Without: y = up x + bias, where up [out, in] itself is trained, and bias [out] if there is one.
+    """
+
+    name: str
+    """Holds no name of an adapter."""
+    module: torch.nn.Module
+    """Is called with x [..., in] and returns y [..., out]."""
+    up: torch.nn.Parameter
+    down: torch.nn.Parameter | None = None
+    bias: torch.nn.Parameter | None = None
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in), where a trained bias is one more input that is always 1."""
+        inputs = (self.up if self.down is None else self.down).shape[1]
+        return self.up.shape[0], inputs + (self.bias is not None)
 
 
 class Adapters(Protocol):
@@ -45,6 +69,9 @@ class Adapters(Protocol):
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """Trainable parameters by a name that does not hold the adapter's name (the key they are saved under)."""
+
+    def layers(self) -> tuple[TunedLinear, ...]:
+        """The linear layers that the parameters of trainable() are in."""
 
 
 class Assistant(Protocol):
@@ -77,21 +104,51 @@ class Assistant(Protocol):
         """Tokens as text for people: the many tokens of an image are shown as their number."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a stage trains: parameters by name, and the linear layers that they are in."""
+
+    parameters: Mapping[str, Tensor]
+    layers: Sequence[TunedLinear] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Training rows that are seen once more with the weights that training ended with: without dropout, and in no
+    graph before logits() is called. A row that only keeps a worker busy has no answer tokens."""
+
+    batch: Batch
+    """As Assistant.collate makes it."""
+    seeds: tuple[int, ...]
+    """One for each row; what is drawn for a row follows from it, whatever worker or batch the row is in."""
+    logits: Callable[[], Tensor]
+    """[rows, tokens, vocabulary], as in training."""
+
+
+LookBack = Callable[[int, bool], Iterator[Look]]
+"""This worker's share of so many of the stage's rows, the same rows whatever the number of workers; `True`: one row at
+a time. All workers get the same number of looks."""
+
+
 class Strategy:
     """What a method adds to plain LoRA tuning of one stage; as it stands: nothing (= sequential).
 
-    A strategy acts through hooks on the optimizer's step, so the loop calls nothing while it trains: start, (load),
-    finish, and statistics when it logs. Where parameters are sharded, all of them are collective calls.
+    The loop calls start, (load), penalty for every micro-batch, finish, and statistics when it logs. What has to happen
+    at an optimizer step, on the reduced and clipped gradients, a strategy does in hooks on the optimizer. Where
+    parameters are sharded, all methods but penalty are collective calls.
     """
 
-    def start(
-        self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]
-    ) -> None:
-        """Before the first step; `parameters` hold the weights that training starts from, `kept` what the adapter's
+    def start(self, trained: Trained, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
+        """Before the first step; the parameters hold the weights that training starts from, `kept` what the adapter's
         last stage returned from finish() (empty for a first stage)."""
 
-    def finish(self) -> dict[str, Tensor]:
-        """Puts the averaged weights into the parameters; returns what the next stage of the adapter needs."""
+    def penalty(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """What is added to the summed loss of a micro-batch's answer tokens, 0-dim; None: nothing."""
+        return None
+
+    def finish(self, look_back: LookBack) -> dict[str, Tensor]:
+        """Puts the averaged weights into the parameters; returns what the next stage of the adapter needs. May look at
+        rows of the stage once more; gradients that this leaves mean nothing."""
         return {}
 
     def statistics(self) -> dict[str, float]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcia.config.run import LoraConfig
+from lcia.protocols import TunedLinear
 from lcia.types import InputError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -94,6 +97,22 @@ class LoraAdapters:
         trained = {id(p) for p in self.module.parameters() if p.requires_grad}
         return {key: p for key, p in self.weights(self.module.active_adapter).items() if id(p) in trained}
 
+    def layers(self) -> tuple[TunedLinear, ...]:
+        """Implements lcia.protocols.Adapters.
+
+        Raises:
+            InputError: an adapter tunes a layer that is not linear.
+        """
+        if not self.names:
+            return ()
+        name, found = self.module.active_adapter, []
+        for path, module in self.module.named_modules():
+            if isinstance(module, LoraLayer) and name in (*module.lora_A, *module.lora_embedding_A):
+                found.append(_product(path, module, name))
+            elif isinstance(module, ModulesToSaveWrapper) and name in module.modules_to_save:
+                found.extend(_whole(path, module.modules_to_save[name]))
+        return tuple(found)
+
     def weights(self, name: str) -> dict[str, torch.nn.Parameter]:
         """What peft saves for an adapter, by the saved keys; the parameters themselves."""
         weights: dict[str, torch.nn.Parameter] = get_peft_model_state_dict(
@@ -112,6 +131,22 @@ class LoraAdapters:
             self.module.set_adapter(name)
         else:
             self.module = PeftModel(self.module, config, adapter_name=name).eval()
+
+
+def _product(path: str, module: Any, name: str) -> TunedLinear:
+    if not isinstance(module.get_base_layer(), nn.Linear) or name in module.lora_magnitude_vector:
+        raise InputError(f"{path} is not a plain LoRA of a linear layer: choose other lora.target_modules")
+    return TunedLinear(
+        path, module, module.lora_B[name].weight, module.lora_A[name].weight, scale=float(module.scaling[name])
+    )
+
+
+def _whole(path: str, module: nn.Module) -> Iterator[TunedLinear]:
+    """The linear layers of a module that is trained as it is."""
+    for inner, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            up, bias = cast(nn.Parameter, layer.weight), cast("nn.Parameter | None", layer.bias)
+            yield TunedLinear(f"{path}.{inner}".rstrip("."), layer, up, bias=bias)
 
 
 def lora_form(lora: LoraConfig, model: str, whole: Sequence[str] = ()) -> peft.LoraConfig:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lcia.assistants.adapters import LoraAdapters
-from lcia.protocols import Assistant
+from lcia.protocols import Assistant, TunedLinear
 from lcia.types import InputError
 
 INCOMING = "incoming"
@@ -72,6 +72,9 @@ class ShardedAdapter:
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return self._adapters.trainable()
+
+    def layers(self) -> tuple[TunedLinear, ...]:
+        return self._adapters.layers()
 
     def _replace(self, name: str, bring: Callable[[], None]) -> None:
         """Puts the weights that `bring` gives the twin's INCOMING into the shards of `name`."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 
-from lcia.config.sections import Fraction, Positive, Section
+from lcia.config.sections import Count, Fraction, Positive, Section
 
 
 class SequentialConfig(Section):
@@ -143,6 +143,41 @@ class EwcConfig(Section):
         return self.model_copy(update={"pull": 0.0})
 
 
+class KroneckerConfig(Section):
+    """Ours, the balance inside the step: a pull along the Kronecker factors of the old tasks' curvature.
+
+    At a task's end `rows` of its rows are seen once more and the factors of their curvature kept beside the adapter; at
+    every step of the adapter's later tasks the gradient of the predicted rise of the old loss is added to their own.
+    """
+
+    kind: Literal["kronecker"]
+    """A pull along the directions of a product that old tasks need."""
+    gamma: Annotated[float, Field(ge=0)] = 10.0
+    """Nats of old loss that count as much as one nat of new loss; 0: plain tuning. The knob between old and new."""
+    rho: Positive = 1.0
+    """Greatest length of the pull, as a multiple of the task's own gradient after clipping."""
+    temperature: Positive = 4.0
+    """What scores are divided by before labels are drawn from them at a task's end. At 1 the curvature vanishes where
+    the model is sure, on what it knows best.
+    """
+    rows: Count = 128
+    """Training rows of a task that its curvature is taken from."""
+    k: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Directions that are kept of each of a layer's two factors, beside its diagonal. A factor that is not wider is
+    kept whole. It must stay the same over the life of an adapter.
+    """
+
+    def first(self) -> StrategyConfig:
+        return self.model_copy(update={"gamma": 0.0, "rho": 1.0})
+
+
 StrategyConfig: TypeAlias = (
-    SequentialConfig | FixedConfig | PaperConfig | OfficialConfig | ProximalConfig | CurvatureConfig | EwcConfig
+    SequentialConfig
+    | FixedConfig
+    | PaperConfig
+    | OfficialConfig
+    | ProximalConfig
+    | CurvatureConfig
+    | EwcConfig
+    | KroneckerConfig
 )

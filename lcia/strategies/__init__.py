@@ -1,7 +1,10 @@
 """What a method adds to plain LoRA tuning. `lcia.ema` stands alone and needs torch only.
 
 - `average`: a dynamic average of the adapter's weights
-- `ewc`: a pull towards the weights of earlier tasks
+- `ewc`: a pull towards the weights of earlier tasks, entry by entry
+- `kronecker`: a pull along the directions of LoRA's product that earlier tasks need
+- `factors`: the curvature of a linear layer, sketched
+- `watch`: inputs and output gradients of linear layers
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
     from lcia.protocols import Strategy
     from lcia.strategies.average import EmaStrategy
     from lcia.strategies.ewc import EwcStrategy
+    from lcia.strategies.kronecker import Kronecker, KroneckerStrategy
 
     match config:
         case m.SequentialConfig():
@@ -40,6 +44,8 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
             return EmaStrategy(curvature, Options(missing_gradient=config.missing_gradient))
         case m.EwcConfig():
             return EwcStrategy(config.pull, config.missing_gradient)
+        case m.KroneckerConfig():
+            return KroneckerStrategy(Kronecker(config.gamma, config.rho, config.temperature, config.rows, config.k))
         case _:
             assert_never(config)
 

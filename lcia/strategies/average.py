@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lcia.ema import Curvature, DynamicEma, Options, Rule
 from lcia.ema.sharding import whole
-from lcia.protocols import Strategy
+from lcia.protocols import LookBack, Strategy, Trained
 
 FISHER = "fisher."
 """Prefix of the curvature of an adapter's tasks in what a stage keeps for the next one."""
@@ -33,11 +33,9 @@ class EmaStrategy(Strategy):
         self.rule, self.options = rule, options
         self.average: DynamicEma | None = None
 
-    def start(
-        self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]
-    ) -> None:
+    def start(self, trained: Trained, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
         old = old_curvature(kept) if isinstance(self.rule, Curvature) else None
-        self.average = DynamicEma(parameters, self.rule, self.options, old).attach(optimizer)
+        self.average = DynamicEma(trained.parameters, self.rule, self.options, old).attach(optimizer)
 
     @property
     def started(self) -> DynamicEma:
@@ -45,7 +43,7 @@ class EmaStrategy(Strategy):
         assert self.average is not None, "start() comes first"
         return self.average
 
-    def finish(self) -> dict[str, Tensor]:
+    def finish(self, look_back: LookBack) -> dict[str, Tensor]:
         average = self.started
         average.apply_()
         average.detach()

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lcia.ema.curvature import Consolidation
 from lcia.ema.tracked import Missing, Tracked
-from lcia.protocols import Strategy
+from lcia.protocols import LookBack, Strategy, Trained
 from lcia.strategies.average import kept_curvature, old_curvature
 
 
@@ -23,10 +23,8 @@ class EwcStrategy(Strategy):
         self.consolidation: Consolidation | None = None
         self._handles: list[RemovableHandle] = []
 
-    def start(
-        self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]
-    ) -> None:
-        self.consolidation = Consolidation(Tracked(parameters), self.pull, old_curvature(kept), self.missing)
+    def start(self, trained: Trained, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
+        self.consolidation = Consolidation(Tracked(trained.parameters), self.pull, old_curvature(kept), self.missing)
         self._handles = self.consolidation.attach(optimizer)
 
     @property
@@ -35,7 +33,7 @@ class EwcStrategy(Strategy):
         assert self.consolidation is not None, "start() comes first"
         return self.consolidation
 
-    def finish(self) -> dict[str, Tensor]:
+    def finish(self, look_back: LookBack) -> dict[str, Tensor]:
         for handle in self._handles:
             handle.remove()
         self.started.check()

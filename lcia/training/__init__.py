@@ -3,6 +3,7 @@
 - `train`: the loop
 - `result`: what a finished stage leaves, and its reader
 - `checkpoint`: its state, saved and restored
+- `look_back`: some of its rows once more, at its end
 - `sampling`: which rows a step sees
 - `parallel`: DDP, FSDP2 and what workers exchange
 - `finite`: losses and weights that are not finite

@@ -28,6 +28,13 @@ def seed_of(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + rank
 
 
+def drawn(rows: int, count: int, seed: int) -> Indices:
+    """`count` of `rows` different row numbers (all, if there are fewer), in ascending order."""
+    # A stream of its own: an epoch's generator has two numbers.
+    generator = np.random.Generator(np.random.PCG64([seed, rows, count]))
+    return np.sort(generator.permutation(rows)[:count])
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Endless epochs of `rows` samples in batches of `batch_size`; a batch may straddle two epochs.

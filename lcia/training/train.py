@@ -23,11 +23,12 @@ from torch.nn import functional as F
 from lcia import strategies
 from lcia.data.shards import Rows
 from lcia.ema.sharding import is_dtensor, whole
-from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress
+from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Trained
 from lcia.stage import TrainStage
 from lcia.store.folders import Checkpoints, Store
 from lcia.training.checkpoint import State, resume, save
 from lcia.training.finite import cause, check_weights
+from lcia.training.look_back import LookAgain
 from lcia.training.parallel import check_even_split, from_main, gather_verified, refuse_engines, synchronised, wrap
 from lcia.training.result import KEPT, RESULT, STEPS, history
 from lcia.training.sampling import Sampler, seed_of, total_steps
@@ -107,7 +108,7 @@ def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None
     loop = _begin(stage, assistant, worker)
     with _explained(loop):
         _train(loop)
-        kept = loop.state.strategy.finish()
+        kept = loop.state.strategy.finish(_look_back(loop))
         check_weights(loop.state.parameters, worker.accelerator)
     _publish(loop, kept, started)
     _release(loop)
@@ -124,7 +125,8 @@ def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     steps = total_steps(stage.training, len(rows))
     loop = Loop(stage, assistant, worker, rows, module, steps, _fresh(stage, assistant, steps))
     assistant.module.train()
-    loop.state.strategy.start(loop.state.parameters, loop.state.optimizer, kept)
+    trained = Trained(loop.state.parameters, assistant.adapters.layers())
+    loop.state.strategy.start(trained, loop.state.optimizer, kept)
     resume(loop.state, loop.checkpoints, worker.accelerator)
     if aside := worker.store.set_aside(stage.key):
         loop.state.notes["set_aside"] = aside
@@ -237,7 +239,10 @@ def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, floa
         with torch.enable_grad(), synchronised(loop.module, accelerator, last):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=loop.stage.training.bf16):
                 logits = loop.assistant.logits(loop.module, batch)
-            loss = answer_loss(logits, batch["labels"].to(logits.device)) / tokens * accelerator.num_processes
+            loss = answer_loss(logits, batch["labels"].to(logits.device))
+            if (penalty := loop.state.strategy.penalty(logits, batch)) is not None:
+                loss = loss + penalty
+            loss = loss / tokens * accelerator.num_processes
             accelerator.backward(loss)
         total += loss.detach()
     norm = _clip(loop, total)
@@ -277,6 +282,10 @@ def _seed_samples(seed: int, step: int, rank: int) -> None:
 
 
 # The end ----------------------------------------------------------------------------------------------------------
+
+
+def _look_back(loop: Loop) -> LookAgain:
+    return LookAgain(loop.stage, loop.assistant, loop.rows, loop.accelerator, loop.worker.options.micro_batch)
 
 
 @contextlib.contextmanager

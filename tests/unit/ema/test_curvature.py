@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 
 from lcia.config.strategies import CurvatureConfig, EwcConfig
 from lcia.ema import Curvature, DynamicEma, Options, buffers
-from lcia.protocols import Strategy
+from lcia.protocols import Look, Strategy, Trained
 from lcia.strategies import build
 
 pytestmark = pytest.mark.numeric
 
 SIZE, STEPS, RATE = 12, 9, 0.1
+
+
+def no_rows(count: int, alone: bool) -> Iterator[Look]:
+    return iter(())
 
 
 class Task(NamedTuple):
@@ -159,9 +164,9 @@ def test_a_gradient_that_does_not_lie_in_one_piece_is_pulled_as_any_other() -> N
 
 def stage(strategy: Strategy, parameter: nn.Parameter, kept: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     optimizer = torch.optim.SGD([parameter], lr=RATE)
-    strategy.start({"w": parameter}, optimizer, kept)
+    strategy.start(Trained({"w": parameter}), optimizer, kept)
     descend(parameter, optimizer, task)
-    return strategy.finish()
+    return strategy.finish(no_rows)
 
 
 def test_the_strategy_hands_the_sum_of_all_tasks_curvatures_on() -> None:
@@ -220,7 +225,7 @@ def test_the_pull_is_reported_beside_the_tasks_own_gradient(kind: str) -> None:
     config = CurvatureConfig(pull=pull) if kind == "curvature" else EwcConfig(kind="ewc", pull=pull)
     parameter = nn.Parameter(torch.ones(3, dtype=torch.float64))
     strategy, optimizer = build(config, 3), torch.optim.SGD([parameter], lr=rate)
-    strategy.start({"w": parameter}, optimizer, {"fisher.w": old})
+    strategy.start(Trained({"w": parameter}), optimizer, {"fisher.w": old})
     theta, squares, gradients = [1.0] * 3, [0.0] * 3, ([3.0, -1.0, 2.0], [1.0, 4.0, 0.0], [2.0, 2.0, 1.0])
     for gradient in gradients:
         parameter.grad = torch.tensor(gradient, dtype=torch.float64)
@@ -236,7 +241,7 @@ def test_the_pull_is_reported_beside_the_tasks_own_gradient(kind: str) -> None:
 def test_where_nothing_pulls_its_size_is_nought_before_and_after_a_step() -> None:
     parameter = nn.Parameter(torch.ones(3))
     strategy, optimizer = build(CurvatureConfig().first(), 3), torch.optim.SGD([parameter], lr=0.1)
-    strategy.start({"w": parameter}, optimizer, {})
+    strategy.start(Trained({"w": parameter}), optimizer, {})
     for _ in range(2):
         assert (strategy.statistics()["pull_norm"], strategy.statistics()["pull_ratio"]) == (0, 0)
         parameter.grad = torch.ones(3)

@@ -13,6 +13,7 @@ from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.ema import Curvature, DynamicEma, Fixed, Official, Options, Paper, Proximal, Rule
 from lcia.ema.scalar import ScalarAverage
+from lcia.protocols import Strategy, Trained
 from lcia.strategies import build
 
 SCALAR: dict[str, Rule] = {
@@ -122,17 +123,24 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("reader", ["statistics", "state_dict", "finish"])
+STRATEGY_READERS: dict[str, Callable[[Strategy], object]] = {
+    "statistics": lambda strategy: strategy.statistics(),
+    "state_dict": lambda strategy: strategy.state_dict(),
+    "finish": lambda strategy: strategy.finish(lambda count, alone: iter(())),
+}
+
+
+@pytest.mark.parametrize("reader", STRATEGY_READERS)
 @pytest.mark.parametrize("strategy", KINDS, ids=lambda strategy: strategy["kind"])
 def test_every_strategy_with_a_state_tells_the_loop(strategy: dict[str, Any], reader: str) -> None:
     config = parse(RunConfig, {"strategy": strategy}, "test").strategy
     built, parameter = build(config, 4), nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([parameter], lr=0.1)
-    built.start({"w": parameter}, optimizer, {})
+    built.start(Trained({"w": parameter}), optimizer, {})
     parameter.grad = torch.tensor([1.0, float("nan"), 1.0])
     optimizer.step()
     with pytest.raises(FloatingPointError, match="w"):
-        getattr(built, reader)()
+        STRATEGY_READERS[reader](built)
 
 
 def test_a_fixed_average_keeps_no_gradient_for_the_check() -> None:

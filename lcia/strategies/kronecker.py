@@ -1,0 +1,259 @@
+"""A pull towards old weights along the curvature of the product of LoRA's two matrices (docs/method.md 2).
+
+At a task's end some of its rows are seen once more, and the Kronecker factors of their curvature are kept beside the
+adapter. At every step of a later task the gradient of q, the predicted rise of the old tasks' loss, is added to the
+task's own, with a weight that makes it never the longer of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from lcia.ema.buffers import wide
+from lcia.ema.hooks import Step, attach
+from lcia.ema.sharding import local, part_of, whole
+from lcia.ema.tracked import Tracked
+from lcia.protocols import UNTRAINED, Look, LookBack, Strategy, Trained, TunedLinear
+from lcia.strategies.factors import Curvature, named, stored
+from lcia.strategies.watch import watched
+
+KRONECKER = "kronecker."
+"""Prefix of the curvature of an adapter's tasks in what a stage keeps for the next one."""
+
+Forces = list[tuple[torch.nn.Parameter, Tensor]]
+"""Parameters and the gradients of q by them, whole tensors."""
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """The constants of the rule; config.strategies.KroneckerConfig explains them."""
+
+    gamma: float
+    rho: float
+    temperature: float
+    rows: int
+    k: int
+
+
+class KroneckerStrategy(Strategy):
+    """theta* is theta; the step goes along g + c h with h = grad q and c = min(gamma, rho |g| / |h|)."""
+
+    def __init__(self, rule: Kronecker) -> None:
+        self.rule = rule
+        self.trained = Trained({})
+        self.old: dict[str, Curvature] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def start(self, trained: Trained, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
+        self.trained, self.tracked = trained, Tracked(trained.parameters)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.tracked.device)
+        found = {key.removeprefix(KRONECKER): value for key, value in kept.items() if key.startswith(KRONECKER)}
+        if not found:
+            return
+        self.old = {layer.name: stored(found, layer.name, _like(layer)) for layer in trained.layers}
+        if self.rule.gamma:
+            self.pulls = [pull(layer, self.old[layer.name]) for layer in trained.layers]
+            self._handles = attach(optimizer, self.tracked, self.before, None)
+
+    @torch.no_grad()
+    def before(self, step: Step) -> None:
+        """Adds c h to the gradient that the optimizer is about to step with."""
+        gradients, _ = self.tracked.gradients("error")
+        found = [act() for act in self.pulls]
+        forces = [force for _, each in found for force in each]
+        own = self.tracked.add_over_shards(_squares([g for g in gradients if g is not None])).sum().sqrt()
+        most = self.rule.rho * own / _squares([h for _, h in forces]).sum().sqrt()
+        # 0 / 0, a pull of nothing: any weight will do.
+        weight = most.nan_to_num(self.rule.gamma).clamp(max=self.rule.gamma)
+        for parameter, force in forces:
+            assert parameter.grad is not None, "gradients() has looked"
+            mine = local(parameter.grad)
+            mine.add_((part_of(force, parameter) * weight).view(mine.shape))
+        rise = torch.stack([q for q, _ in found]).sum()
+        self.sums[:3] += torch.stack([torch.ones_like(weight), weight, (weight < self.rule.gamma).to(weight)])
+        self.sums[3] = rise
+
+    def finish(self, look_back: LookBack) -> dict[str, Tensor]:
+        for handle in self._handles:
+            handle.remove()
+        new = curvature(self.trained, self.rule, look_back)
+        total = {name: found + self.old[name] if name in self.old else found for name, found in new.items()}
+        return dict(pair for name, found in total.items() for pair in named(found, KRONECKER + name))
+
+    def statistics(self) -> dict[str, float]:
+        """`old_loss_rise`: q before the last step, in nats per answer token, summed over the adapter's old tasks;
+        `pull_weight`: mean of c over the steps so far; `pull_capped`: share of them in which the cap bound."""
+        if not self._handles:
+            return {}
+        steps, weight, capped, rise = self.sums.tolist()
+        return {"old_loss_rise": rise, "pull_weight": weight / max(steps, 1), "pull_capped": capped / max(steps, 1)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What statistics() counts. theta_0 and the curvature come from the stage before and are given at the start."""
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sums.copy_(state["sums"])
+
+
+def _like(layer: TunedLinear) -> Tensor:
+    """Device and precision of what is computed for a layer."""
+    mine = local(layer.up)
+    return mine.new_empty(0, dtype=wide(mine.dtype))
+
+
+def _squares(tensors: list[Tensor]) -> Tensor:
+    """Sum of the squared entries of each tensor, [tensors, 1]."""
+    return torch.stack(torch._foreach_norm(tensors)).double().square()[:, None]
+
+
+# The pull ---------------------------------------------------------------------------------------------------------
+
+
+def pull(layer: TunedLinear, known: Curvature) -> Pull:
+    """What holds a layer at the weights that it has now."""
+    return WholePull(layer, known) if layer.down is None else ProductPull(layer, known)
+
+
+class Pull:
+    """q = 1/2 tr(S_g dW S_x dW') / tr of one layer, and its gradient. A collective call where weights are sharded."""
+
+    def __init__(self, layer: TunedLinear, known: Curvature) -> None:
+        self.layer = layer
+        self.inputs, self.outputs = known.inputs.factor(), known.outputs.factor()
+        # Both factors of a layer without a trace are zero: old tasks do not need it.
+        self.weight = torch.where(known.trace > 0, layer.scale**2 / known.trace, 0.0)
+
+    def __call__(self) -> tuple[Tensor, Forces]:
+        """q, 0-dim, and its gradients."""
+        raise NotImplementedError
+
+
+class ProductPull(Pull):
+    """dW = s (B A - B0 A0), never formed: it is s U V with U = [B - B0, B0] [out, 2r] and V = [A; A - A0] [2r, in]."""
+
+    def __init__(self, layer: TunedLinear, known: Curvature) -> None:
+        super().__init__(layer, known)
+        assert layer.down is not None, "a product has two parts"
+        self.down, self.up = layer.down, layer.up
+        self.down_origin, self.up_origin = _copy(layer.down), _copy(layer.up)
+
+    def __call__(self) -> tuple[Tensor, Forces]:
+        down, up = whole(self.down.detach()), whole(self.up_origin)
+        rank = len(down)
+        v = torch.cat([down.to(up), whole(self.down.detach() - self.down_origin).to(up)])
+        u = torch.cat([whole(self.up.detach() - self.up_origin).to(up), up], 1)
+        vx, ug = self.inputs.times(v), self.outputs.times(u.T)
+        left, right = ug @ u, vx @ v.T  # U'S_g U and V S_x V', [2r, 2r]
+        # B is the sum of U's halves and A the first half of V.
+        by_down = self.weight * (left[:rank] + left[rank:]) @ vx
+        by_up = self.weight * ug.T @ right[:, :rank]
+        return (left * right.T).sum() * self.weight / 2, [(self.down, by_down), (self.up, by_up)]
+
+
+class WholePull(Pull):
+    """dW = W - W0 [out, in] of a layer that is trained as it is; its bias is one more column, whose input is 1."""
+
+    def __init__(self, layer: TunedLinear, known: Curvature) -> None:
+        super().__init__(layer, known)
+        self.parameters = [layer.up] if layer.bias is None else [layer.up, layer.bias]
+        self.origins = [_copy(parameter) for parameter in self.parameters]
+
+    def __call__(self) -> tuple[Tensor, Forces]:
+        pairs = zip(self.parameters, self.origins, strict=True)
+        moved = torch.cat([whole(p.detach() - o).view(len(p), -1) for p, o in pairs], 1).to(self.weight.dtype)
+        force = self.weight * self.outputs.times(self.inputs.times(moved).T).T
+        parts = torch.split(force, [p.numel() // len(p) for p in self.parameters], 1)
+        forces = [(p, part.reshape(p.shape)) for p, part in zip(self.parameters, parts, strict=True)]
+        return (force * moved).sum() / 2, forces
+
+
+def _copy(parameter: Tensor) -> Tensor:
+    """theta_0 of a parameter, distributed as it is, in the precision of the sums."""
+    return parameter.detach().to(wide(parameter.dtype), copy=True)
+
+
+# The curvature ----------------------------------------------------------------------------------------------------
+
+
+def curvature(trained: Trained, rule: Kronecker, look_back: LookBack) -> dict[str, Curvature]:
+    """The curvature of the stage's rows at the weights as they are, per answer token, by the names of the layers; the
+    same on all workers.
+
+    The Fisher matrix of the softened model: labels are drawn from softmax(z / T), and a row's loss is T times their
+    cross-entropy under it.
+
+    Raises:
+        FloatingPointError: it is not finite, on all workers.
+    """
+    sums = {layer.name: Curvature.zeros(layer.shape, rule.k, _like(layer)) for layer in trained.layers}
+    tokens = torch.zeros((), dtype=torch.float64, device=next(iter(trained.parameters.values())).device)
+
+    def see(layer: TunedLinear, x: Tensor, g: Tensor) -> None:
+        x, g = _by_row(x, alone), _by_row(g, alone)
+        sums[layer.name].add(F.pad(x, (0, 1), value=1.0) if layer.bias is not None else x, g)
+
+    # How the pictures of a projector's batch belong to rows is the model's own affair, so each row comes alone.
+    alone = any(layer.down is None for layer in trained.layers)
+    with watched(trained.layers, see):
+        for look in look_back(rule.rows, alone):
+            with torch.enable_grad():
+                loss, count = softened_loss(look, rule.temperature)
+                loss.backward()  # type: ignore[no-untyped-call]
+            tokens += count
+            for parameter in trained.parameters.values():
+                parameter.grad = None
+    _over_workers(sums, tokens)
+    return sums
+
+
+def _by_row(tensor: Tensor, alone: bool) -> Tensor:
+    """[rows, tokens, width]; a row that comes alone has all that there is."""
+    return tensor.reshape(1, -1, tensor.shape[-1]) if alone else tensor
+
+
+def _over_workers(sums: Mapping[str, Curvature], tokens: Tensor) -> None:
+    """Adds the workers' sums up and divides them by the number of answer tokens."""
+    for tensor in [tokens, *_tensors(sums)]:
+        if dist.is_initialized():
+            dist.all_reduce(tensor)
+    for layer in sums.values():
+        layer.scale_(1 / tokens.clamp_min(1).to(layer.trace.dtype))
+    broken = [name for name, layer in sums.items() if not bool(torch.isfinite(layer.trace))]
+    if broken:
+        raise FloatingPointError(f"the curvature of {broken[0]} is not finite")
+
+
+def _tensors(sums: Mapping[str, Curvature]) -> Iterator[Tensor]:
+    return (tensor for layer in sums.values() for tensor in layer.tensors)
+
+
+def softened_loss(look: Look, temperature: float) -> tuple[Tensor, Tensor]:
+    """T times the summed cross-entropy of drawn labels under softmax(z / T), and the number of answer tokens."""
+    scores = look.logits()[:, :-1]
+    answers = look.batch["labels"][:, 1:].to(scores.device) != UNTRAINED
+    softened = scores[answers].to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    labels = draw(softened.detach(), look.seeds, answers.sum(1))
+    loss = temperature * F.cross_entropy(softened, labels, reduction="sum")
+    # A batch without answers still goes backward: other workers may wait for it.
+    return loss + 0.0 * scores.sum(), answers.sum()
+
+
+def draw(scores: Tensor, seeds: tuple[int, ...], counts: Tensor) -> Tensor:
+    """A label [tokens] for each answer token from the softmax of its scores [tokens, vocabulary]; `counts` says how
+    many of the tokens belong to each row, and a row's draws follow from its seed alone."""
+    uniform = [
+        torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        for seed, count in zip(seeds, counts.tolist(), strict=True)
+    ]
+    steps = scores.double().softmax(-1).cumsum(-1)
+    labels = torch.searchsorted(steps, torch.cat(uniform).to(steps.device)[:, None]).squeeze(1)
+    return labels.clamp(max=scores.shape[-1] - 1)

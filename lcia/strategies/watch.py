@@ -1,0 +1,50 @@
+"""What goes into linear layers and what comes back through them: inputs x and output gradients g."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lcia.protocols import TunedLinear
+
+See = Callable[[Tensor, Tensor], None]
+"""Gets x [..., in] and d loss / d y [..., out] of one call of a layer, during the backward pass."""
+
+
+class _Tap(torch.autograd.Function):
+    """Passes a layer's output on. Its input is saved by autograd itself, so that a checkpointed layer holds none and
+    gives it when it is computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, see: See) -> Tensor:
+        ctx.see = see
+        ctx.save_for_backward(inputs)
+        return output.view_as(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (inputs,) = ctx.saved_tensors
+        ctx.see(inputs, gradient)
+        return gradient, None, None
+
+
+@contextlib.contextmanager
+def watched(layers: Sequence[TunedLinear], see: Callable[[TunedLinear, Tensor, Tensor], None]) -> Iterator[None]:
+    """Calls `see` with each layer, its inputs and the gradients of its outputs in every backward pass inside."""
+    handles = [layer.module.register_forward_hook(_tapped(partial(see, layer))) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tapped(see: See) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    return lambda module, inputs, output: _Tap.apply(output, inputs[0], see)  # type: ignore[no-untyped-call]

@@ -1,0 +1,70 @@
+"""Some of a stage's rows once more, with the weights that its training ended with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lcia.data.shards import Rows
+from lcia.protocols import UNTRAINED, Assistant, Batch, Look
+from lcia.stage import TrainStage, digest
+from lcia.training.sampling import drawn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class LookAgain:
+    """Implements lcia.protocols.LookBack for one worker of a stage."""
+
+    stage: TrainStage
+    assistant: Assistant
+    rows: Rows
+    accelerator: Accelerator
+    micro_batch: int
+
+    def __call__(self, count: int, alone: bool) -> Iterator[Look]:
+        size = 1 if alone else self.micro_batch
+        chosen = drawn(len(self.rows), count, self.stage.seed)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = chosen[rank::world].tolist()
+        # All workers make as many passes: one that has a row less takes the first one, without its answers.
+        idle = -(-len(chosen) // world) - len(mine)
+        numbers = mine + [int(chosen[0])] * idle
+        with _still(self.assistant.module):
+            for start in range(0, len(numbers), size):
+                yield self._look(numbers[start : start + size], max(0, min(size, len(mine) - start)))
+
+    def _look(self, numbers: list[int], meant: int) -> Look:
+        """The first `meant` of these rows have their answers."""
+        batch = dict(self.assistant.collate(self.rows.take(numbers)))
+        batch["labels"][meant:] = UNTRAINED
+        return Look(batch, tuple(self._seed(number) for number in numbers), lambda: self._logits(batch))
+
+    def _seed(self, row: int) -> int:
+        return int(digest([self.stage.seed, list(self.stage.shards), row])[:15], 16)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        device = self.accelerator.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.stage.training.bf16):
+            return self.assistant.logits(self.assistant.module, batch)
+
+
+@contextlib.contextmanager
+def _still(module: nn.Module) -> Iterator[None]:
+    """No dropout; layers that compute their activations again in the backward pass, which they do in training only,
+    still do."""
+    before = {each: each.training for each in module.modules()}
+    for each in before:
+        each.training = bool(getattr(each, "gradient_checkpointing", False))
+    try:
+        yield
+    finally:
+        for each, training in before.items():
+            each.training = training
