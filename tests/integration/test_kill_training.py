@@ -20,7 +20,7 @@ from lcia.training.result import KEPT, RESULT, STEPS
 from tests.programs import killed
 from tests.programs.killed import STRATEGIES, Fate
 
-BITS = {"curvature": ("adapter_model.safetensors", STEPS, KEPT), "paper": ("adapter_model.safetensors", STEPS)}
+BITS = {name: ("adapter_model.safetensors", STEPS) + ((KEPT,) if name != "paper" else ()) for name in STRATEGIES}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,18 @@ def test_killed_at_random_steps_both_stages_end_with_the_same_bits(
         assert killed.run(killed.train, home, "local", strategy, fate=fate) == -signal.SIGKILL
     assert killed.run(killed.train, home, "local", strategy) == 0, killed.why(home)
     assert _differing(home, whole[strategy], strategy) == []
+
+
+@pytest.mark.parametrize("look", [0, 2, 5])
+def test_killed_while_it_looks_back_a_stage_ends_with_the_same_bits(
+    whole: dict[str, Path], data: Path, tmp_path: Path, look: int
+) -> None:
+    """Three batches of the first task's rows are seen again, then three of the second's."""
+    home = _copy(data, tmp_path / "home")
+    assert killed.run(killed.train, home, "local", "kronecker", fate=Fate(look=look)) == -signal.SIGKILL
+    assert killed.run(killed.train, home, "local", "kronecker") == 0, killed.why(home)
+    assert _result(home, "kronecker")["resumed_at" if look > 2 else "steps"] in ([4], [3], 4)
+    assert _differing(home, whole["kronecker"], "kronecker") == []
 
 
 # Damage -----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 ADAPTER = "adapter_model.safetensors"
 KEPT = "kept.safetensors"
 SPREAD = ("ddp-2", "fsdp2-2", "ddp-4", "fsdp2-4")
-STRATEGIES = ("sequential", "paper", "proximal", "curvature")
+STRATEGIES = ("sequential", "paper", "proximal", "curvature", "kronecker")
+KEEPING = ("curvature", "kronecker")
 EXACT = 1e-12
 """In float64, relative to the largest entry: what the order of additions leaves (1e-14 was measured)."""
 
@@ -86,9 +87,10 @@ def test_the_adapter_does_not_depend_on_workers_and_sharding(out: Path, layout: 
     assert _apart(many, one) <= EXACT
 
 
+@pytest.mark.parametrize("strategy", KEEPING)
 @pytest.mark.parametrize("layout", SPREAD)
-def test_nor_does_what_an_adapter_keeps_for_its_next_task(out: Path, layout: str) -> None:
-    one, many = (_stage(out / f"{name}-float64", "curvature") for name in ("ddp-1", layout))
+def test_nor_does_what_an_adapter_keeps_for_its_next_task(out: Path, layout: str, strategy: str) -> None:
+    one, many = (_stage(out / f"{name}-float64", strategy) for name in ("ddp-1", layout))
     assert _apart(many, one, KEPT) <= EXACT
 
 
@@ -129,6 +131,13 @@ def test_under_autocast_shards_of_a_bf16_base_give_the_float32_adapter_of_a_whol
     assert any(value.any() for name, value in _weights(whole).items() if "lora_B" in name)
 
 
+def test_what_kronecker_keeps_of_a_projector_has_a_column_for_its_bias(out: Path) -> None:
+    kept = _weights(_stage(out / "mixed-ddp-1-float64", "kronecker"), KEPT)
+    widths = {n: v.shape for n, v in kept.items() if "projector" in n and n.endswith("inputs.diagonal")}
+    assert sorted(widths.values()) == [(97,), (97,)]
+    assert all(kept[name].any() for name in widths)
+
+
 def test_under_autocast_the_later_steps_of_shards_go_on_from_what_the_earlier_ones_learnt(out: Path) -> None:
     whole, sharded = (_steps(_stage(out / f"{name}-2-bfloat16", "curvature")) for name in ("ddp", "fsdp2"))
     assert [line["loss"] for line in sharded] == pytest.approx([line["loss"] for line in whole], rel=1e-3)
@@ -155,7 +164,7 @@ def test_what_two_sharding_workers_saved_is_ended_by_any_others(out: Path, layou
 def test_the_same_workers_end_it_with_the_same_bits(out: Path, strategy: str) -> None:
     ended = _stage(out / "continued-fsdp2-2-float64" / strategy, strategy)
     undisturbed = _stage(out / "fsdp2-2-float64", strategy)
-    files = [ADAPTER, "steps.jsonl"] + ([KEPT] if strategy == "curvature" else [])
+    files = [ADAPTER, "steps.jsonl"] + ([KEPT] if strategy in KEEPING else [])
     assert [name for name in files if (ended / name).read_bytes() != (undisturbed / name).read_bytes()] == []
 
 
@@ -174,9 +183,12 @@ def test_an_adapter_put_into_shards_has_the_bits_that_peft_would_give_it(
     assert fresh[f"{projector} {adapter}"] == 0
 
 
-def test_workers_with_and_without_pictures_wait_for_each_other(out: Path) -> None:
-    one, two = (_stage(out / f"mixed-{name}-float64", "curvature", first=True) for name in ("ddp-1", "fsdp2-2"))
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("strategy", KEEPING)
+def test_workers_with_and_without_pictures_wait_for_each_other(out: Path, strategy: str, first: bool) -> None:
+    one, two = (_stage(out / f"mixed-{name}-float64", strategy, first) for name in ("ddp-1", "fsdp2-2"))
     assert _apart(two, one) <= EXACT
+    assert _apart(two, one, KEPT) <= EXACT
     projector = {name: value for name, value in _weights(two).items() if "multi_modal_projector" in name}
     base = load_file(TINY_BASE / "model.safetensors")
     moved = [np.abs(value - base[_base_key(name, base)]).max() for name, value in projector.items()]

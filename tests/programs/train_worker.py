@@ -47,6 +47,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "paper": {"kind": "paper"},
     "proximal": {"kind": "proximal", "stability": "relative", "rho": 3.0},
     "curvature": {"kind": "curvature", "lambda": 0.3, "pull": 1000.0},
+    # Four workers have three, three, two and two of the rows. Factors of 192 are sketched, those of 96 are whole.
+    "kronecker": {"kind": "kronecker", "rows": 10, "k": 96},
 }
 TRAINING = {"max_steps": STEPS, "batch_size": 8, "max_grad_norm": 0.5}
 STREAM = {
@@ -189,21 +191,24 @@ def one_step(worker: Worker) -> dict[str, Any]:
 
 
 def mixed(worker: Worker) -> dict[str, Any]:
-    """Rows with and without pictures, one at a time, and a projector that is trained."""
+    """Two tasks of rows with and without pictures, one at a time, and a projector that is trained."""
+    assistant = worker.assistant(train_projector=True)
     store = Store(str(worker.folder / f"mixed-{worker.layout.name}"))
     if worker.is_main:
         shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
     worker.accelerator.wait_for_everyone()
-    task = {"name": "mixed", "train": "mixed.json", "test": "mixed.json"}
-    config = {
-        "benchmark": {"kind": "custom", "root": str(worker.folder / "base"), "tasks": [task]},
-        "assistant": {"kind": "tiny", "train_projector": True},
-        "training": TRAINING,
-        "strategy": STRATEGIES["curvature"],
-    }
-    stage = planned(config, store).plan.trains[0]
-    assistant = worker.assistant(train_projector=True)
-    train_stage(stage, assistant, train.Worker(store, worker.accelerator, worker.options(micro_batch=1), silent))
+    tasks = [{"name": name, "train": "mixed.json", "test": "mixed.json"} for name in ("mixed", "again")]
+    for name in ("curvature", "kronecker"):
+        config = {
+            "benchmark": {"kind": "custom", "root": str(worker.folder / "base"), "tasks": tasks},
+            "assistant": {"kind": "tiny", "train_projector": True},
+            "grouping": {"enabled": False},
+            "training": {**TRAINING, "projector_learning_rate": 1e-3},
+            "strategy": STRATEGIES[name],
+        }
+        for stage in planned(config, store).plan.trains:
+            one_by_one = train.Worker(store, worker.accelerator, worker.options(micro_batch=1), silent)
+            train_stage(stage, assistant, one_by_one)
     return {}
 
 

@@ -25,7 +25,7 @@ from lcia.assistants.tiny import TINY_BASE
 from lcia.config.load import parse
 from lcia.config.run import RunConfig, TinyConfig
 from lcia.local import LocalExecutor, silent
-from lcia.protocols import Progress
+from lcia.protocols import UNTRAINED, Batch, Progress, Strategy
 from lcia.run import Prepared, prepare
 from lcia.store.folders import Store
 from lcia.training.result import KEPT, RESULT, STEPS
@@ -43,7 +43,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"kind": "sequential"},
     "curvature": {"kind": "curvature", "lambda": 0.3, "pull": 1000},
     "paper": {"kind": "paper"},
+    "kronecker": {"kind": "kronecker", "rows": 12, "k": 16},
 }
+KEEPING = ("curvature", "kronecker")
 
 
 class StoppedError(Exception):
@@ -75,9 +77,9 @@ def _published(prepared: Prepared, store: Store, stage: int = -1) -> Path:
     return store.fetch(prepared.plan.trains[stage].key)
 
 
-def _differences(one: Path, two: Path) -> torch.Tensor:
-    """Absolute differences of all entries of two adapters."""
-    a, b = (load_file(folder / ADAPTER_FILE) for folder in (one, two))
+def _differences(one: Path, two: Path, file: str = ADAPTER_FILE) -> torch.Tensor:
+    """Absolute differences of all entries of two adapters, or of what is kept beside them."""
+    a, b = (load_file(folder / file) for folder in (one, two))
     assert a.keys() == b.keys()
     assert {value.dtype for value in a.values()} == {value.dtype for value in b.values()}
     return torch.cat([(a[name] - b[name]).abs().flatten() for name in a])
@@ -91,7 +93,7 @@ def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strate
     cut = _published(*_trained(tmp_path / "cut", STRATEGIES[strategy], options, stop_at=5))
     assert json.loads((cut / RESULT).read_text())["resumed_at"] == [4]
     assert "resumed_at" not in json.loads((whole / RESULT).read_text())
-    same = {ADAPTER_FILE, STEPS} | ({KEPT} if strategy == "curvature" else set())
+    same = {ADAPTER_FILE, STEPS} | ({KEPT} if strategy in KEEPING else set())
     assert same <= {file.name for file in whole.iterdir()}
     assert [name for name in same if (cut / name).read_bytes() != (whole / name).read_bytes()] == []
 
@@ -114,22 +116,26 @@ def test_augmentation_is_the_same_after_a_cut(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.numeric
-def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["sequential", "kronecker"])
+def test_micro_batches_do_not_matter(tmp_path: Path, strategy: str) -> None:
     """In double precision: in single, Adam makes a whole step of the rounding of a gradient that is next to nothing.
 
     The bar is 500 times what three instruction sets leave in the second stage, and far below any mistake of the loop.
     """
-    one, many = (_tuned_in_double(tmp_path / str(micro), TrainOptions(micro_batch=micro)) for micro in (8, 3))
+    one, many = (
+        _tuned_in_double(tmp_path / str(micro), STRATEGIES[strategy], TrainOptions(micro_batch=micro))
+        for micro in (8, 3)
+    )
     for whole, parts in zip(one, many, strict=True):
         assert _differences(whole, parts).max() <= 1e-10
+        if strategy in KEEPING:
+            assert _differences(whole, parts, KEPT).max() <= 1e-10
 
 
-def _tuned_in_double(folder: Path, options: TrainOptions) -> list[Path]:
-    """Both stages of plain tuning on a base in float64; what they published."""
+def _tuned_in_double(folder: Path, strategy: dict[str, Any], options: TrainOptions) -> list[Path]:
+    """Both stages on a base in float64; what they published."""
     store = Store(str(folder))
-    [prepared] = prepare(
-        [parse(RunConfig, {**STREAM, "strategy": {"kind": "sequential"}}, "test")], LocalExecutor(store)
-    )
+    [prepared] = prepare([parse(RunConfig, {**STREAM, "strategy": strategy}, "test")], LocalExecutor(store))
     assistant = assistants.build(TinyConfig())
     assistant.module.double()
     for stage in prepared.plan.trains:
@@ -186,6 +192,28 @@ def test_the_speed_is_that_of_the_steps_since_the_last_line(tmp_path: Path, monk
     )
     # Ten seconds from one look at the clock to the next, and two steps of eight rows.
     assert [progress.values["samples_per_second"] for progress in seen] == [1.6] * 3
+
+
+class Ridge(Strategy):
+    """Adds the squared scores of the answers' tokens to the loss: any penalty will do."""
+
+    def penalty(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return 1e-3 * logits[batch["labels"] != UNTRAINED].square().sum()
+
+
+def test_a_penalty_is_part_of_the_loss_whatever_the_micro_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = _tuned_in_double(tmp_path / "plain", STRATEGIES["sequential"], TrainOptions(micro_batch=8))
+    monkeypatch.setattr("lcia.strategies.build", lambda config, steps: Ridge())
+    one, many = (
+        _tuned_in_double(tmp_path / str(micro), STRATEGIES["sequential"], TrainOptions(micro_batch=micro))
+        for micro in (8, 3)
+    )
+    assert _differences(one[0], many[0]).max() <= 1e-10
+    assert _differences(one[0], plain[0]).max() > 1e-4
+    losses = [json.loads((folder / STEPS).read_text().splitlines()[-1])["loss"] for folder in (plain[0], one[0])]
+    assert losses[1] > losses[0]
 
 
 def test_a_loop_without_options_saves_and_logs_as_a_launch_does() -> None:
