@@ -102,7 +102,7 @@ def holds_study(summary: Mapping[str, Any]) -> bool:
 def reach(compared: Mapping[str, Comparison]) -> str:
     """What so many pairs allow to say: a line below a table of comparisons."""
     pairs = sorted({comparison.n for comparison in compared.values()})
-    floors = ", ".join(f"{smallest_wilcoxon_p(n):.2g} (n = {n})" for n in pairs)
+    floors = ", ".join(f"{smallest_wilcoxon_p(n):.3g} (n = {n})" for n in pairs)
     verdict = (
         "* significant at 5 % by the t test after Holm's correction"
         if pairs[-1] >= ENOUGH_PAIRS

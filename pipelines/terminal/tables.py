@@ -32,7 +32,7 @@ def console() -> Console:
 
 def new_table(title: str, *columns: str) -> Table:
     """An empty table; names of tasks, runs and methods are data, so nothing in them is read as markup."""
-    table = Table(*(Column(Text(column)) for column in columns), title_justify="left")
+    table = Table(*(Column(Text(column)) for column in columns), title_justify="left", caption_justify="left")
     table.title = Text(title, style="table.title")
     return table
 
