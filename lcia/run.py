@@ -78,6 +78,18 @@ class Outcome:
         """The row of the matrix after the last task."""
         return len(self.prepared.plan.order) - 1
 
+    @property
+    def train_seconds(self) -> float:
+        """Of all its trainings, also those that it shares with other runs: what it would take alone."""
+        return sum(training.seconds for training in self.trainings.values())
+
+    @property
+    def kept_mb(self) -> float:
+        """Megabytes that lie beside the adapter for its next stage: mean over the groups at the end."""
+        groups = self.prepared.plan.groups
+        sizes = [self.trainings[key].kept_bytes / 1e6 for key in (groups[-1].values() if groups else ())]
+        return float(np.mean(sizes)) if sizes else 0.0
+
 
 def run(configs: Sequence[RunConfig], executor: Executor) -> list[Outcome]:
     """Runs configurations together: data, plans, the union of their stages, matrices. What is done is not done again.

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lcia import benchmarks
 from lcia.config.load import changed, parse, with_kinds
 from lcia.config.run import RunConfig
 from lcia.config.sections import Section, Seed
-from lcia.metrics.matrix import AccuracyMatrix, metrics
-from lcia.metrics.stats import Comparison, Spread, paired, spread
+from lcia.metrics.matrix import AccuracyMatrix, Metric, metrics
+from lcia.metrics.stats import Comparison, Spread, holm, paired, spread
 from lcia.types import InputError
 
+T = TypeVar("T")
 Order: TypeAlias = str | tuple[str, ...] | None
 """As in RunConfig: a name, a list of tasks, or what the base has."""
 
 NAME_LENGTH = 63
 """Of a run's name."""
+COMPARED = ("avg_acc", "new_acc", "forgetting")
+"""Metrics in which methods are compared pair by pair; each is a family of its own to Holm's correction."""
 MAX_RUNS = 50_000
 """All orders of eight tasks are 40,320; more than this is a mistake."""
 
@@ -39,7 +42,11 @@ class StudyConfig(Section):
     base: dict[str, Any] = Field(default={})
     """The run that all runs of the study start from, key by key as in a run's file."""
     methods: dict[str, dict[str, Any]] = Field(default={"lcia": {}})
-    """Name of a method -> what it changes, by dotted keys. The first one is what the others are compared with."""
+    """Name of a method -> what it changes, by dotted keys."""
+    reference: str | None = None
+    """The method that all others are compared with, pair by pair (`null`: the first one). Of a varied method, the first
+    values.
+    """
     vary: dict[str, tuple[Any, ...]] = Field(default={})
     """Dotted key -> values; every combination of them is run."""
     orders: Literal["given", "all"] | tuple[str | tuple[str, ...], ...] = "given"
@@ -51,15 +58,27 @@ class StudyConfig(Section):
     max_concurrent_trials: Annotated[int, Field(ge=1)] = 4
     """Runs that are followed at the same time."""
 
+    @model_validator(mode="after")
+    def _the_reference_is_a_method(self) -> StudyConfig:
+        if self.reference is not None and self.reference not in self.methods:
+            raise ValueError(
+                f"reference names {self.reference}, which is not a method; there are {', '.join(self.methods)}"
+            )
+        return self
+
     def count(self) -> int:
         """Runs that expand() would give, without making them."""
         return sum(1 for _ in _points(self))
 
 
 class Point(Section):
-    """One run of a study and where it lies: what tables group and pair by."""
+    """One run of a study and where it lies: what tables group and pair by.
+
+    `is_reference`: of the method that the others are compared with.
+    """
 
     method: str
+    is_reference: bool
     varied: dict[str, Any]
     order: Order
     seed: int
@@ -112,7 +131,14 @@ def _point(study: StudyConfig, number: int, where: _Where) -> Point:
     values = changed(with_kinds(RunConfig, study.base), (*study.methods[where.method].items(), *where.varied.items()))
     values |= {"seed": where.seed, "name": _name(number, where)} | ({"order": where.order} if where.order else {})
     config = parse(RunConfig, values, f"study {study.name}, run {number} ({where.method})")
-    return Point(method=where.method, varied=where.varied, order=where.order, seed=where.seed, config=config)
+    return Point(
+        method=where.method,
+        is_reference=where.method == (study.reference or next(iter(study.methods))),
+        varied=where.varied,
+        order=where.order,
+        seed=where.seed,
+        config=config,
+    )
 
 
 def _name(number: int, where: _Where) -> str:
@@ -169,10 +195,10 @@ def _table(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict[st
     return {label: _summaries(found) for label, found in _by_label(labels, matrices).items()}
 
 
-def _by_label(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict[str, list[AccuracyMatrix]]:
-    rows: dict[str, list[AccuracyMatrix]] = {}
-    for label, matrix in zip(labels, matrices, strict=True):
-        rows.setdefault(label, []).append(matrix)
+def _by_label(labels: Sequence[str], values: Sequence[T]) -> dict[str, list[T]]:
+    rows: dict[str, list[T]] = {}
+    for label, value in zip(labels, values, strict=True):
+        rows.setdefault(label, []).append(value)
     return rows
 
 
@@ -185,19 +211,43 @@ def _summaries(found: Sequence[AccuracyMatrix]) -> dict[str, Spread | None]:
     }
 
 
-def against_first(
-    points: Sequence[Point], matrices: Sequence[AccuracyMatrix], metric: str = "avg_acc"
-) -> dict[str, Comparison]:
-    """Each label's `metric` minus the first label's, paired by order and seed; only labels that share a pair."""
-    values: dict[str, dict[tuple[object, int], float]] = {}
-    for point, matrix in zip(points, matrices, strict=True):
-        value = metrics(matrix)[metric].value
-        if value is not None:
-            values.setdefault(point.label, {})[point.order, point.seed] = value
-    (_, first), *others = values.items()
-    shared = {label: [at for at in first if at in found] for label, found in others}
+class Cost(NamedTuple):
+    """What a run takes besides scores: minutes of training and megabytes beside the adapter of a group."""
+
+    minutes: float
+    kept_mb: float
+
+
+def compare_costs(points: Sequence[Point], costs: Sequence[Cost]) -> dict[str, dict[str, Spread]]:
+    """Mean and spread of both costs per label."""
+    found = _by_label([point.label for point in points], costs)
     return {
-        label: paired([found[at] for at in shared[label]], [first[at] for at in shared[label]])
-        for label, found in others
-        if shared[label]
+        label: {name: spread(column) for name, column in zip(Cost._fields, zip(*rows, strict=True), strict=True)}
+        for label, rows in found.items()
     }
+
+
+def reference_of(points: Sequence[Point]) -> str:
+    """The label that the others are compared with."""
+    return next(point.label for point in points if point.is_reference)
+
+
+def compare_pairs(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Comparison]]:
+    """Metric -> label -> its metric minus the reference's, paired by order and seed; only labels that share a pair."""
+    tables = [metrics(matrix) for matrix in matrices]
+    found = {metric: _against_reference(points, [table[metric] for table in tables]) for metric in COMPARED}
+    return {metric: compared for metric, compared in found.items() if compared}
+
+
+def _against_reference(points: Sequence[Point], values: Sequence[Metric]) -> dict[str, Comparison]:
+    known: dict[str, dict[tuple[Order, int], float]] = {}
+    for point, metric in zip(points, values, strict=True):
+        if metric.value is not None:
+            known.setdefault(point.label, {})[point.order, point.seed] = metric.value
+    reference = known.pop(reference_of(points), {})
+    return holm({label: _paired(mine, reference) for label, mine in known.items() if mine.keys() & reference.keys()})
+
+
+def _paired(mine: Mapping[tuple[Order, int], float], reference: Mapping[tuple[Order, int], float]) -> Comparison:
+    shared = [at for at in reference if at in mine]
+    return paired([mine[at] for at in shared], [reference[at] for at in shared])

@@ -1,13 +1,18 @@
-"""Spread over seeds and paired comparisons between methods, for study tables; thin over scipy."""
+"""Spread over seeds and paired comparisons between methods, for study tables; thin over scipy and statsmodels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lcia.types import InputError
+
+ENOUGH_PAIRS = 6
+"""Of fewer, Wilcoxon's test cannot reach 0.05, and a t test rests on its assumption alone."""
+LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +23,14 @@ class Spread:
     std: float | None
     n: int
 
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Mean of a - b over pairs, its bootstrap interval, and the two-sided p-values of two paired tests.
+    """Mean of a - b over n pairs, its bootstrap interval, and the two-sided p-values of two paired tests.
 
-    None where a test has no answer: fewer than two pairs, or all differences equal.
+    `d`: Cohen's d of paired differences (d_z). `t_holm`, `wilcoxon_holm`: p-values after Holm's correction for all
+    comparisons of a table; `holm` fills them in. None where there is no answer: fewer than two pairs, or all
+    differences equal.
     """
 
     difference: float
@@ -35,6 +39,14 @@ class Comparison:
     t_p: float | None
     wilcoxon_p: float | None
     n: int
+    d: float | None = None
+    t_holm: float | None = None
+    wilcoxon_holm: float | None = None
+
+    @property
+    def is_significant(self) -> bool:
+        """By the corrected t test, and with pairs enough to say so."""
+        return self.n >= ENOUGH_PAIRS and self.t_holm is not None and self.t_holm < LEVEL
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -45,19 +57,51 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Comparison:
-    """Compares two methods on the same seeds: a[k] and b[k] belong together.
+    """Compares two methods on the same orders and seeds: a[k] and b[k] belong together.
 
-    Paired t (assumes normal differences), Wilcoxon's signed ranks (assumes symmetric ones; below six pairs its p-value
-    cannot fall under 0.05) and a percentile bootstrap of the mean.
+    Paired t (assumes normal differences), Wilcoxon's signed ranks (assumes symmetric ones) and a percentile bootstrap
+    of the mean.
     """
     if len(a) != len(b):
         raise InputError(f"paired values must be as many on both sides, not {len(a)} and {len(b)}")
-    differences = np.subtract(a, b)
+    # Scores are counts, so equal differences are common; their ties must not hang on the last bit.
+    differences = np.round(np.asarray(a, np.float64) - np.asarray(b, np.float64), 9)
     mean = spread(differences.tolist()).mean
     if len(a) < 2 or np.ptp(differences) == 0:
         return Comparison(mean, None, None, None, None, len(a))
     low, high = bootstrap_mean(differences.tolist(), confidence, seed)
-    return Comparison(mean, low, high, _t(a, b), _wilcoxon(a, b), len(a))
+    return Comparison(mean, low, high, _t(differences), _wilcoxon(differences), len(a), cohen_d(differences))
+
+
+def holm(table: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """The comparisons of a table as one family: the chance that any of them is found where none is stays below the
+    level (Holm 1979)."""
+    t = holm_adjusted([c.t_p for c in table.values()])
+    wilcoxon = holm_adjusted([c.wilcoxon_p for c in table.values()])
+    return {
+        label: replace(comparison, t_holm=t_p, wilcoxon_holm=wilcoxon_p)
+        for (label, comparison), t_p, wilcoxon_p in zip(table.items(), t, wilcoxon, strict=True)
+    }
+
+
+def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+    """max_{j<=k} min(1, (m - j + 1) p_(j)) for the k-th smallest of m p-values; no answer counts as p = 1."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    adjusted = multipletests([1.0 if p is None else p for p in p_values], method="holm")[1]
+    return [None if p is None else float(q) for p, q in zip(p_values, adjusted, strict=True)]
+
+
+def cohen_d(differences: NDArray[np.float64]) -> float:
+    """d_z: mean over sample standard deviation of the paired differences (Lakens 2013, equation 6)."""
+    return float(differences.mean() / differences.std(ddof=1))
+
+
+def smallest_wilcoxon_p(pairs: int) -> float:
+    """2 / 2^n: all differences have one sign, in either direction, out of 2^n patterns of signs."""
+    return 2.0 ** (1 - pairs)
 
 
 def bootstrap_mean(
@@ -70,13 +114,15 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
-def _t(a: Sequence[float], b: Sequence[float]) -> float:
+def _t(differences: NDArray[np.float64]) -> float:
     from scipy import stats
 
-    return float(stats.ttest_rel(a, b).pvalue)
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def _wilcoxon(a: Sequence[float], b: Sequence[float]) -> float:
+def _wilcoxon(differences: NDArray[np.float64]) -> float:
+    """Exact up to 13 pairs, and up to 50 where no two differences are equal and none is zero; else the normal
+    approximation."""
     from scipy import stats
 
-    return float(stats.wilcoxon(a, b).pvalue)
+    return float(stats.wilcoxon(differences).pvalue)

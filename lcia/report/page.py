@@ -18,7 +18,7 @@ from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.report import figures, wording
 from lcia.report.figures import StageSteps
 from lcia.report.learnt import TaskAnswers
-from lcia.report.study_tables import StudyTables
+from lcia.report.study_tables import StudyTables, reach
 from lcia.types import IMAGE_TOKEN
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ def _environment() -> Environment:
     environment.filters.update(
         number=wording.number, plain=wording.plain, spread=wording.with_spread, first_of=wording.first,
         count_of=wording.count, clock=wording.clock, yaml=wording.yaml, picture=wording.picture,
+        difference=wording.difference, p_value=wording.p_value, corrected=wording.corrected, reach=reach,
     )  # fmt: skip
     environment.tests.update(known=wording.known)
     return environment

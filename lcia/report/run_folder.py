@@ -32,7 +32,7 @@ from lcia.run import Outcome, Prepared, keys_of
 from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
 from lcia.store.trouble import named_when_full
-from lcia.study import Point
+from lcia.study import Cost, Point
 from lcia.training.result import ADAPTER, TrainResult
 
 MOST_SHOWN = 12
@@ -75,7 +75,7 @@ def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: P
 def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     answers = [learnt.tell(outcome) for outcome in outcomes]
-    tables = tabulate(session.points, [outcome.matrix for outcome in outcomes]) if session.points else None
+    tables = _tables(outcomes, session.points) if session.points else None
     summary = _summary(outcomes, answers, session)
     if tables:
         summary = {**summary, **study_tables.to_record(tables)}
@@ -97,6 +97,11 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
     )
     write_page(page, folder)
     return summary
+
+
+def _tables(outcomes: Sequence[Outcome], points: Sequence[Point]) -> StudyTables:
+    costs = [Cost(outcome.train_seconds / 60, outcome.kept_mb) for outcome in outcomes]
+    return tabulate(points, [outcome.matrix for outcome in outcomes], costs)
 
 
 def _summary(
@@ -138,7 +143,8 @@ def summarize(outcome: Outcome, answers: Sequence[TaskAnswers]) -> dict[str, Any
         "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
         "matrix": matrices.to_json(outcome.matrix),
         "stages": trains,
-        "train_seconds": sum(stage["seconds"] for stage in trains),
+        "train_seconds": outcome.train_seconds,
+        "kept_mb": outcome.kept_mb,
         "evaluations": evals,
         "eval_seconds": sum(stage["seconds"] or 0.0 for stage in evals),
         "answers": [learnt.to_record(told) for told in answers],

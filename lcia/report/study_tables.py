@@ -7,39 +7,52 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
 from lcia.metrics.matrix import AccuracyMatrix
-from lcia.metrics.stats import Comparison, Spread
-from lcia.study import Point, TaskSpread, against_first, compare, compare_orders, compare_tasks
+from lcia.metrics.stats import ENOUGH_PAIRS, Comparison, Spread, smallest_wilcoxon_p
+from lcia.study import (
+    Cost,
+    Point,
+    TaskSpread,
+    compare,
+    compare_costs,
+    compare_orders,
+    compare_pairs,
+    compare_tasks,
+    reference_of,
+)
 
 Spreads: TypeAlias = Mapping[str, Mapping[str, Spread | None]]
-"""Label -> metric -> mean and spread over orders and seeds, in percent; None where a run leaves it undefined."""
+"""Label -> figure -> mean and spread over orders and seeds; None where a run leaves it undefined."""
 
 
 @dataclass(frozen=True)
 class StudyTables:
-    """`methods` per label, `orders` per label and named order, `tasks` per label and task; `against_first`: each label
-    minus the label `first`, avg_acc, paired by order and seed. `labels`: run name -> its label."""
+    """`methods` per label, `orders` per label and named order, `tasks` per label and task; `comparisons`: metric ->
+    each label minus the label `reference`, paired by order and seed; `costs`: `minutes` of training and `kept_mb` per
+    label. `labels`: run name -> its label."""
 
-    first: str
+    reference: str
     labels: Mapping[str, str]
     methods: Spreads
     orders: Spreads
     tasks: Mapping[str, Mapping[str, TaskSpread]]
-    against_first: Mapping[str, Comparison]
+    comparisons: Mapping[str, Mapping[str, Comparison]]
+    costs: Spreads
 
 
-KEYS = frozenset(field.name for field in fields(StudyTables))
-"""Of to_record, and so of the summary of a study."""
+KEYS = frozenset(field.name for field in fields(StudyTables)) | {"first", "against_first"}
+"""Of the record of a study in its summary; the last two stood there before any method could be the reference."""
 
 
-def tabulate(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> StudyTables:
-    """`matrices`: one per point, in the same order."""
+def tabulate(points: Sequence[Point], matrices: Sequence[AccuracyMatrix], costs: Sequence[Cost]) -> StudyTables:
+    """`matrices` and `costs`: one per point, in the same order."""
     return StudyTables(
-        first=points[0].label,
+        reference=reference_of(points),
         labels={point.config.name: point.label for point in points},
         methods=compare(points, matrices),
         orders=compare_orders(points, matrices),
         tasks=compare_tasks(points, matrices),
-        against_first=against_first(points, matrices),
+        comparisons=compare_pairs(points, matrices),
+        costs=compare_costs(points, costs),
     )
 
 
@@ -47,19 +60,24 @@ def to_record(tables: StudyTables) -> dict[str, Any]:
     """As JSON: a spread is {mean, std, n}."""
     tasks = {label: _plain({task: t._asdict() for task, t in row.items()}) for label, row in tables.tasks.items()}
     return {
-        "first": tables.first,
+        "reference": tables.reference,
         "labels": dict(tables.labels),
         "methods": _plain(tables.methods),
         "orders": _plain(tables.orders),
         "tasks": tasks,
-        "against_first": {label: asdict(comparison) for label, comparison in tables.against_first.items()},
+        "comparisons": {
+            metric: {label: asdict(comparison) for label, comparison in table.items()}
+            for metric, table in tables.comparisons.items()
+        },
+        "costs": _plain(tables.costs),
     }
 
 
 def from_record(record: Mapping[str, Any]) -> StudyTables:
-    """The inverse of to_record."""
+    """The inverse of to_record. A summary from before there was a reference compares avg_acc with the first label."""
+    compared = record["comparisons"] if "comparisons" in record else {"avg_acc": record["against_first"]}
     return StudyTables(
-        first=record["first"],
+        reference=record["reference"] if "reference" in record else record["first"],
         labels=record["labels"],
         methods={label: _spreads(row) for label, row in record["methods"].items()},
         orders={label: _spreads(row) for label, row in record["orders"].items()},
@@ -67,8 +85,30 @@ def from_record(record: Mapping[str, Any]) -> StudyTables:
             label: {task: TaskSpread(**_spreads(spread)) for task, spread in row.items()}
             for label, row in record["tasks"].items()
         },
-        against_first={label: Comparison(**values) for label, values in record["against_first"].items()},
+        comparisons={
+            metric: {label: Comparison(**values) for label, values in table.items()}
+            for metric, table in compared.items()
+            if table
+        },
+        costs={label: _spreads(row) for label, row in record.get("costs", {}).items()},
     )
+
+
+def holds_study(summary: Mapping[str, Any]) -> bool:
+    """Whether a session's summary has the record of a study."""
+    return "labels" in summary
+
+
+def reach(compared: Mapping[str, Comparison]) -> str:
+    """What so many pairs allow to say: a line below a table of comparisons."""
+    pairs = sorted({comparison.n for comparison in compared.values()})
+    floors = ", ".join(f"{smallest_wilcoxon_p(n):.3g} (n = {n})" for n in pairs)
+    verdict = (
+        "* significant at 5 % by the t test after Holm's correction"
+        if pairs[-1] >= ENOUGH_PAIRS
+        else f"fewer than {ENOUGH_PAIRS} pairs are too few for a verdict"
+    )
+    return f"Smallest p that Wilcoxon's test can reach: {floors}; {verdict}."
 
 
 def _plain(table: Spreads) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import yaml as yaml_format
 
 from lcia.config.load import flat
 from lcia.metrics.matrix import MEASURES, Metric
-from lcia.metrics.stats import Spread
+from lcia.metrics.stats import Comparison, Spread
 
 THUMBNAIL = 320
 """Longest side of an example's image in pixels."""
@@ -69,6 +69,23 @@ def number(value: float | Metric | Spread | None, digits: int = 1) -> str:
     figure = plain(value)
     # Adding zero turns a rounded -0.0 into 0.0.
     return "\u2013" if figure is None or np.isnan(figure) else f"{round(figure, digits) + 0.0:.{digits}f}"
+
+
+def p_value(value: float | None) -> str:
+    return "<0.001" if value is not None and value < 0.001 else number(value, 3)
+
+
+def difference(comparison: Comparison) -> str:
+    """The mean difference with its interval, where it has one."""
+    mean = f"{comparison.difference:+.1f}"
+    if comparison.low is None or comparison.high is None:
+        return mean
+    return f"{mean} [{comparison.low:+.1f}, {comparison.high:+.1f}]"
+
+
+def corrected(comparison: Comparison) -> str:
+    """The t test's p-value after Holm's correction, with a star where it is significant."""
+    return p_value(comparison.t_holm) + (" *" if comparison.is_significant else "")
 
 
 def with_spread(value: Spread | None) -> str:

@@ -33,6 +33,12 @@ class TrainResult:
         return [self.folder / name for name in ADAPTER]
 
     @property
+    def kept_bytes(self) -> int:
+        """Size of what the strategy keeps for the adapter's next stage."""
+        kept = self.folder / KEPT
+        return kept.stat().st_size if kept.exists() else 0
+
+    @property
     def seconds(self) -> float:
         """Since the last interruption."""
         return float(self.result["seconds"])

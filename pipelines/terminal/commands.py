@@ -154,10 +154,10 @@ def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
 def _show_summary(summary: Mapping[str, Any], page: str | Path) -> None:
     """What a session left: of a study its tables, of runs their metrics."""
     from lcia.metrics import matrix
-    from lcia.report.study_tables import from_record
+    from lcia.report.study_tables import from_record, holds_study
 
     out = console()
-    if summary.keys() >= STUDY_KEYS:
+    if holds_study(summary):
         out.print(*study_tables(from_record(summary)))
         counts = summary["stages"]
         print(f"runs {len(summary['runs'])}; trainings asked {counts['asked']}, "

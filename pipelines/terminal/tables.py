@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,11 +15,13 @@ from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.matrix import MEASURES, AccuracyMatrix, metrics
 from lcia.metrics.stats import Comparison, Spread
 from lcia.plan import ZERO_SHOT, Plan
-from lcia.report.study_tables import StudyTables
-from lcia.study import TaskSpread
+from lcia.report import wording
+from lcia.report.study_tables import Spreads, StudyTables, reach
+from lcia.study import Cost, TaskSpread
 
 WIDTH = 160
 METRICS = tuple(name for name, measure in MEASURES.items() if measure.in_tables)
+STUDY_METRICS = ("avg_acc", "forgetting", "new_acc", "maa")
 
 
 def console() -> Console:
@@ -30,7 +32,7 @@ def console() -> Console:
 
 def new_table(title: str, *columns: str) -> Table:
     """An empty table; names of tasks, runs and methods are data, so nothing in them is read as markup."""
-    table = Table(*(Column(Text(column)) for column in columns), title_justify="left")
+    table = Table(*(Column(Text(column)) for column in columns), title_justify="left", caption_justify="left")
     table.title = Text(title, style="table.title")
     return table
 
@@ -59,21 +61,35 @@ def metrics_table(runs: Mapping[str, AccuracyMatrix]) -> Table:
 
 def study_tables(tables: StudyTables) -> list[Table]:
     """Every table of a study."""
-    found = [_spreads_table(tables.methods), tasks_table(tables.tasks)]
-    if tables.orders:
-        found.append(_spreads_table(tables.orders))
-    if tables.against_first:
-        found.append(_comparison_table(tables.first, tables.against_first))
-    return found
+    found = [_methods_table(tables)]
+    found += [_comparison_table(metric, tables.reference, compared) for metric, compared in tables.comparisons.items()]
+    found.append(tasks_table(tables.tasks))
+    return [*found, _orders_table(tables.orders)] if tables.orders else found
 
 
-def _spreads_table(compared: Mapping[str, Mapping[str, Spread | None]]) -> Table:
-    """Mean ± standard deviation over orders and seeds, a row per method."""
-    table = new_table("mean ± standard deviation (%)", "method", "runs", *METRICS)
-    for label, values in compared.items():
-        found = next((value for value in values.values() if value is not None), None)
-        add_row(table, label, str(found.n if found else 0), *(str(values[m] or "-") for m in METRICS))
+def _methods_table(tables: StudyTables) -> Table:
+    """Mean ± standard deviation over orders and seeds, and the mean costs of a run; a row per method."""
+    table = new_table("mean ± standard deviation (%)", "method", "runs", *STUDY_METRICS, "minutes", "kept MB")
+    for label, values in tables.methods.items():
+        costs = tables.costs.get(label, {})
+        add_row(table, label, *_spreads(values), *(wording.number(costs.get(name), 2) for name in Cost._fields))
+    told = "minutes: trainings of one run, shared ones included; kept MB: beside the adapter of a group"
+    table.caption = Text(told, style="table.caption")
     return table
+
+
+def _orders_table(compared: Spreads) -> Table:
+    """Mean ± standard deviation over seeds, a row per method and order."""
+    table = new_table("mean ± standard deviation over seeds (%)", "method, order", "runs", *STUDY_METRICS)
+    for label, values in compared.items():
+        add_row(table, label, *_spreads(values))
+    return table
+
+
+def _spreads(values: Mapping[str, Spread | None]) -> Iterator[str]:
+    """Runs and metrics of a row."""
+    yield str(wording.count(values.values()))
+    yield from (wording.with_spread(values.get(name)) for name in STUDY_METRICS)
 
 
 def tasks_table(compared: Mapping[str, Mapping[str, TaskSpread]]) -> Table:
@@ -82,19 +98,20 @@ def tasks_table(compared: Mapping[str, Mapping[str, TaskSpread]]) -> Table:
     table = new_table("score of each task (%)", "method", "scored", *names)
     for label, tasks in compared.items():
         found = [tasks.get(name, TaskSpread(None, None)) for name in names]
-        add_row(table, label, "just learnt", *(str(task.learnt or "-") for task in found))
-        add_row(table, "", "at the end", *(str(task.final or "-") for task in found))
+        add_row(table, label, "just learnt", *(wording.with_spread(task.learnt) for task in found))
+        add_row(table, "", "at the end", *(wording.with_spread(task.final) for task in found))
     return table
 
 
-def _comparison_table(first: str, compared: Mapping[str, Comparison]) -> Table:
-    """Paired differences from the first method; a dash where two pairs or more are needed."""
-    title = f"avg_acc minus that of {first}, paired by order and seed"
-    table = new_table(title, "method", "pairs", "difference", "95 % interval", "t test p", "Wilcoxon p")
+def _comparison_table(metric: str, reference: str, compared: Mapping[str, Comparison]) -> Table:
+    """Paired differences from the reference; a dash where two pairs with different results are needed."""
+    title = f"{metric} minus that of {reference}, paired by order and seed"
+    table = new_table(title, "method", "n", "difference [95 %]", "d", "p t", "p Holm", "p Wilcoxon", "p Holm, Wilcoxon")
     for label, c in compared.items():
-        interval = "-" if c.low is None or c.high is None else f"{c.low:+.1f} to {c.high:+.1f}"
-        tests = ("-" if p is None else f"{p:.3f}" for p in (c.t_p, c.wilcoxon_p))
-        add_row(table, label, str(c.n), f"{c.difference:+.1f}", interval, *tests)
+        wilcoxon = (wording.p_value(p) for p in (c.wilcoxon_p, c.wilcoxon_holm))
+        tests = (wording.number(c.d, 2), wording.p_value(c.t_p), wording.corrected(c), *wilcoxon)
+        add_row(table, label, str(c.n), wording.difference(c), *tests)
+    table.caption = Text(reach(compared), style="table.caption")
     return table
 
 

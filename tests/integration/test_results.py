@@ -103,6 +103,16 @@ def test_every_stage_has_its_seconds_and_the_session_its_wall_time(finished: Fin
     assert found["eval_seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["evaluations"]))
 
 
+def test_what_is_kept_beside_the_adapters_is_told_per_group(finished: Finished) -> None:
+    runs = finished.summary["runs"]
+    assert runs["sequential"]["kept_mb"] == 0
+    # g0 was trained last on the third task, g1 on the second.
+    last = [finished.folder.parent / "store" / s["key"][:2] / s["key"] for s in runs["lcia"]["stages"][1:]]
+    sizes = [(folder / "kept.safetensors").stat().st_size for folder in last]
+    assert sum(sizes) > 0
+    assert runs["lcia"]["kept_mb"] == pytest.approx(sum(sizes) / 2 / 1e6)
+
+
 def test_decisions_come_with_the_samples_that_they_served(finished: Finished) -> None:
     found = finished.summary["runs"]["lcia"]
     assert [(p["task"], p["group"], p["samples"]) for p in found["groups"]] == [

@@ -288,7 +288,9 @@ def studied(shown=3):
         for label, found in values.items()
     }
     tasks = {label: {"red": TaskSpread(stats.spread([70.0, 70.0]), stats.spread([1.0, 4.0]))} for label in values}
-    tables = StudyTables("plain", labels, methods, {}, tasks, {"ours": stats.paired([60, 62], [80, 20])})
+    compared = stats.holm({"ours": stats.paired([60, 62], [80, 20])})
+    costs = {label: {"minutes": stats.spread([1.0, 2.0]), "kept_mb": stats.spread([0.0, 0.5])} for label in values}
+    tables = StudyTables("plain", labels, methods, {}, tasks, {"avg_acc": compared}, costs)
     runs = tuple(RunReport(name, matrix, {}) for name, matrix in list(matrices.items())[:shown])
     return page_of(*runs, study=tables, matrices=matrices)
 
@@ -300,7 +302,11 @@ def test_a_study_is_told_by_means_and_spreads_and_only_a_mean_is_crowned():
     # The luckiest single run has 80.
     assert "80.0 (best)" not in text
     assert "Compared with plain" in text
-    assert "ours 2 +11.0" in text
+    # Differences -20 and 42: d = 11 / (62 / sqrt 2) = 0.25, t = 11 / 31, p = 1 - 2/pi atan(11 / 31).
+    assert "ours 2 +11.0 [-20.0, +42.0] 0.25 0.783 0.783 1.000 1.000" in text
+    assert "can reach: 0.5 (n = 2); fewer than 6 pairs are too few for a verdict." in text
+    # The costs close the row of a method.
+    assert "ours 2 61.0 ± 1.4 (best) 9.0 ± 1.4 (best) 65.5 ± 0.7 (best) \u2013 1.50 0.25" in text
     assert "just learnt 70.0 ± 0.0" in text
     assert "at the end 2.5 ± 2.1" in text
 

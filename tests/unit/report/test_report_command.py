@@ -10,7 +10,7 @@ import pytest
 
 from lcia.metrics.matrix import AccuracyMatrix, to_json
 from pipelines import cli
-from tests.unit.report.test_study_tables import tables, to_record
+from tests.unit.report.test_study_tables import before, tables, to_record
 
 RUN = {"matrix": to_json(AccuracyMatrix(("a[/b]",), np.array([[50.0]]))), "warnings": ["mine"]}
 SUMMARY = {"title": "x", "wall_seconds": 1.0, "stages": {"asked": 4, "distinct": 3, "trained": 2}, "warnings": []}
@@ -81,6 +81,16 @@ def test_a_studys_folder_gives_its_tables_again_and_a_runs_folder_that_run(
     (tmp_path / one).mkdir()
     assert call("report", tmp_path / one, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {**SUMMARY, "warnings": ["mine"], "runs": {one: RUN}}
+
+
+def test_a_study_from_before_there_was_a_reference_is_still_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = before(to_record(tables()))
+    runs = dict.fromkeys(record["labels"], RUN)
+    (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, **record, "runs": runs}))
+    assert call("report", tmp_path) == 0
+    assert "minus that of plain" in capsys.readouterr().out
 
 
 def test_a_flood_of_warnings_is_cut_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

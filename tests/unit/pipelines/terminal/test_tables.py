@@ -34,7 +34,7 @@ def test_no_table_reads_a_name_as_markup(name: str) -> None:
     metrics = dict.fromkeys(tables.METRICS, spread)
     comparison = Comparison(1.0, None, None, None, None, 1)
     study = StudyTables(name, {}, {name: metrics}, {name: metrics}, {name: {name: TaskSpread(spread, spread)}},
-                        {name: comparison})  # fmt: skip
+                        {"avg_acc": {name: comparison}}, {name: {"minutes": spread, "kept_mb": spread}})  # fmt: skip
     stage = {"kind": "train", "label": name, "group": "g0", "state": "to do", "key": "k", "parent": ""}
     running = Progress("key", "train", name, 1, 2, {})
     made = [
