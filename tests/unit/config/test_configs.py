@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from lcia import benchmarks
 from lcia.config.load import load
 from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig, TrainingConfig
-from lcia.config.strategies import CurvatureConfig, EwcConfig, ProximalConfig
+from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
 from lcia.study import StudyConfig, expand
 from pipelines.launch import LaunchConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+STRATEGY_KINDS = {section.model_fields["kind"].annotation.__args__[0] for section in get_args(StrategyConfig)}
 
 
 def names(folder: str) -> list[str]:
@@ -99,16 +102,19 @@ def test_the_study_of_coins_orders_runs_each_method_in_all_three():
     assert orders == [COIN_ORDER, COIN_ORDER[::-1], alphabet] * 2
 
 
-def test_the_study_of_methods_has_every_method_with_and_without_groups_over_three_seeds():
-    points = expand(load(StudyConfig, CONFIGS / "studies" / "methods.yaml"))
+@pytest.mark.parametrize(("name", "grouped"), [("methods", False), ("methods-grouped", True)])
+def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, grouped: bool) -> None:
+    points = expand(load(StudyConfig, CONFIGS / "studies" / f"{name}.yaml"))
     tuned = [point for point in points if point.config.protocol == "continual"]
-    assert sorted({point.config.protocol for point in points} - {"continual"}) == ["multitask", "zero_shot"]
-    assert len(points) == 54
-    assert {point.seed for point in points} == {0, 1, 2}
-    for grouped in (True, False):
-        chosen = {p.config.strategy for p in tuned if p.config.grouping.enabled is grouped}
-        assert len(chosen) == 8
-        assert sorted(s.pull for s in chosen if isinstance(s, CurvatureConfig | EwcConfig)) == [0, 10000, 10000]
+    ends = {point.config.protocol for point in points} - {"continual"}
+    assert ends == (set() if grouped else {"multitask", "zero_shot"})
+    assert len(tuned) == 10 * 9
+    assert {(point.order, point.seed) for point in points} == set(product(("origin", "reverse", "alphabet"), range(3)))
+    assert {point.config.grouping.enabled for point in tuned} == {grouped}
+    assert {point.config.strategy.kind for point in tuned} == STRATEGY_KINDS
+    pulls = {point.config.strategy.pull for point in tuned if isinstance(point.config.strategy, EwcConfig)}
+    assert pulls == {1_000, 10_000, 100_000}
+    assert {point.method for point in points if point.is_reference} == {"kronecker"}
 
 
 def test_the_study_of_easyvqa_is_the_run_under_every_method_over_three_seeds():
