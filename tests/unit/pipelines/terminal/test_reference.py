@@ -53,7 +53,7 @@ METRICS_PAGE = PAGE.with_name("metrics.md").read_text(encoding="utf-8")
 
 
 def test_every_metric_has_a_row_with_its_meaning() -> None:
-    named = set(re.findall(r"^\| `(\w+)` \|", METRICS_PAGE.split("## Scores")[0], re.MULTILINE))
+    named = set(re.findall(r"^\| `(\w+)` \|", METRICS_PAGE.split("## Comparing methods")[0], re.MULTILINE))
     assert named == set(MEASURES)
 
 
