@@ -15,14 +15,16 @@ PROCESSORS := default avx2 own
 held_default := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
 held_avx2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
 held_own :=
+# What `make test` does before it runs all tests, two at a time: the long ones first.
+CHECKS := lint contracts numeric-default numeric-avx2 types
 
-.PHONY: quickstart test env lint types contracts unit integration e2e processors docs tiny-base shapes-base clean
+.PHONY: quickstart test env lint types contracts unit integration e2e processors $(PROCESSORS:%=numeric-%) docs tiny-base shapes-base clean
 
 quickstart: env  ## the main job on this machine: one to two minutes after the installation
 	$(VENV)/bin/lcia quickstart
 
-test: env lint types contracts  ## everything; the last lines are pytest's, with what was skipped and why
-	$(MAKE) --no-print-directory processors PROCESSORS="default avx2"
+test: env  ## everything; the last lines are pytest's, with what was skipped and why
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(CHECKS)
 	$(PY) -m pytest $(TWO) tests
 
 env: $(VENV)/.ready
@@ -52,8 +54,11 @@ integration: env
 e2e: env
 	$(PY) -m pytest $(TWO) tests/e2e
 
-processors: env  ## the numeric tests, as other processors would round
-	set -e; $(foreach set,$(PROCESSORS),echo "numeric tests on: $(set)"; env $(held_$(set)) $(PY) -m pytest $(TWO) -m numeric tests;)
+processors: $(PROCESSORS:%=numeric-%)  ## the numeric tests, as other processors would round
+
+$(PROCESSORS:%=numeric-%): numeric-%: env
+	@echo "numeric tests on: $*"
+	env $(held_$*) $(PY) -m pytest -m numeric $$(grep -rlE --include='test_*.py' 'pytest\.mark\.numeric' tests)
 
 docs: env  ## docs/configuration.md from the fields, docs/house.svg from the imports, README's tree from the packages
 	$(PY) -m pipelines.terminal.reference docs/configuration.md

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,50 +83,60 @@ def test_report_prints_the_summary_of_a_run(finished: Path) -> None:
     assert json.loads(result.stdout)["runs"]["stream"]["metrics"]["avg_acc"]["value"] is not None
 
 
-def test_damaged_results_of_every_kind_are_made_again_and_the_rest_can_be_cleaned(
-    finished: Path, tmp_path: Path
-) -> None:
-    config_file(tmp_path)
-    launch_file(tmp_path)
-    shutil.copytree(finished / "store", tmp_path / "runs" / "store")
-    damaged = {kind: _results(tmp_path, kind)[0] for kind in ("shard", "train", "eval")}
-    for folder in damaged.values():
-        _flip(max(folder.iterdir(), key=lambda file: file.stat().st_size))
-    again = lcia(*_command(tmp_path))
-    assert again.returncode == 0, again.stderr[-3000:]
-    for folder in damaged.values():
-        assert f"{folder} is damaged" in again.stderr
-    _assert_same_bits(tmp_path, finished)
-    cleaned = lcia("clean", "--storage", tmp_path / "runs", "--unreferenced", "--yes")
-    assert cleaned.returncode == 0, cleaned.stderr
-    assert cleaned.stdout.count("damaged result, set aside") == 3
-    planned = lcia("plan", tmp_path / "run.yaml", "--launch", tmp_path / "launch.yaml", "--json")
-    assert {row["state"] for row in json.loads(planned.stdout)} == {"cached"}
-
-
-def _results(home: Path, kind: str) -> list[Path]:
-    records = sorted((home / "runs" / "store").glob("??/*/stage.json"))
-    return [record.parent for record in records if json.loads(record.read_text())["kind"] == kind]
-
-
 # Killed and damaged -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_worker_was_killed_ends_by_itself(finished: Path, tmp_path: Path) -> None:
-    process = _start(tmp_path)
-    _wait_for(tmp_path, random.Random("worker").randint(10, 25))
-    newest = int(_checkpoints(tmp_path)[-1].name)
+@dataclass(frozen=True)
+class Repaired:
+    """A finished run of which a result of each kind was damaged, run again; there a worker was killed in mid-stage."""
+
+    folder: Path
+    damaged: list[Path]
+    newest: int
+    """The step of the newest checkpoint when the worker was killed."""
+    code: int
+    err: str
+
+
+@pytest.fixture(scope="module")
+def repaired(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Repaired:
+    folder = tmp_path_factory.mktemp("repaired")
+    shutil.copytree(finished / "store", folder / "runs" / "store")
+    damaged = [_results(folder, "shard")[0], _second_training(folder, finished), _results(folder, "eval")[0]]
+    for result in damaged:
+        _flip(max(result.iterdir(), key=lambda file: file.stat().st_size))
+    process = _start(folder)
+    _wait_for(folder, random.Random("worker").randint(10, 25))
+    newest = int(_checkpoints(folder)[-1].name)
     _workers(process)[0].send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err[-3000:]
-    [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
+    return Repaired(folder, damaged, newest, process.returncode, err)
+
+
+def test_a_run_whose_worker_was_killed_ends_by_itself(finished: Path, repaired: Repaired) -> None:
+    assert repaired.code == 0, repaired.err[-3000:]
+    [stage] = [stage for stage in _stages(repaired.folder) if "resumed_at" in stage]
     [step] = stage["resumed_at"]
     # The worker may have gone a step or two further before it was met.
-    assert newest <= step <= newest + 10
-    _assert_same_bits(tmp_path, finished)
+    assert repaired.newest <= step <= repaired.newest + 10
+    _assert_same_bits(repaired.folder, finished)
+
+
+def test_damaged_results_of_every_kind_are_made_again_and_the_rest_can_be_cleaned(repaired: Repaired) -> None:
+    folder = repaired.folder
+    for result in repaired.damaged:
+        assert f"{result} is damaged" in repaired.err
+    cleaned = lcia("clean", "--storage", folder / "runs", "--unreferenced", "--yes")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert cleaned.stdout.count("damaged result, set aside") == 3
+    planned = lcia("plan", folder / "run.yaml", "--launch", folder / "launch.yaml", "--json")
+    assert {row["state"] for row in json.loads(planned.stdout)} == {"cached"}
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "store", tmp_path / "runs" / "store")
+    for result in (_second_training(tmp_path, finished), *_results(tmp_path, "eval")):
+        shutil.rmtree(result)
     process = _start(tmp_path)
     _wait_for(tmp_path, random.Random("interrupt").randint(10, 50))
     of_ray = psutil.Process(process.pid).children(recursive=True)
@@ -184,6 +195,17 @@ def _wait_for(folder: Path, step: int) -> None:
     while len(found := _checkpoints(folder)) < 2 or int(found[-1].name) < step:
         assert time.monotonic() < deadline, "no checkpoint appeared"
         time.sleep(0.02)
+
+
+def _results(home: Path, kind: str) -> list[Path]:
+    records = sorted((home / "runs" / "store").glob("??/*/stage.json"))
+    return [record.parent for record in records if json.loads(record.read_text())["kind"] == kind]
+
+
+def _second_training(home: Path, finished: Path) -> Path:
+    """The second stage's folder in a copy of the finished run's store."""
+    key = _stages(finished.parent)[1]["key"]
+    return home / "runs" / "store" / key[:2] / key
 
 
 def _command(folder: Path) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partialmethod
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +24,7 @@ from lcia.training.train import TrainOptions
 from pipelines.launch import LaunchConfig, TrackingConfig
 from pipelines.tracking.mirror import Mirror, MirrorRun, Point, default_uri
 from pipelines.tracking.runs import tracked
+from pipelines.tracking.sender import Sender
 
 PATIENCE = 120
 
@@ -176,7 +178,7 @@ class Server:
     """`mlflow server` on one port and one database, in a process group of its own so that a kill takes all of it."""
 
     def __init__(self, folder):
-        self.port, self._folder = free_port(), folder
+        self.port, self._folder, self._process = free_port(), folder, None
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self):
@@ -196,7 +198,7 @@ class Server:
         until(self._healthy)
 
     def kill(self):
-        if self._process.poll() is None:
+        if self._process and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(PATIENCE)
 
@@ -211,11 +213,11 @@ class Server:
 
 @pytest.fixture
 def server(uri, tmp_path):
+    """One that is not started yet."""
     # A new database would cost its migrations once more.
     client_of(uri).search_experiments()
     shutil.copy(uri.removeprefix("sqlite:///"), tmp_path)
     server = Server(tmp_path)
-    server.start()
     yield server
     server.kill()
 
@@ -289,13 +291,14 @@ def test_what_is_missed_while_a_server_is_away_is_sent_at_the_end_of_the_run(ser
         elif number == 2:
             server.start()
 
+    server.start()
     session(stream, launch, tmp_path / "stream", disturb)
     check_complete(server.uri, launch.tracking.experiment)
 
 
 @pytest.mark.parametrize("killed_after", [None, 1], ids=["away from the start", "killed in mid-run"])
 def test_the_same_command_sends_what_a_server_missed_that_did_not_come_back(
-    server, stream, tmp_path, killed_after, caplog
+    server, stream, tmp_path, killed_after, caplog, monkeypatch
 ):
     launch = launch_of(tmp_path, server.uri)
     started = set()
@@ -306,9 +309,12 @@ def test_the_same_command_sends_what_a_server_missed_that_did_not_come_back(
             started.add(runs_of(server.uri, launch.tracking.experiment)["stream"].info.run_id)
             server.kill()
 
-    if killed_after is None:
-        server.kill()
-    session(stream, launch, tmp_path / "stream", disturb)
+    if killed_after is not None:
+        server.start()
+    with monkeypatch.context() as impatient:
+        # Thirty seconds are waited for a server that is away; the last test of this file waits them.
+        impatient.setattr(Sender, "close", partialmethod(Sender.close, timeout=3.0))
+        session(stream, launch, tmp_path / "stream", disturb)
     assert "the same command, run again, sends the rest" in caplog.text
     server.start()
     for _ in range(2):
