@@ -79,6 +79,8 @@ def environment(folder: Path, processes: int) -> dict[str, str | None]:
         "NCCL_SOCKET_IFNAME": loopback,
         # Nothing reads the metrics, and their ports ask for no token.
         "RAY_enable_metrics_collection": "0",
+        # Workers started ahead would lack the environment that Ray Train gives to its own.
+        "RAY_prestart_worker_first_driver": "0",
         # More processes than cores need no warning: most of them wait most of the time.
         "RAY_worker_maximum_startup_concurrency": str(processes),
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from pipelines import cli
+
 STREAM = {
     "name": "stream",
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 120, "test_size": 24},
@@ -53,3 +55,8 @@ def lcia(*arguments: object) -> subprocess.CompletedProcess[str]:
     process = start(*arguments)
     out, err = process.communicate(timeout=500)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def call(*arguments: object) -> int:
+    """`lcia` in this process, as main() would run it: for a command that starts no other process."""
+    return cli.guarded(lambda: cli.app([str(a) for a in arguments], standalone_mode=False))

@@ -12,14 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines import cli
+from tests.e2e.conftest import call
 
 Row = dict[str, Any]
-
-
-def call(*arguments: object) -> int:
-    """`lcia` in this process, as main() would run it."""
-    return cli.guarded(lambda: cli.app([str(a) for a in arguments], standalone_mode=False))
 
 
 CONFIGURATIONS = {

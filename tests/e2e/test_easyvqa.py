@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import launch_file, lcia
 
 TASKS = ("shape", "color", "presence", "absence")
-FEW = [f"base.benchmark.tasks.{number}.max_samples=40" for number in range(len(TASKS))]
+FEW = [f"base.benchmark.tasks.{number}.max_samples=12" for number in range(len(TASKS))]
 METHODS = "methods={default: {}, plain: {strategy.kind: sequential, grouping.enabled: false}}"
 
 
@@ -20,7 +20,8 @@ def studied(shared_data: Path, root: Path, tmp_path_factory: pytest.TempPathFact
     """What the command printed, and the study's summary."""
     folder = tmp_path_factory.mktemp("easyvqa")
     given = [f"base.benchmark.root={shared_data / 'easyvqa'}", "base.training.max_steps=2", "seeds=[5]", METHODS, *FEW]
-    study, launch = root / "configs" / "studies" / "easyvqa.yaml", launch_file(folder, num_workers=1)
+    study = root / "configs" / "studies" / "easyvqa.yaml"
+    launch = launch_file(folder, num_workers=1, tracking={"enabled": False})
     result = lcia("study", study, *given, "--launch", launch, "--json")
     assert result.returncode == 0, result.stderr[-3000:]
     summary = json.loads((folder / "runs" / "easyvqa" / "summary.json").read_text())

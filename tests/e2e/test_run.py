@@ -18,7 +18,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.conftest import STREAM, config_file, launch_file, lcia, start
+from tests.e2e.conftest import STREAM, call, config_file, launch_file, lcia, start
 
 pytestmark = pytest.mark.timeout(1200)  # a test starts Ray up to three times
 
@@ -66,21 +66,21 @@ def test_mlflow_holds_the_run_with_a_child_per_task(finished: Path) -> None:
     assert steps == list(range(5, STREAM["training"]["max_steps"] + 1, 5))
 
 
-def test_the_same_command_again_trains_nothing(finished: Path) -> None:
-    result = lcia("plan", finished.parent / "run.yaml", "--launch", finished.parent / "launch.yaml", "--json")
-    assert result.returncode == 0, result.stderr
-    assert {row["state"] for row in json.loads(result.stdout)} == {"cached"}
+def test_the_same_command_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("plan", finished.parent / "run.yaml", "--launch", finished.parent / "launch.yaml", "--json") == 0
+    assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {"cached"}
 
 
-def test_runs_lists_it(finished: Path) -> None:
-    [listed] = json.loads(lcia("runs", "--storage", finished, "--json").stdout)
+def test_runs_lists_it(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("runs", "--storage", finished, "--json") == 0
+    [listed] = json.loads(capsys.readouterr().out)
     assert (listed["name"], listed["state"]) == ("stream", "finished")
     assert listed["runs"][0]["avg_acc"] is not None
 
 
-def test_report_prints_the_summary_of_a_run(finished: Path) -> None:
-    result = lcia("report", finished / "stream", "--json")
-    assert json.loads(result.stdout)["runs"]["stream"]["metrics"]["avg_acc"]["value"] is not None
+def test_report_prints_the_summary_of_a_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("report", finished / "stream", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["runs"]["stream"]["metrics"]["avg_acc"]["value"] is not None
 
 
 # Killed and damaged -----------------------------------------------------------------------------------------------
@@ -122,21 +122,20 @@ def test_a_run_whose_worker_was_killed_ends_by_itself(finished: Path, repaired: 
     _assert_same_bits(repaired.folder, finished)
 
 
-def test_damaged_results_of_every_kind_are_made_again_and_the_rest_can_be_cleaned(repaired: Repaired) -> None:
+def test_damaged_results_of_every_kind_are_made_again_and_the_rest_can_be_cleaned(
+    repaired: Repaired, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = repaired.folder
     for result in repaired.damaged:
         assert f"{result} is damaged" in repaired.err
-    cleaned = lcia("clean", "--storage", folder / "runs", "--unreferenced", "--yes")
-    assert cleaned.returncode == 0, cleaned.stderr
-    assert cleaned.stdout.count("damaged result, set aside") == 3
-    planned = lcia("plan", folder / "run.yaml", "--launch", folder / "launch.yaml", "--json")
-    assert {row["state"] for row in json.loads(planned.stdout)} == {"cached"}
+    assert call("clean", "--storage", folder / "runs", "--unreferenced", "--yes") == 0
+    assert capsys.readouterr().out.count("damaged result, set aside") == 3
+    assert call("plan", folder / "run.yaml", "--launch", folder / "launch.yaml", "--json") == 0
+    assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {"cached"}
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "store", tmp_path / "runs" / "store")
-    for result in (_second_training(tmp_path, finished), *_results(tmp_path, "eval")):
-        shutil.rmtree(result)
+    _copy_first_stage(finished, tmp_path)
     process = _start(tmp_path)
     _wait_for(tmp_path, random.Random("interrupt").randint(10, 50))
     of_ray = psutil.Process(process.pid).children(recursive=True)
@@ -155,6 +154,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_
 
 
 def test_the_same_command_goes_on_after_a_lost_machine_and_a_killed_driver(finished: Path, tmp_path: Path) -> None:
+    _copy_first_stage(finished, tmp_path)
     process, steps = _start(tmp_path), random.Random("machine")
     _wait_for(tmp_path, steps.randint(10, 25))
     everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
@@ -181,6 +181,13 @@ def test_the_same_command_goes_on_after_a_lost_machine_and_a_killed_driver(finis
     assert stage["resumed_at"][0] == int(before.name)
     assert stage["damaged_checkpoints"] == [newest.name]
     _assert_same_bits(tmp_path, finished)
+
+
+def _copy_first_stage(finished: Path, home: Path) -> None:
+    """The finished run's store without its second training and without any answers."""
+    shutil.copytree(finished / "store", home / "runs" / "store")
+    for result in (_second_training(home, finished), *_results(home, "eval")):
+        shutil.rmtree(result)
 
 
 def _start(folder: Path) -> subprocess.Popen[str]:

@@ -19,8 +19,7 @@ from lcia.local import LocalExecutor
 from lcia.metrics.matrix import from_json
 from lcia.run import run
 from lcia.store.folders import Store
-from pipelines import cli
-from tests.e2e.conftest import launch_file, lcia, start
+from tests.e2e.conftest import call, launch_file, lcia, start
 
 BASE = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 64, "test_size": 16},
@@ -76,22 +75,22 @@ def test_first_stages_are_shared_across_bounds_and_none_is_trained_twice(studied
     assert studied.printed["stages"] == {"asked": 8, "distinct": 6, "trained": 6 - studied.finished}
 
 
-def test_a_finished_study_started_again_trains_nothing(studied: Studied) -> None:
+def test_a_finished_study_started_again_trains_nothing(studied: Studied, capsys: pytest.CaptureFixture[str]) -> None:
     folder = studied.folder
-    result = lcia("study", folder / "study.yaml", "--launch", folder / "launch.yaml", "--json")
-    assert json.loads(result.stdout)["stages"]["trained"] == 0
+    assert call("study", folder / "study.yaml", "--launch", folder / "launch.yaml", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["trained"] == 0
 
 
 def test_report_prints_what_the_study_printed(studied: Studied, capsys: pytest.CaptureFixture[str]) -> None:
     folder = studied.folder / "runs" / "orders"
-    assert cli.guarded(lambda: cli.app(["report", str(folder), "--json"], standalone_mode=False)) == 0
+    assert call("report", folder, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {name: found[name] for name in studied.printed if name != "stages"} == {
         name: value for name, value in studied.printed.items() if name != "stages"
     }
     assert set(found["methods"]) == {"lcia, beta_min=0.5", "lcia, beta_min=0.9"}
     assert next(iter(found["runs"])) == "0000-lcia-beta_min_0.5-order1-seed0"
-    assert cli.guarded(lambda: cli.app(["report", str(folder)], standalone_mode=False)) == 0
+    assert call("report", folder) == 0
     assert "score of each task (%)" in capsys.readouterr().out
 
 
@@ -107,7 +106,8 @@ def test_a_training_that_diverges_is_named_and_stops_no_other(tmp_path: Path) ->
     base = {**BASE, "strategy": {"kind": "curvature"}}
     study = {"name": "rates", "base": base, "vary": {"training.learning_rate": [1e-3, 1e30]}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    result = lcia("study", tmp_path / "study.yaml", "--launch", launch_file(tmp_path, num_workers=1))
+    launch = launch_file(tmp_path, num_workers=1, tracking={"enabled": False})
+    result = lcia("study", tmp_path / "study.yaml", "--launch", launch)
     assert result.returncode == 1
     told = result.stderr[result.stderr.index("lcia: ") :].splitlines()
     assert told[0] == "lcia: 5 of 10 stages failed"
