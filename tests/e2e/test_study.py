@@ -27,7 +27,14 @@ BASE = {
     "strategy": {"kind": "proximal"},
     "grouping": {"enabled": False},
 }
-STUDY = {"name": "orders", "base": BASE, "orders": "all", "vary": {"strategy.beta_min": [0.5, 0.9]}}
+# Four runs in two processes at a time, so that each process of Tune is used again.
+STUDY = {
+    "name": "orders",
+    "base": BASE,
+    "orders": "all",
+    "vary": {"strategy.beta_min": [0.5, 0.9]},
+    "max_concurrent_trials": 2,
+}
 
 
 @dataclass(frozen=True)
