@@ -17,8 +17,8 @@ SMALL = 1 << 14
 MATRIX = 1 << 24
 """Entries of a shared matrix at most. On an accelerator, where launches cost most, tensors of any size share one."""
 
-CHUNK = 1 << 17
-"""Entries that a CPU handles at a time: three fp32 tensors of them lie in a second-level cache of 2 MB."""
+CHUNK = 1 << 16
+"""Entries that a CPU handles at a time: six fp32 tensors of them lie in a second-level cache of 2 MB."""
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
