@@ -81,7 +81,8 @@ class ScalarAverage:
         if self.options.start == "first_step":
             first = self.tally.steps[0] == 0
             applied, weight = applied & ~first, torch.where(first & (made > 0), 1.0, weight)
-        for buffers in self.buffers:
+        # Backwards: what was measured last is still in the cache.
+        for buffers in reversed(self.buffers):
             buffers.move(weight)
         return applied
 
