@@ -3,7 +3,8 @@
 1. exactness: every rule of the average against an oracle in double precision;
 2. whole way: two tasks of MiniCoIN, trained and answered in this process;
 3. training: what every rule adds to a step of a LLaVA-7B with LoRA r 128, random weights, bf16, gradient checkpointing;
-4. generation: new tokens a second.
+4. looking back: what kronecker's pass at a task's end takes for the rows of a step;
+5. generation: new tokens a second.
 
 The file is written after each part, so that a call that is cut off leaves what it has. Later work adds a part to PARTS.
 Needs torch, transformers and peft; the second part also pydantic, and is skipped with the reason where something lacks.
@@ -23,17 +24,20 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 
-from bench import ema_oracle
+from bench import ema_oracle, kronecker
 from bench.ema import RULES
 from bench.gpu_model import SHAPES, Shape, batch, model, training_batch
 from lcia.ema import Curvature, DynamicEma
+from lcia.protocols import Look, Trained, TunedLinear
+from lcia.strategies.kronecker import curvature
 
 BARS = {torch.float64: 1e-10, torch.float32: 1e-5}
 """The largest error of theta*, over the largest weight, by the precision of the weights."""
@@ -154,16 +158,29 @@ class Watched:
 def training(day: Day) -> dict[str, Any]:
     """Seconds, memory and waits of a step under each rule."""
     day.model.train()
-    rows = training_batch(day.shape, day.device)
-    return {name: _step_under(day, rule, rows) for name, rule in {"none": None, **RULES}.items()}
+    rows, trained = training_batch(day.shape, day.device), _trained(day.model)
+    attach: dict[str, Callable[[Any], object]] = {"none": lambda optimizer: None}
+    attach |= {name: partial(_average, trained, rule) for name, rule in RULES.items()}
+    attach |= {f"kronecker_{k}": partial(kronecker.started, trained, k=k) for k in kronecker.SIZES}
+    return {name: _step_under(day, each, rows) for name, each in attach.items()}
 
 
-def _step_under(day: Day, rule: Any, rows: dict[str, Any]) -> dict[str, Any]:
+def _trained(model: Any) -> Trained:
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    layers = [
+        TunedLinear(name, m, m.lora_B["default"].weight, m.lora_A["default"].weight, scale=m.scaling["default"])
+        for name, m in model.named_modules()
+        if isinstance(m, LoraLayer)
+    ]
+    return Trained(named, layers)
+
+
+def _step_under(day: Day, attach: Callable[[Any], object], rows: dict[str, Any]) -> dict[str, Any]:
     clock = Clock(day.on_gpu)
-    named = {name: p for name, p in day.model.named_parameters() if p.requires_grad}
+    parameters = [p for p in day.model.parameters() if p.requires_grad]
     _forget(day)
-    watched = Watched(list(named.values()), clock)
-    watched.attach(lambda optimizer: rule and _average(named, rule).attach(optimizer))
+    watched = Watched(parameters, clock)
+    watched.attach(attach)
 
     def step() -> None:
         with torch.autocast(day.device, torch.bfloat16):
@@ -183,14 +200,15 @@ def _step_under(day: Day, rule: Any, rows: dict[str, Any]) -> dict[str, Any]:
         "share": statistics.median(shares),
         "hook_ms": 1000 * statistics.median(hooks[WARM:]),
         "step_ms": 1000 * statistics.median(wholes[WARM:]),
-        **_memory(day, sum(p.numel() for p in named.values())),
+        **_memory(day, sum(p.numel() for p in parameters)),
         "waits": _waits(watched, step),
     }
 
 
-def _average(named: dict[str, Any], rule: Any) -> DynamicEma:
+def _average(trained: Trained, rule: Any, optimizer: Any) -> DynamicEma:
+    named = trained.parameters
     old = {name: torch.rand_like(p) for name, p in named.items()} if isinstance(rule, Curvature) else None
-    return DynamicEma(named, rule, old_curvature=old)
+    return DynamicEma(named, rule, old_curvature=old).attach(optimizer)
 
 
 def _forget(day: Day) -> None:
@@ -221,7 +239,31 @@ def _waits(watched: Watched, step: Callable[[], object]) -> int | None:
     return sum("synchroniz" in str(warning.message) for warning in seen)
 
 
-# 4 Generation -----------------------------------------------------------------------------------------------------
+# 4 Looking back ---------------------------------------------------------------------------------------------------
+
+
+def looking_back(day: Day) -> dict[str, Any]:
+    """Milliseconds of kronecker's pass over the rows of a step, and its peak memory, by directions kept."""
+    rows, trained, clock = training_batch(day.shape, day.device), _trained(day.model), Clock(day.on_gpu)
+
+    def logits() -> Any:
+        with torch.autocast(day.device, torch.bfloat16):
+            return day.model(**rows).logits
+
+    look = Look(rows, tuple(range(len(rows["labels"]))), logits)
+    found: dict[str, Any] = {"rows": len(look.seeds)}
+    for k in kronecker.SIZES:
+        _forget(day)
+        seconds = []
+        for _ in range(3):
+            start = clock.now()
+            curvature(trained, replace(kronecker.RULE, k=k), lambda count, alone: iter([look]))
+            seconds.append(clock.seconds(start, clock.now()))
+        found[f"k{k}"] = {"ms": 1000 * statistics.median(seconds), **_memory(day, 0)}
+    return found
+
+
+# 5 Generation -----------------------------------------------------------------------------------------------------
 
 
 def generation(day: Day) -> dict[str, Any]:
@@ -258,6 +300,7 @@ PARTS: dict[str, Callable[[Day], dict[str, Any]]] = {
     "exactness": exactness,
     "whole_way": whole_way,
     "training": training,
+    "looking_back": looking_back,
     "generation": generation,
 }
 
@@ -287,6 +330,9 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         )
         waits = "-" if step["waits"] is None else step["waits"]
         yield f"{name:26}{100 * step['share']:9.2f}{step['hook_ms']:9.2f}{step['step_ms']:9.0f}{memory}{waits:>7}"
+    if passes := found.get("looking_back"):
+        told = ", ".join(f"{name} {passes[name]['ms']:.0f} ms" for name in passes if name != "rows")
+        yield f"looking back at {passes['rows']} rows  {told}"
     if speed := found.get("generation"):
         yield f"generation  {speed['beside']:.0f} tokens/s, merged {speed['merged']:.0f}"
     worst = max((step["share"] for step in found.get("training", {}).values()), default=0.0)

@@ -42,16 +42,22 @@ def known(layer: TunedLinear, k: int) -> Curvature:
     return found
 
 
-def pulling(training: Training, k: int) -> tuple[KroneckerStrategy, Callable[[], None]]:
-    """The strategy in an adapter's second stage, and what it does before one optimizer step."""
-    layers = layers_of(training.model)
-    parameters = {n: p for n, p in training.model.named_parameters() if p.requires_grad}
-    kept = dict(pair for layer in layers for pair in named(known(layer, k), KRONECKER + layer.name))
+def started(trained: Trained, optimizer: Any, k: int) -> KroneckerStrategy:
+    """The strategy in an adapter's second stage, whose weights have moved a little."""
+    kept = dict(pair for layer in trained.layers for pair in named(known(layer, k), KRONECKER + layer.name))
     strategy = KroneckerStrategy(RULE)
-    strategy.start(Trained(parameters, layers), torch.optim.SGD(parameters.values(), lr=0.0), kept)
+    strategy.start(trained, optimizer, kept)
     with torch.no_grad():
-        for parameter in parameters.values():
+        for parameter in trained.parameters.values():
             parameter.add_(1e-3)
+    return strategy
+
+
+def pulling(training: Training, k: int) -> tuple[KroneckerStrategy, Callable[[], None]]:
+    """The strategy, and what it does before one optimizer step."""
+    parameters = {n: p for n, p in training.model.named_parameters() if p.requires_grad}
+    trained = Trained(parameters, layers_of(training.model))
+    strategy = started(trained, torch.optim.SGD(parameters.values(), lr=0.0), k)
     return strategy, lambda: strategy.before(Step())
 
 

@@ -54,8 +54,15 @@ def test_every_rule_is_exact_in_both_precisions(day: tuple[dict[str, Any], str])
 
 def test_every_rule_has_its_share_of_a_step(day: tuple[dict[str, Any], str]) -> None:
     steps = day[0]["training"]
-    assert set(steps) == {"none", *RULES}
-    assert all(0 < steps[rule]["hook_ms"] < steps[rule]["step_ms"] for rule in RULES)
+    assert set(steps) == {"none", *RULES, "kronecker_16", "kronecker_64"}
+    assert all(0 < steps[rule]["hook_ms"] < steps[rule]["step_ms"] for rule in set(steps) - {"none"})
+
+
+def test_rows_are_looked_back_at_with_as_many_directions_as_are_measured(day: tuple[dict[str, Any], str]) -> None:
+    found, printed = day
+    assert set(found["looking_back"]) == {"rows", "k16", "k64"}
+    assert min(found["looking_back"][k]["ms"] for k in ("k16", "k64")) > 0
+    assert "looking back at" in printed
 
 
 def test_tasks_are_trained_and_answered_by_the_projects_own_loop(day: tuple[dict[str, Any], str]) -> None:
