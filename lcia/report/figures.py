@@ -55,6 +55,8 @@ STYLE: Any = {
 
 QUANTILES = ("beta_q05", "beta_q50", "beta_q95")
 SHARES = {"fallback": "fallback", "at_beta_min": "at beta_min", "at_beta_max": "at beta_max"}
+RISE = "old_loss_rise"
+PULLS = {"pull_weight": "weight", "pull_capped": "share capped"}
 """Keys of a stage's step statistics, with what a reader calls them."""
 
 
@@ -73,6 +75,10 @@ class StageSteps:
     @property
     def has_beta(self) -> bool:
         return self.has(QUANTILES[1])
+
+    @property
+    def has_pull(self) -> bool:
+        return self.has(RISE)
 
     def has(self, key: str) -> bool:
         """Whether any row holds a figure by that name."""
@@ -230,6 +236,31 @@ def _draw_stage(beta: Axes, shares: Axes, stage: StageSteps, start: float) -> fl
     _mark_start(beta, stage.label, start)
     shares.axvline(start, color=INK, alpha=0.3, linewidth=0.8)
     return end
+
+
+@_styled
+def pull_trajectories(stages: Sequence[StageSteps]) -> Figure:
+    """The predicted rise of the old tasks' loss over the stream's steps; below, from each stage's start on, the mean
+    weight of the pull and how often its cap bound."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6))
+    rise, pull = figure.subplots(2, 1, sharex=True)
+    start = 0.0
+    for stage in (whole.thinned() for whole in stages):
+        steps = start + stage.column("step")
+        rise.plot(steps, stage.column(RISE), color=COLOURS[0])
+        for number, (key, name) in enumerate(PULLS.items(), start=1):
+            pull.plot(steps, stage.column(key), color=COLOURS[number], label=name)
+        _mark_start(rise, stage.label, start)
+        pull.axvline(start, color=INK, alpha=0.3, linewidth=0.8)
+        start = float(steps.max(initial=start))
+    rise.set(ylabel="nats per token")
+    pull.set(xlabel="optimizer steps over the stream")
+    for axes in (rise, pull):
+        axes.set_ylim(bottom=0)
+    pull.legend(*_once(pull), loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
 
 
 def _once(*axes: Axes) -> tuple[list[Artist], list[str]]:

@@ -197,6 +197,8 @@ def _figures(report: ReportInput, heat_maps: bool = True) -> dict[str, Figure]:
             drawn[f"loss-{slug}"] = figures.loss_curves(run.steps)
         if any(stage.has_beta for stage in run.steps):
             drawn[f"beta-{slug}"] = figures.beta_trajectories(run.steps)
+        if any(stage.has_pull for stage in run.steps):
+            drawn[f"pull-{slug}"] = figures.pull_trajectories(run.steps)
     return drawn
 
 

@@ -119,3 +119,15 @@ def test_a_long_stage_is_thinned_and_keeps_its_ends():
     assert (steps[0], steps[-1]) == (1, 10_000)
     assert FIRST.thinned() == FIRST
     assert StageSteps("none", ()).thinned().rows == ()
+
+
+def test_the_pull_is_drawn_where_a_stage_has_one() -> None:
+    plain = StageSteps("VQAv2 · kronecker", ({"step": 5.0, "loss": 1.0}, {"step": 10.0, "loss": 0.5}))
+    rows = [{"step": s, "old_loss_rise": s / 100, "pull_weight": 2.0, "pull_capped": 0.5} for s in (5.0, 10.0)]
+    pulled = StageSteps("OCR-VQA · kronecker", tuple(rows))
+    assert not plain.has_pull
+    assert pulled.has_pull
+    rise, pull = figures.pull_trajectories([plain, pulled]).axes
+    drawn = [line.get_xydata().tolist() for line in rise.lines if len(line.get_xydata()) == 2]
+    assert [[15.0, 0.05], [20.0, 0.1]] in drawn
+    assert [text.get_text() for text in pull.get_legend().get_texts()] == ["weight", "share capped"]

@@ -219,6 +219,14 @@ def test_write_leaves_the_page_and_every_figure_as_png(tmp_path):
     assert {png.stem for png in (tmp_path / "figures").glob("*.png")} == names
 
 
+def test_a_page_shows_what_its_pulls_did() -> None:
+    rows = tuple({"step": s, "loss": 1.0, "old_loss_rise": 0.1, "pull_weight": 2.0, "pull_capped": 0.5} for s in (1, 2))
+    pulled = replace(run("a"), steps=(StageSteps("VQAv2 · kronecker", rows),))
+    shown, plain = (page.render(ReportInput("t", (each,))) for each in (pulled, run("b")))
+    assert "Pull towards old tasks" in shown
+    assert "Pull towards old tasks" not in plain
+
+
 def test_decisions_of_the_codebook_are_put_into_words():
     config = GroupingConfig(fallback="newest")
     joined = page.placed(Placement("b", 0, False, (0.75, 0.25), 1.0, 0.5, (0.25, 0.75)), 9)
