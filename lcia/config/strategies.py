@@ -155,7 +155,9 @@ class KroneckerConfig(Section):
     gamma: Annotated[float, Field(ge=0)] = 3.0
     """Nats of old loss that count as much as one nat of new loss; 0: plain tuning. The knob between old and new."""
     rho: Positive = 1.0
-    """Greatest length of the pull, as a multiple of the task's own gradient after clipping."""
+    """Greatest length of the pull, as a multiple of the mean length of the task's own clipped gradient over the steps
+    of the stage so far.
+    """
     temperature: Positive = 4.0
     """What scores are divided by before labels are drawn from them at a task's end. At 1 the curvature vanishes where
     the model is sure, on what it knows best.

@@ -2,7 +2,7 @@
 
 At a task's end some of its rows are seen once more, and the Kronecker factors of their curvature are kept beside the
 adapter. At every step of a later task the gradient of q, the predicted rise of the old tasks' loss, is added to the
-task's own, with a weight that makes it never the longer of the two.
+task's own, with a weight that keeps it no longer than the task's gradient has been on average.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from lcia.strategies.watch import watched
 KRONECKER = "kronecker."
 """Prefix of the curvature of an adapter's tasks in what a stage keeps for the next one."""
 
+SUMS = ("steps", "|g|", "c", "capped", "q")
+"""What is added up over the steps of a stage; of q the last one is kept."""
+
 Forces = list[tuple[torch.nn.Parameter, Tensor]]
 """Parameters and the gradients of q by them, whole tensors."""
 
@@ -44,7 +47,8 @@ class Kronecker:
 
 
 class KroneckerStrategy(Strategy):
-    """theta* is theta; the step goes along g + c h with h = grad q and c = min(gamma, rho |g| / |h|)."""
+    """theta* is theta; the step goes along g + c h with h = grad q and c = min(gamma, rho m / |h|), where m is the mean
+    of |g| over the steps of the stage so far."""
 
     def __init__(self, rule: Kronecker) -> None:
         self.rule = rule
@@ -54,7 +58,7 @@ class KroneckerStrategy(Strategy):
 
     def start(self, trained: Trained, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
         self.trained, self.tracked = trained, Tracked(trained.parameters)
-        self.sums = torch.zeros(4, dtype=torch.float64, device=self.tracked.device)
+        self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.tracked.device)
         found = {key.removeprefix(KRONECKER): value for key, value in kept.items() if key.startswith(KRONECKER)}
         if not found:
             return
@@ -70,16 +74,17 @@ class KroneckerStrategy(Strategy):
         found = [act() for act in self.pulls]
         forces = [force for _, each in found for force in each]
         own = self.tracked.add_over_shards(_squares([g for g in gradients if g is not None])).sum().sqrt()
-        most = self.rule.rho * own / _squares([h for _, h in forces]).sum().sqrt()
+        self.sums[:2] += torch.stack([torch.ones_like(own), own])
+        mean = self.sums[1] / self.sums[0]
+        most = self.rule.rho * mean / _squares([h for _, h in forces]).sum().sqrt()
         # 0 / 0, a pull of nothing: any weight will do.
         weight = most.nan_to_num(self.rule.gamma).clamp(max=self.rule.gamma)
         for parameter, force in forces:
             assert parameter.grad is not None, "gradients() has looked"
             mine = local(parameter.grad)
             mine.add_((part_of(force, parameter) * weight).view(mine.shape))
-        rise = torch.stack([q for q, _ in found]).sum()
-        self.sums[:3] += torch.stack([torch.ones_like(weight), weight, (weight < self.rule.gamma).to(weight)])
-        self.sums[3] = rise
+        self.sums[2:4] += torch.stack([weight, (weight < self.rule.gamma).to(weight)])
+        self.sums[4] = torch.stack([q for q, _ in found]).sum()
 
     def finish(self, look_back: LookBack) -> dict[str, Tensor]:
         for handle in self._handles:
@@ -93,11 +98,11 @@ class KroneckerStrategy(Strategy):
         `pull_weight`: mean of c over the steps so far; `pull_capped`: share of them in which the cap bound."""
         if not self._handles:
             return {}
-        steps, weight, capped, rise = self.sums.tolist()
+        steps, _, weight, capped, rise = self.sums.tolist()
         return {"old_loss_rise": rise, "pull_weight": weight / max(steps, 1), "pull_capped": capped / max(steps, 1)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What statistics() counts. theta_0 and the curvature come from the stage before and are given at the start."""
+        """The sums behind m and statistics(). theta_0 and the curvature are the last stage's and given at the start."""
         return {"sums": self.sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -238,6 +238,24 @@ def test_a_step_goes_along_the_gradient_and_the_pull_that_is_never_longer(gamma:
     assert figures["old_loss_rise"] > 0
 
 
+def test_the_cap_is_the_mean_gradient_of_the_stage_so_far() -> None:
+    model, strategy, optimizer = second_stage(Kronecker(1e9, 1.0, 4.0, 8, 64))
+    moved(model)
+    parameters = list(model.trained().parameters.values())
+    lengths = (6.0, 2.0, 0.0)
+    for length in lengths:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        parameters[0].grad = torch.zeros_like(parameters[0])
+        parameters[0].grad.view(-1)[0] = length
+        optimizer.step()
+        added = [p.grad.clone() for p in parameters if p.grad is not None]
+        added[0].view(-1)[0] -= length
+    # After gradients of 6, 2 and 0 the pull is as long as their mean.
+    assert float(torch.cat([a.flatten() for a in added]).norm()) == pytest.approx(sum(lengths) / 3)
+    assert strategy.statistics()["pull_capped"] == 1.0
+
+
 def test_before_anything_has_moved_nothing_pulls() -> None:
     model, strategy, optimizer = second_stage(RULE)
     parameters = list(model.trained().parameters.values())
