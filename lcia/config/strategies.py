@@ -152,7 +152,7 @@ class KroneckerConfig(Section):
 
     kind: Literal["kronecker"]
     """A pull along the directions of a product that old tasks need."""
-    gamma: Annotated[float, Field(ge=0)] = 3.0
+    gamma: Annotated[float, Field(ge=0)] = 5.0
     """Nats of old loss that count as much as one nat of new loss; 0: plain tuning. The knob between old and new."""
     rho: Positive = 1.0
     """Greatest length of the pull, as a multiple of the mean length of the task's own clipped gradient over the steps
