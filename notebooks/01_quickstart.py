@@ -50,7 +50,7 @@ stream = {
     "training": {"max_steps": 40},
 }
 sequential = parse(RunConfig, {"name": "sequential", "strategy": {"kind": "sequential"}, **stream}, "sequential")
-curvature = parse(RunConfig, {"name": "curvature", "strategy": {"kind": "curvature"}, **stream}, "curvature")
+kronecker = parse(RunConfig, {"name": "kronecker", "strategy": {"kind": "kronecker"}, **stream}, "kronecker")
 
 # %% [markdown]
 # ## Groups
@@ -59,7 +59,7 @@ curvature = parse(RunConfig, {"name": "curvature", "strategy": {"kind": "curvatu
 # line, so the second joins the group of the first and continues its adapter.
 
 # %%
-prepared = prepare([sequential, curvature], executor)
+prepared = prepare([sequential, kronecker], executor)
 for placement in prepared[0].plan.placements:
     decision = "opens" if placement.is_new else "joins"
     print(f"{placement.task} {decision} g{placement.group}; similarity to the groups before: {placement.similarities}")
@@ -102,6 +102,6 @@ for outcome in outcomes:
 # Stages are found by content: a second pass only reads.
 
 # %%
-again = complete(prepare([sequential, curvature], executor), executor)
+again = complete(prepare([sequential, kronecker], executor), executor)
 assert [o.matrix.scores.tolist()[-1] for o in again] == [o.matrix.scores.tolist()[-1] for o in outcomes]
 folder.cleanup()

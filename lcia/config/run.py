@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lcia.config.names import TaskName, TaskNames, check_distinct
 from lcia.config.sections import Count, Fraction, Name, Positive, Section, Seed
-from lcia.config.strategies import CurvatureConfig, StrategyConfig
+from lcia.config.strategies import KroneckerConfig, StrategyConfig
 from lcia.types import Format, InstructionRule, InstructionType, Split
 
 LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -385,7 +385,7 @@ class RunConfig(Section):
     """The form of the adapters."""
     training: TrainingConfig = TrainingConfig()
     """How each task is tuned."""
-    strategy: Annotated[StrategyConfig, Field(discriminator="kind")] = CurvatureConfig()
+    strategy: Annotated[StrategyConfig, Field(discriminator="kind")] = KroneckerConfig()
     """What protects old knowledge (docs/strategies.md)."""
     grouping: GroupingConfig = GroupingConfig()
     """Which tasks share an adapter (docs/grouping.md)."""

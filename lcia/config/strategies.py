@@ -101,7 +101,7 @@ class ProximalConfig(AverageSection):
 
 
 class CurvatureConfig(Section):
-    """Ours, one beta per entry: beta = lambda F_old / (lambda F_old + F_t); the default method.
+    """Ours, one beta per entry: beta = lambda F_old / (lambda F_old + F_t).
 
     `pull` adds the EWC penalty pull/2 (theta - theta_0)' F_old (theta - theta_0) to the training loss. `moment`: F_t
     from squares of its own, or Adam's second moment (4 bytes per parameter less).
@@ -144,13 +144,13 @@ class EwcConfig(Section):
 
 
 class KroneckerConfig(Section):
-    """Ours, the balance inside the step: a pull along the Kronecker factors of the old tasks' curvature.
+    """Ours, the default: a pull along the Kronecker factors of the old tasks' curvature, inside the step.
 
     At a task's end `rows` of its rows are seen once more and the factors of their curvature kept beside the adapter; at
     every step of the adapter's later tasks the gradient of the predicted rise of the old loss is added to their own.
     """
 
-    kind: Literal["kronecker"]
+    kind: Literal["kronecker"] = "kronecker"
     """A pull along the directions of a product that old tasks need."""
     gamma: Annotated[float, Field(ge=0)] = 5.0
     """Nats of old loss that count as much as one nat of new loss; 0: plain tuning. The knob between old and new."""

@@ -40,7 +40,7 @@ WRITE_AGAIN = "run the same command again: what is done is kept, and the summary
 QUICKSTART = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "Grounding", "OCR-VQA"], "test_size": 100},
     "training": {"max_steps": 80},
-    "strategy": {"kind": "curvature"},
+    "strategy": {"kind": "kronecker"},
 }
 """The default method on three unlike tasks; `sequential` beside it differs by strategy and grouping alone."""
 METHODS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ training:
   batch_size: 16            # over all workers
   max_steps: 80             # per task; or num_train_epochs
 strategy:
-  kind: curvature           # sequential | fixed | paper | official | proximal | curvature | ewc
+  kind: kronecker           # sequential | fixed | paper | official | proximal | curvature | ewc | kronecker
 grouping:
   enabled: true
   embedder: {kind: tfidf}   # tfidf | text | clip

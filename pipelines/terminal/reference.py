@@ -21,7 +21,7 @@ HEAD = """\
 Every key of the three kinds of file, with its default. Made by `make docs` from the fields themselves; do not edit.
 `lcia schema run`, `lcia schema launch` and `lcia schema study` print the same as JSON Schema.
 
-A section that may be of several kinds keeps the default's kind unless `kind` is named: `strategy.pull=1000` needs no
+A section that may be of several kinds keeps the default's kind unless `kind` is named: `strategy.gamma=10` needs no
 `strategy.kind`. Another kind drops the keys of the one before.
 """
 FILES: dict[str, tuple[str, type[BaseModel]]] = {

@@ -120,12 +120,16 @@ def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, group
 def test_the_study_of_easyvqa_is_the_run_under_every_method_over_three_seeds():
     run = load(RunConfig, CONFIGS / "easyvqa.yaml", ["benchmark.root=/data"])
     points = expand(load(StudyConfig, CONFIGS / "studies" / "easyvqa.yaml", ["base.benchmark.root=/data"]))
-    default = [p.config for p in points if p.method == "default-grouped"]
+    default = [p.config for p in points if p.method == "kronecker-grouped"]
     assert [c.model_copy(update={"name": run.name}) for c in default] == [
         run.model_copy(update={"seed": seed}) for seed in (0, 1, 2)
     ]
     kinds = {(p.config.strategy.kind, p.config.grouping.enabled) for p in points if p.config.protocol == "continual"}
-    assert kinds == {(kind, grouped) for kind in ("sequential", "fixed", "curvature") for grouped in (True, False)}
+    assert kinds == {
+        (kind, grouped)
+        for kind in ("sequential", "fixed", "ewc", "curvature", "kronecker")
+        for grouped in (True, False)
+    }
     assert {p.config.training.max_steps for p in points if p.config.protocol == "multitask"} == {
         4 * (run.training.max_steps or 0)
     }
@@ -139,6 +143,7 @@ def test_the_defaults_of_a_run_are_the_vetted_settings() -> None:
 
 
 DEFAULTS: dict[str, dict[str, object]] = {
+    "strategy": {"kind": "kronecker", "gamma": 3.0, "rho": 1.0, "temperature": 4.0, "rows": 128, "k": 32},
     "lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0},
     "training": {
         "learning_rate": 4e-3, "projector_learning_rate": 2e-5, "batch_size": 16, "max_steps": None,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from lcia.config.load import load, override, parse
 from lcia.config.run import RunConfig
-from lcia.config.strategies import CurvatureConfig, PaperConfig
+from lcia.config.strategies import CurvatureConfig, KroneckerConfig, PaperConfig
 from lcia.study import StudyConfig, expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
@@ -120,8 +120,8 @@ TASK = "{name: a, train: a, test: b}"
 @pytest.mark.parametrize(
     ("override", "section", "kind"),
     [
-        ("strategy.pull=1000", "strategy", "curvature"),
-        ("strategy={pull: 1000}", "strategy", "curvature"),
+        ("strategy.gamma=30", "strategy", "kronecker"),
+        ("strategy={gamma: 30}", "strategy", "kronecker"),
         ("benchmark.train_size=40", "benchmark", "minicoin"),
         ("assistant.base=shapes", "assistant", "tiny"),
         ("grouping.embedder.fit=corpus", "embedder", "tfidf"),
@@ -135,10 +135,10 @@ def test_a_key_of_a_section_keeps_the_kind_of_the_default(override: str, section
 
 
 def test_a_file_may_leave_the_kind_out_too(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("strategy: {pull: 5}\ngrouping: {embedder: {fit: corpus}}\n")
+    (tmp_path / "run.yaml").write_text("strategy: {gamma: 5}\ngrouping: {embedder: {fit: corpus}}\n")
     strategy = load(RunConfig, tmp_path / "run.yaml").strategy
-    assert strategy == CurvatureConfig(pull=5)
-    assert load(RunConfig, tmp_path / "run.yaml", ["strategy.kind=curvature"]).strategy == strategy
+    assert strategy == KroneckerConfig(gamma=5)
+    assert load(RunConfig, tmp_path / "run.yaml", ["strategy.kind=kronecker"]).strategy == strategy
     assert load(RunConfig, tmp_path / "run.yaml", ["strategy.kind=sequential"]).strategy.kind == "sequential"
 
 
@@ -150,7 +150,7 @@ def test_a_kind_drops_no_key_that_is_given_beside_it_in_whatever_order(overrides
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["strategy.beta=0.5"], "strategy.beta: unknown key of kind curvature; kind fixed would allow it"),
+        (["strategy.beta=0.5"], "strategy.beta: unknown key of kind kronecker; kind fixed would allow it"),
         (["strategy.rho=2", "strategy.kind=paper"], "strategy.rho: unknown key of kind paper; kind proximal and kind"),
         (["benchmark.root=x"], "benchmark.root: unknown key of kind minicoin; kind coin and kind custom would"),
         (["grouping.embedder.model=x"], "grouping.embedder.model: unknown key of kind tfidf; kind text and kind clip"),
@@ -254,11 +254,10 @@ def test_a_file_that_is_not_yaml_shows_no_password(tmp_path: Path) -> None:
 
 
 def test_a_study_keeps_the_kind_of_the_default_in_its_base_methods_and_varied_keys() -> None:
-    values = {"name": "s", "base": {"strategy": {"short_average": 0.5}}, "methods": {"m": {"strategy.lambda": 2}},
-              "vary": {"strategy.pull": [1, 1000]}}  # fmt: skip
+    values = {"name": "s", "base": {"strategy": {"temperature": 2}}, "methods": {"m": {"strategy.rho": 0.5}},
+              "vary": {"strategy.gamma": [1, 30]}}  # fmt: skip
     found = [point.config.strategy for point in expand(parse(StudyConfig, values, "test"))]
-    wanted = {"short_average": 0.5, "lambda": 2}
-    assert found == [CurvatureConfig.model_validate({**wanted, "pull": pull}) for pull in (1, 1000)]
+    assert found == [KroneckerConfig(temperature=2, rho=0.5, gamma=gamma) for gamma in (1, 30)]
 
 
 def test_a_study_drops_no_key_of_a_method_silently() -> None:
