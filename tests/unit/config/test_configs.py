@@ -143,7 +143,7 @@ def test_the_defaults_of_a_run_are_the_vetted_settings() -> None:
 
 
 DEFAULTS: dict[str, dict[str, object]] = {
-    "strategy": {"kind": "kronecker", "gamma": 3.0, "rho": 1.0, "temperature": 4.0, "rows": 128, "k": 32},
+    "strategy": {"kind": "kronecker", "gamma": 5.0, "rho": 1.0, "temperature": 4.0, "rows": 128, "k": 32},
     "lora": {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0},
     "training": {
         "learning_rate": 4e-3, "projector_learning_rate": 2e-5, "batch_size": 16, "max_steps": None,
