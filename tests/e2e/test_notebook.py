@@ -66,7 +66,7 @@ def test_executed_again_it_prints_what_is_stored_but_for_figures(executed: Noteb
 def test_both_tasks_share_a_group_and_both_methods_fill_their_matrix(executed: Notebook) -> None:
     text = "".join(said(executed))
     assert "OCR-VQA joins g0" in text
-    for method in ("sequential", "curvature"):
+    for method in ("sequential", "kronecker"):
         rows = re.findall(rf"^{method} +VQAv2 +OCR-VQA\n +VQAv2 +([\d.]+) *\n +OCR-VQA +([\d.]+) +([\d.]+)", text, re.M)
         assert len(rows) == 1
         assert all(0 <= float(score) <= 100 for score in rows[0])
