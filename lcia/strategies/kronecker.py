@@ -7,6 +7,7 @@ task's own, with a weight that keeps it no longer than the task's gradient has b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ def pull(layer: TunedLinear, known: Curvature) -> Pull:
     return WholePull(layer, known) if layer.down is None else ProductPull(layer, known)
 
 
-class Pull:
+class Pull(ABC):
     """q = 1/2 tr(S_g dW S_x dW') / tr of one layer, and its gradient. A collective call where weights are sharded."""
 
     def __init__(self, layer: TunedLinear, known: Curvature) -> None:
@@ -137,9 +138,9 @@ class Pull:
         # Both factors of a layer without a trace are zero: old tasks do not need it.
         self.weight = torch.where(known.trace > 0, layer.scale**2 / known.trace, 0.0)
 
+    @abstractmethod
     def __call__(self) -> tuple[Tensor, Forces]:
         """q, 0-dim, and its gradients."""
-        raise NotImplementedError
 
 
 class ProductPull(Pull):
