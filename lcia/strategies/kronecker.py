@@ -63,7 +63,12 @@ class KroneckerStrategy(Strategy):
         found = {key.removeprefix(KRONECKER): value for key, value in kept.items() if key.startswith(KRONECKER)}
         if not found:
             return
-        self.old = {layer.name: stored(found, layer.name, _like(layer)) for layer in trained.layers}
+        # Added to nothing, so that a curvature of another k is refused before the stage is trained.
+        self.old = {
+            layer.name: Curvature.zeros(layer.shape, self.rule.k, _like(layer))
+            + stored(found, layer.name, _like(layer))
+            for layer in trained.layers
+        }
         if self.rule.gamma:
             self.pulls = [pull(layer, self.old[layer.name]) for layer in trained.layers]
             self._handles = attach(optimizer, self.tracked, self.before, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -290,6 +291,14 @@ def test_a_gradient_that_is_missing_is_an_error() -> None:
     _, _, optimizer = second_stage(RULE)
     with pytest.raises(RuntimeError, match="got no gradient"):
         optimizer.step()
+
+
+def test_a_curvature_of_another_k_is_refused_before_the_stage_is_trained() -> None:
+    model, strategy, _ = second_stage(RULE)
+    kept = strategy.finish(looking(model))
+    other = KroneckerStrategy(replace(RULE, k=2))
+    with pytest.raises(ValueError, match=r"strategy\.k must be the same"):
+        other.start(model.trained(), torch.optim.SGD(model.parameters(), lr=0.0), kept)
 
 
 def test_counters_survive() -> None:
