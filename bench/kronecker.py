@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def known(layer: TunedLinear, k: int) -> Curvature:
 def started(trained: Trained, optimizer: Any, k: int) -> KroneckerStrategy:
     """The strategy in an adapter's second stage, whose weights have moved a little."""
     kept = dict(pair for layer in trained.layers for pair in named(known(layer, k), KRONECKER + layer.name))
-    strategy = KroneckerStrategy(RULE)
+    strategy = KroneckerStrategy(replace(RULE, k=k))
     strategy.start(trained, optimizer, kept)
     with torch.no_grad():
         for parameter in trained.parameters.values():
