@@ -65,7 +65,8 @@ def pulling(training: Training, k: int) -> tuple[KroneckerStrategy, Callable[[],
 def bytes_held(strategy: KroneckerStrategy) -> int:
     """Of all tensors that live from step to step."""
     factors = [factor for each in strategy.pulls for factor in (each.inputs, each.outputs)]
-    held = [value for owner in (*strategy.pulls, *factors) for value in vars(owner).values()]
+    values = [value for owner in (*strategy.pulls, *factors) for value in vars(owner).values()]
+    held = [each for value in values for each in (value if isinstance(value, list) else [value])]
     found = [value for value in held if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)]
     return sum(tensor.numel() * tensor.element_size() for tensor in found)
 

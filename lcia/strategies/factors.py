@@ -6,7 +6,7 @@ Of a row's gradient M [out, in] of a layer's whole weights, S_x = sum M'M and S_
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,21 +25,28 @@ def probes(width: int, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Factor:
-    """A symmetric matrix [n, n] to multiply with: whole, or `directions` @ directions' + diag(`diagonal`)."""
+    """A symmetric matrix [n, n] to multiply with: whole, or `directions` @ directions' + diag(`diagonal`). A stack of
+    them has one more dimension in front everywhere."""
 
     diagonal: Tensor
     """[n]"""
-    directions: Tensor | None = None
+    directions: Tensor
     """[n, k]"""
     whole: Tensor | None = None
     """[n, n]; then the two others are not used."""
+
+    @classmethod
+    def stack(cls, factors: Sequence[Factor]) -> Factor:
+        """Of matrices of one size, all whole or none."""
+        wholes = [factor.whole for factor in factors if factor.whole is not None]
+        diagonals, directions = [f.diagonal for f in factors], [f.directions for f in factors]
+        return cls(torch.stack(diagonals), torch.stack(directions), torch.stack(wholes) if wholes else None)
 
     def times(self, rows: Tensor) -> Tensor:
         """rows [m, n] @ the matrix."""
         if self.whole is not None:
             return rows @ self.whole
-        scaled = rows * self.diagonal
-        return scaled if self.directions is None else torch.addmm(scaled, rows @ self.directions, self.directions.T)
+        return rows * self.diagonal.unsqueeze(-2) + (rows @ self.directions) @ self.directions.mT
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Sketch:
         Directions that lie below the rounding of Y are left out.
         """
         if self.is_whole:
-            return Factor(self.diagonal, whole=(self.product + self.product.T) / 2)
+            return Factor(self.diagonal, self.product[:, :0], whole=(self.product + self.product.T) / 2)
         product = self.product.double()
         core = probes(*product.shape).to(product).T @ product
         values, vectors = torch.linalg.eigh((core + core.T) / 2)

@@ -7,7 +7,6 @@ task's own, with a weight that keeps it no longer than the task's gradient has b
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,11 @@ from torch.utils.hooks import RemovableHandle
 
 from lcia.ema.buffers import wide
 from lcia.ema.hooks import Step, attach
-from lcia.ema.sharding import local, part_of, whole
+from lcia.ema.sharding import local, part_of
 from lcia.ema.tracked import Tracked
 from lcia.protocols import UNTRAINED, Look, LookBack, Strategy, Trained, TunedLinear
 from lcia.strategies.factors import Curvature, named, stored
+from lcia.strategies.pulls import pulls
 from lcia.strategies.watch import watched
 
 KRONECKER = "kronecker."
@@ -31,9 +31,6 @@ KRONECKER = "kronecker."
 
 SUMS = ("steps", "|g|", "c", "capped", "q")
 """What is added up over the steps of a stage; of q the last one is kept."""
-
-Forces = list[tuple[torch.nn.Parameter, Tensor]]
-"""Parameters and the gradients of q by them, whole tensors."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class KroneckerStrategy(Strategy):
             for layer in trained.layers
         }
         if self.rule.gamma:
-            self.pulls = [pull(layer, self.old[layer.name]) for layer in trained.layers]
+            self.pulls = pulls(trained.layers, self.old)
             self._handles = attach(optimizer, self.tracked, self.before, None)
 
     @torch.no_grad()
@@ -85,10 +82,9 @@ class KroneckerStrategy(Strategy):
         most = self.rule.rho * mean / _squares([h for _, h in forces]).sum().sqrt()
         # 0 / 0, a pull of nothing: any weight will do.
         weight = most.nan_to_num(self.rule.gamma).clamp(max=self.rule.gamma)
-        for parameter, force in forces:
-            assert parameter.grad is not None, "gradients() has looked"
-            mine = local(parameter.grad)
-            mine.add_((part_of(force, parameter) * weight).view(mine.shape))
+        mine = [local(parameter.grad) for parameter, _ in forces if parameter.grad is not None]
+        parts = [part_of(h, parameter).view(g.shape) for (parameter, h), g in zip(forces, mine, strict=True)]
+        torch._foreach_add_(mine, torch._foreach_mul(parts, weight.to(parts[0].dtype)))
         self.sums[2:4] += torch.stack([weight, (weight < self.rule.gamma).to(weight)])
         self.sums[4] = torch.stack([q for q, _ in found]).sum()
 
@@ -124,72 +120,6 @@ def _like(layer: TunedLinear) -> Tensor:
 def _squares(tensors: list[Tensor]) -> Tensor:
     """Sum of the squared entries of each tensor, [tensors, 1]."""
     return torch.stack(torch._foreach_norm(tensors)).double().square()[:, None]
-
-
-# The pull ---------------------------------------------------------------------------------------------------------
-
-
-def pull(layer: TunedLinear, known: Curvature) -> Pull:
-    """What holds a layer at the weights that it has now."""
-    return WholePull(layer, known) if layer.down is None else ProductPull(layer, known)
-
-
-class Pull(ABC):
-    """q = 1/2 tr(S_g dW S_x dW') / tr of one layer, and its gradient. A collective call where weights are sharded."""
-
-    def __init__(self, layer: TunedLinear, known: Curvature) -> None:
-        self.layer = layer
-        self.inputs, self.outputs = known.inputs.factor(), known.outputs.factor()
-        # Both factors of a layer without a trace are zero: old tasks do not need it.
-        self.weight = torch.where(known.trace > 0, layer.scale**2 / known.trace, 0.0)
-
-    @abstractmethod
-    def __call__(self) -> tuple[Tensor, Forces]:
-        """q, 0-dim, and its gradients."""
-
-
-class ProductPull(Pull):
-    """dW = s (B A - B0 A0), never formed: it is s U V with U = [B - B0, B0] [out, 2r] and V = [A; A - A0] [2r, in]."""
-
-    def __init__(self, layer: TunedLinear, known: Curvature) -> None:
-        super().__init__(layer, known)
-        assert layer.down is not None, "a product has two parts"
-        self.down, self.up = layer.down, layer.up
-        self.down_origin, self.up_origin = _copy(layer.down), _copy(layer.up)
-
-    def __call__(self) -> tuple[Tensor, Forces]:
-        down, up = whole(self.down.detach()), whole(self.up_origin)
-        rank = len(down)
-        v = torch.cat([down.to(up), whole(self.down.detach() - self.down_origin).to(up)])
-        u = torch.cat([whole(self.up.detach() - self.up_origin).to(up), up], 1)
-        vx, ug = self.inputs.times(v), self.outputs.times(u.T)
-        left, right = ug @ u, vx @ v.T  # U'S_g U and V S_x V', [2r, 2r]
-        # B is the sum of U's halves and A the first half of V.
-        by_down = self.weight * (left[:rank] + left[rank:]) @ vx
-        by_up = self.weight * ug.T @ right[:, :rank]
-        return (left * right.T).sum() * self.weight / 2, [(self.down, by_down), (self.up, by_up)]
-
-
-class WholePull(Pull):
-    """dW = W - W0 [out, in] of a layer that is trained as it is; its bias is one more column, whose input is 1."""
-
-    def __init__(self, layer: TunedLinear, known: Curvature) -> None:
-        super().__init__(layer, known)
-        self.parameters = [layer.up] if layer.bias is None else [layer.up, layer.bias]
-        self.origins = [_copy(parameter) for parameter in self.parameters]
-
-    def __call__(self) -> tuple[Tensor, Forces]:
-        pairs = zip(self.parameters, self.origins, strict=True)
-        moved = torch.cat([whole(p.detach() - o).view(len(p), -1) for p, o in pairs], 1).to(self.weight.dtype)
-        force = self.weight * self.outputs.times(self.inputs.times(moved).T).T
-        parts = torch.split(force, [p.numel() // len(p) for p in self.parameters], 1)
-        forces = [(p, part.reshape(p.shape)) for p, part in zip(self.parameters, parts, strict=True)]
-        return (force * moved).sum() / 2, forces
-
-
-def _copy(parameter: Tensor) -> Tensor:
-    """theta_0 of a parameter, distributed as it is, in the precision of the sums."""
-    return parameter.detach().to(wide(parameter.dtype), copy=True)
 
 
 # The curvature ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from lcia.config.strategies import KroneckerConfig
 from lcia.protocols import UNTRAINED, Look, LookBack, Trained, TunedLinear
 from lcia.strategies import build
 from lcia.strategies.factors import Curvature
-from lcia.strategies.kronecker import Kronecker, KroneckerStrategy, curvature, draw, pull
+from lcia.strategies.kronecker import Kronecker, KroneckerStrategy, curvature, draw
+from lcia.strategies.pulls import pulls
 
 IN, HIDDEN, VOCABULARY, RANK, SCALE = 4, 5, 7, 2, 1.5
 RULE = Kronecker(gamma=10.0, rho=1.0, temperature=4.0, rows=8, k=64)
@@ -157,12 +158,12 @@ def test_rise_and_pull_are_those_of_a_formed_change() -> None:
     model = Model()
     known = curvature(model.trained(), RULE, looking(model))
     before = {name: weights.detach() for name, weights in model.whole().items()}
-    pulls = [pull(layer, known[layer.name]) for layer in model.trained().layers]
+    acts = pulls(model.trained().layers, known)
     moved(model)
     wanted = risen(model, before, known)
     wanted.backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        found = [act() for act in pulls]
+        found = [act() for act in acts]
     torch.testing.assert_close(torch.stack([q for q, _ in found]).sum(), wanted, rtol=1e-11, atol=0)
     forces = [force for _, each in found for force in each]
     assert len(forces) == 4
@@ -173,7 +174,7 @@ def test_rise_and_pull_are_those_of_a_formed_change() -> None:
 def product_rise(origin: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor], scale: float, known: Curvature) -> float:
     """q of a layer that was at `origin` (up, down) and is at `now`."""
     up, down = (nn.Parameter(part.clone()) for part in origin)
-    act = pull(TunedLinear("l", nn.Identity(), up, down, scale=scale), known)
+    [act] = pulls([TunedLinear("l", nn.Identity(), up, down, scale=scale)], {"l": known})
     with torch.no_grad():
         up.copy_(now[0])
         down.copy_(now[1])
@@ -196,6 +197,37 @@ def test_the_rise_does_not_depend_on_basis_rank_or_alpha() -> None:
     assert product_rise(*turned, SCALE, known) == pytest.approx(wanted, rel=1e-9)
     assert product_rise(*padded, SCALE, known) == pytest.approx(wanted, rel=1e-9)
     assert product_rise(*halved, 2 * SCALE, known) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 64])
+@pytest.mark.parametrize(("together", "groups"), [(1, 5), (2 * RANK * 12, 3), (1 << 20, 2)])
+def test_layers_that_act_together_act_as_each_does_alone(
+    monkeypatch: pytest.MonkeyPatch, k: int, together: int, groups: int
+) -> None:
+    shapes = [(7, 5), (7, 5), (5, 7), (7, 5), (7, 5)]
+    double = torch.zeros(0, dtype=torch.float64)
+    layers, known = [], {}
+    for number, (out, into) in enumerate(shapes):
+        up, down = (nn.Parameter(torch.randn(*size, dtype=torch.float64)) for size in ((out, RANK), (RANK, into)))
+        layers.append(TunedLinear(f"l{number}", nn.Identity(), up, down, scale=1.0 + number))
+        known[f"l{number}"] = Curvature.zeros((out, into), k, double)
+        if number != 1:  # of which old tasks know nothing
+            known[f"l{number}"].add(torch.randn(3, 4, into).double(), torch.randn(3, 4, out).double())
+    monkeypatch.setattr("lcia.strategies.pulls.TOGETHER", together)
+    alone, stacked = [pulls([layer], known)[0] for layer in layers], pulls(layers, known)
+    assert len(stacked) == groups
+    with torch.no_grad():
+        for layer in layers:
+            for parameter in (layer.up, layer.down):
+                assert parameter is not None
+                parameter.add_(torch.randn_like(parameter))
+        wanted, found = [act() for act in alone], [act() for act in stacked]
+    torch.testing.assert_close(sum(q for q, _ in found), sum(q for q, _ in wanted), rtol=1e-12, atol=0)
+    forces = {id(p): h for _, each in found for p, h in each}
+    pairs = [pair for _, each in wanted for pair in each]
+    assert len(forces) == len(pairs) == 10
+    for parameter, force in pairs:
+        torch.testing.assert_close(forces[id(parameter)], force, rtol=1e-12, atol=1e-14)
 
 
 def test_old_tasks_that_never_needed_a_layer_do_not_hold_it() -> None:

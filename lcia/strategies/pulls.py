@@ -1,0 +1,111 @@
+"""What holds layers at old weights: the rise q of the old tasks' loss and its gradient, from the two factors of their
+curvature. Layers of equal shape act together: a small model's step would else be spent on starting small products."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lcia.ema.buffers import wide
+from lcia.ema.sharding import whole
+from lcia.protocols import TunedLinear
+from lcia.strategies.factors import Curvature, Factor
+
+TOGETHER = 1 << 20
+"""So many entries of LoRA are stacked at most (4 MB in fp32); larger layers act alone."""
+
+Forces = list[tuple[torch.nn.Parameter, Tensor]]
+"""Parameters and the gradients of q by them, whole tensors."""
+
+
+def pulls(layers: Sequence[TunedLinear], known: Mapping[str, Curvature]) -> list[Pull]:
+    """What holds the layers at the weights that they have now, given the curvature of each by its name."""
+    products = [ProductPull(group, known) for group in _alike(layers)]
+    return [*products, *(WholePull(layer, known[layer.name]) for layer in layers if layer.down is None)]
+
+
+def _alike(layers: Sequence[TunedLinear]) -> Iterator[list[TunedLinear]]:
+    """Groups of layers with LoRA whose tensors can be stacked."""
+    groups: dict[object, list[TunedLinear]] = {}
+    for layer in layers:
+        if layer.down is not None:
+            groups.setdefault((layer.shape, layer.down.shape, layer.up.dtype, layer.up.device), []).append(layer)
+    for group in groups.values():
+        out, into = group[0].shape
+        size = max(1, TOGETHER // (group[0].up.shape[1] * (out + into)))
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+class Pull(ABC):
+    """q = 1/2 tr(S_g dW S_x dW') / tr of some layers, and its gradient. A collective call where weights are sharded."""
+
+    def __init__(self, layers: Sequence[TunedLinear], known: Sequence[Curvature]) -> None:
+        self.inputs = Factor.stack([each.inputs.factor() for each in known])
+        self.outputs = Factor.stack([each.outputs.factor() for each in known])
+        # Both factors of a layer without a trace are zero: old tasks do not need it.
+        weights = [
+            torch.where(each.trace > 0, layer.scale**2 / each.trace, 0.0)
+            for layer, each in zip(layers, known, strict=True)
+        ]
+        self.weight = torch.stack(weights)[:, None, None]
+
+    @abstractmethod
+    def __call__(self) -> tuple[Tensor, Forces]:
+        """q, 0-dim, the sum over the layers, and its gradients."""
+
+
+class ProductPull(Pull):
+    """dW = s (B A - B0 A0), never formed: it is s U V with U = [B - B0, B0] [out, 2r] and V = [A; A - A0] [2r, in].
+    The layers have equal shapes; every tensor below has one more dimension in front, over the layers."""
+
+    def __init__(self, layers: Sequence[TunedLinear], known: Mapping[str, Curvature]) -> None:
+        super().__init__(layers, [known[layer.name] for layer in layers])
+        self.downs = [layer.down for layer in layers if layer.down is not None]
+        self.ups = [layer.up for layer in layers]
+        self.down_origins = [_copy(down) for down in self.downs]
+        self.up_origins = [_copy(up) for up in self.ups]
+
+    def __call__(self) -> tuple[Tensor, Forces]:
+        u = torch.cat([_moved(self.ups, self.up_origins), _stack(self.up_origins)], 2)
+        v = torch.cat([_stack(self.downs).to(u), _moved(self.downs, self.down_origins).to(u)], 1)
+        rank = self.downs[0].shape[0]
+        vx, ug = self.inputs.times(v), self.outputs.times(u.mT)
+        left, right = ug @ u, vx @ v.mT  # U'S_g U and V S_x V', [2r, 2r]
+        # B is the sum of U's halves and A the first half of V.
+        by_down = self.weight * ((left[:, :rank] + left[:, rank:]) @ vx)
+        by_up = (self.weight * ug).mT @ right[:, :, :rank]
+        forces = [*zip(self.downs, by_down, strict=True), *zip(self.ups, by_up, strict=True)]
+        return (left * right.mT * self.weight).sum() / 2, forces
+
+
+class WholePull(Pull):
+    """dW = W - W0 [out, in] of a layer that is trained as it is; its bias is one more column, whose input is 1."""
+
+    def __init__(self, layer: TunedLinear, known: Curvature) -> None:
+        super().__init__([layer], [known])
+        self.parameters = [layer.up] if layer.bias is None else [layer.up, layer.bias]
+        self.origins = [_copy(parameter) for parameter in self.parameters]
+
+    def __call__(self) -> tuple[Tensor, Forces]:
+        pairs = zip(self.parameters, self.origins, strict=True)
+        moved = torch.cat([whole(p.detach() - o).view(len(p), -1) for p, o in pairs], 1).to(self.weight.dtype)
+        force = (self.weight * self.outputs.times(self.inputs.times(moved[None]).mT).mT)[0]
+        parts = torch.split(force, [p.numel() // len(p) for p in self.parameters], 1)
+        forces = [(p, part.reshape(p.shape)) for p, part in zip(self.parameters, parts, strict=True)]
+        return (force * moved).sum() / 2, forces
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([whole(tensor.detach()) for tensor in tensors])
+
+
+def _moved(parameters: Sequence[Tensor], origins: Sequence[Tensor]) -> Tensor:
+    return torch.stack([whole(p.detach() - o) for p, o in zip(parameters, origins, strict=True)])
+
+
+def _copy(parameter: Tensor) -> Tensor:
+    """theta_0 of a parameter, distributed as it is, in the precision of the sums."""
+    return parameter.detach().to(wide(parameter.dtype), copy=True)
