@@ -116,10 +116,11 @@ def test_in_float32_the_first_step_is_that_of_one_worker(out: Path, layout: str)
     assert [line["loss"] for line in many] == pytest.approx([line["loss"] for line in one], rel=1e-3)
 
 
+@pytest.mark.parametrize("strategy", KEEPING)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("layout", ["ddp-2", "fsdp2-2"])
-def test_what_is_trained_is_float32_whatever_the_base_is(out: Path, layout: str, precision: str) -> None:
-    folder = _stage(out / f"{layout}-{precision}", "curvature")
+def test_what_is_trained_is_float32_whatever_the_base_is(out: Path, layout: str, precision: str, strategy: str) -> None:
+    folder = _stage(out / f"{layout}-{precision}", strategy)
     for file in (ADAPTER, KEPT):
         assert {value.dtype for value in _weights(folder, file).values()} == {np.dtype(np.float32)}
 
@@ -138,8 +139,11 @@ def test_what_kronecker_keeps_of_a_projector_has_a_column_for_its_bias(out: Path
     assert all(kept[name].any() for name in widths)
 
 
-def test_under_autocast_the_later_steps_of_shards_go_on_from_what_the_earlier_ones_learnt(out: Path) -> None:
-    whole, sharded = (_steps(_stage(out / f"{name}-2-bfloat16", "curvature")) for name in ("ddp", "fsdp2"))
+@pytest.mark.parametrize("strategy", KEEPING)
+def test_under_autocast_the_later_steps_of_shards_go_on_from_what_the_earlier_ones_learnt(
+    out: Path, strategy: str
+) -> None:
+    whole, sharded = (_steps(_stage(out / f"{name}-2-bfloat16", strategy)) for name in ("ddp", "fsdp2"))
     assert [line["loss"] for line in sharded] == pytest.approx([line["loss"] for line in whole], rel=1e-3)
 
 

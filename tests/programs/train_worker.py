@@ -119,9 +119,9 @@ def planned(config: dict[str, Any], store: Store) -> Prepared:
 
 
 def chains(worker: Worker) -> dict[str, Any]:
-    """Both stages of every strategy (outside of LAYOUTS: of the default one), all on one loaded base."""
+    """Both stages of every strategy, all on one loaded base; outside of LAYOUTS of those that keep something."""
     assistant, store = worker.assistant(), Store(str(worker.folder / worker.layout.name))
-    for name in STRATEGIES if worker.layout in LAYOUTS else ("curvature",):
+    for name in STRATEGIES if worker.layout in LAYOUTS else ("curvature", "kronecker"):
         training = {**TRAINING, "bf16": worker.layout.precision == "bfloat16"}
         config = {**STREAM, "training": training, "strategy": STRATEGIES[name]}
         for number, stage in enumerate(planned(config, store).plan.trains):
