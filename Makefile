@@ -63,6 +63,7 @@ $(PROCESSORS:%=numeric-%): numeric-%: env
 docs: env  ## docs/configuration.md from the fields, docs/house.svg from the imports, README's tree from the packages
 	$(PY) -m pipelines.terminal.reference docs/configuration.md
 	$(PY) -m tools.draw_house docs/house.svg
+	$(PY) -m tools.draw_why docs/results/why.json docs
 	$(PY) -m tools.write_tree README.md
 
 tiny-base: env  ## trains the shipped checkpoint again: about 20 CPU-minutes
