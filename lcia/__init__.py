@@ -5,7 +5,6 @@
 - `stage`: a stage is a value, its hash its identity
 - `plan`: from a configuration to stages, a pure function
 - `run`: from a configuration to the accuracy matrix
-- `study`: many runs as one value
 - `local`: runs stages in this process
 - `addresses`: local paths and URLs
 - `digests`: digests of files, computed once

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 from lcia.config.run import RunConfig
 from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity
@@ -38,34 +38,124 @@ class Cell:
     stage: EvaluateStage
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """What a stream is after one more task; orders that begin alike share it.
+
+    `train` tunes that task (None: nothing is tuned), `placement` says in which group (None: no stream). `newest[g]` is
+    the key of the newest stage of group g, `books` the codebooks. `asked`: the tasks so far, in their order; `ahead`:
+    those still to come, where they are evaluated too.
+    """
+
+    tasks: tuple[str, ...]
+    train: TrainStage | None
+    placement: Placement | None
+    newest: tuple[str, ...]
+    books: Books
+    asked: tuple[EvaluateStage, ...]
+    ahead: Mapping[str, EvaluateStage]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """All stages of one run. `trains[j]` tunes the j-th task; `groups[j]` maps each group to its newest stage."""
+    """All stages of one run, as rows of its accuracy matrix; `untuned` are those of the base before any training.
+
+    A stream has a row for each task. Joint training and the untuned base alone have one, which is the matrix's last.
+    """
 
     order: tuple[str, ...]
-    trains: tuple[TrainStage, ...]
-    cells: tuple[Cell, ...]
-    placements: tuple[Placement, ...]
-    routes: tuple[tuple[int, Route], ...]
-    groups: tuple[Mapping[int, str], ...]
+    rows: tuple[Row, ...]
+    untuned: tuple[EvaluateStage, ...]
+    decide: Callable[[Row, str], tuple[Route, ...]] = field(compare=False)
+    """How a task is routed after a row, with all similarities: thousands of orders do not keep what a few show."""
+
+    @property
+    def _numbered(self) -> Iterator[tuple[int, Row]]:
+        return enumerate(self.rows, start=len(self.order) - len(self.rows))
+
+    @property
+    def trains(self) -> tuple[TrainStage, ...]:
+        """`trains[j]` tunes the j-th task."""
+        return tuple(row.train for row in self.rows if row.train)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        untuned = (Cell(ZERO_SHOT, column, stage) for column, stage in enumerate(self.untuned))
+        asked = (Cell(number, column, stage) for number, _, column, stage in self._asked())
+        return (*untuned, *asked)
 
     @property
     def evals(self) -> tuple[EvaluateStage, ...]:
         """Distinct evaluation stages in the order of the matrix."""
         return tuple({cell.stage.key: cell.stage for cell in self.cells}.values())
 
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        return tuple(row.placement for row in self.rows if row.placement)
+
+    @property
+    def routes(self) -> tuple[tuple[int, Route], ...]:
+        """(row, decision) for every entry of a stream's matrix that is evaluated."""
+        return tuple((number, route) for number, _ in self._numbered for route in self.routes_after(number))
+
+    def routes_after(self, number: int) -> Iterator[Route]:
+        """The decisions behind one row of a stream's matrix."""
+        row = self.rows[number - len(self.order)]
+        if row.placement:
+            tasks = self.order if row.ahead else self.order[: len(row.asked)]
+            yield from (route for task in tasks for route in self.decide(row, task))
+
+    @property
+    def groups(self) -> tuple[Mapping[int, str], ...]:
+        """`groups[j]` maps each group to its newest stage after the j-th task."""
+        return tuple(dict(enumerate(row.newest)) for row in self.rows if row.train)
+
+    def _asked(self) -> Iterator[tuple[int, Row, int, EvaluateStage]]:
+        """(number of the row, the row, column, stage) for every entry that is evaluated after a training."""
+        for number, row in self._numbered:
+            for column, stage in enumerate(row.asked):
+                yield number, row, column, stage
+            for column in range(len(row.asked), len(self.order) if row.ahead else 0):
+                yield number, row, column, row.ahead[self.order[column]]
+
+
+def union(plans: Iterable[Plan]) -> tuple[list[TrainStage], list[EvaluateStage]]:
+    """The distinct stages of many plans; trainings come after those that they build on."""
+    trains: dict[str, TrainStage] = {}
+    evals: dict[str, EvaluateStage] = {}
+    seen: set[int] = set()
+    for made in plans:
+        evals |= {stage.key: stage for stage in made.untuned}
+        for row in made.rows:
+            if id(row) not in seen:
+                seen.add(id(row))
+                trains |= {row.train.key: row.train} if row.train else {}
+                evals |= {stage.key: stage for stage in (*row.asked, *row.ahead.values())}
+    return list(trains.values()), list(evals.values())
+
 
 class Planner:
     """Makes the stages of one configuration for any order of its tasks; `base` tells one frozen base from another.
 
-    Orders share most of what they ask for: decisions are made once, and equal stages are one object, whose key is
-    computed once.
+    Orders share most of what they ask for: what follows from the first tasks of an order is decided once, and equal
+    stages are one object, whose key is computed once.
     """
 
     def __init__(self, config: RunConfig, base: str, similarity: Similarity) -> None:
         self.config, self._base = config, base
         self.grouping = Grouping(similarity, config.grouping) if config.groups else None
         self.train, self.evaluate = cache(self._train), cache(self._evaluate)
+        self.rows: dict[object, Row] = {}
+        """By the tasks so far and, where those to come are evaluated too, the set of all."""
+        self.ask = cache(self._ask)
+
+    def decide(self, catalog: Catalog, row: Row, task: str) -> tuple[Route, ...]:
+        """How a task is routed after a row of a stream."""
+        split = self.config.evaluation.split
+        if self.grouping is None or row.placement is None or row.placement.threshold is None:
+            return (Route(task, split, None, 0, (), False),)
+        query = Query(task, split, catalog.features[task, split])
+        return self.grouping.route(row.books, query, row.placement.threshold)
 
     def _train(self, tasks: tuple[str, ...], shards: tuple[str, ...], parent: str | None, first: bool) -> TrainStage:
         config = self.config
@@ -82,6 +172,19 @@ class Planner:
             strategy=config.strategy.first() if first else config.strategy,
             seed=config.seed,
         )
+
+    def _ask(
+        self,
+        task: str,
+        shards: str,
+        texts: tuple[str | None, ...],
+        groups: tuple[int | None, ...],
+        newest: tuple[str | None, ...],
+    ) -> EvaluateStage:
+        """The stage in which each group answers its instructions by its newest adapter; `newest`: of `groups` alone,
+        None for all others."""
+        keys = (None if group is None else newest[group] for group in groups)
+        return self.evaluate(task, shards, tuple(zip(texts, keys, strict=True)))
 
     def _evaluate(self, task: str, shards: str, adapters: tuple[tuple[str | None, str | None], ...]) -> EvaluateStage:
         """`adapters`: (instruction or None for all, key of the stage that answers or None for the base)."""
@@ -100,105 +203,83 @@ class Planner:
 
 def plan(planner: Planner, catalog: Catalog) -> Plan:
     """The stages of a run: a chain (or, grouped, a forest) of trainings and a row of evaluations after each."""
-    if not planner.config.is_stream:
+    config, order = planner.config, catalog.order
+    if not config.is_stream:
         return _joint_plan(planner, catalog)
-    placements, books = _placements(planner, catalog)
-    trains = _trains(planner, catalog, placements)
-    groups = _newest(placements, trains)
-    routes = tuple(_routes(planner, catalog, placements, books))
-    cells = tuple(_cells(planner, catalog, routes, groups))
-    return Plan(catalog.order, trains, cells, placements, routes, groups)
+    all_tasks = frozenset(order) if config.evaluation.upper_triangle else None
+    rows: list[Row] = []
+    for number in range(1, len(order) + 1):
+        at = (order[:number], all_tasks)
+        if at not in planner.rows:
+            planner.rows[at] = _row(planner, catalog, order[:number], rows[-1] if rows else None)
+        rows.append(planner.rows[at])
+    untuned = _untuned(planner, catalog) if config.evaluation.zero_shot else ()
+    return Plan(order, tuple(rows), untuned, partial(planner.decide, catalog))
 
 
-def _placements(planner: Planner, catalog: Catalog) -> tuple[tuple[Placement, ...], tuple[Books, ...]]:
-    """Where each task is trained, and the codebooks afterwards (none where grouping is off)."""
+def _row(planner: Planner, catalog: Catalog, tasks: tuple[str, ...], before: Row | None) -> Row:
+    """The row of the last of `tasks`; `before`: that of the one before it."""
+    placement, books = _placed(planner, catalog, tasks, before.books if before else ())
+    newest = before.newest if before else ()
+    train = planner.train(tasks[-1:], (catalog.shards[tasks[-1], "train"],), _parent(planner, placement, before),
+                          placement.is_new)  # fmt: skip
+    group = placement.group
+    newest = (*newest[:group], train.key, *newest[group + 1 :])
+    row = Row(tasks, train, placement, newest, books, (), {})
+    ahead = [task for task in catalog.order if task not in tasks] if planner.config.evaluation.upper_triangle else ()
+    asked = tuple(_ask(planner, catalog, row, task) for task in tasks)
+    return replace(row, asked=asked, ahead={task: _ask(planner, catalog, row, task) for task in ahead})
+
+
+def _placed(planner: Planner, catalog: Catalog, tasks: tuple[str, ...], books: Books) -> tuple[Placement, Books]:
+    """Where the last of `tasks` is trained, and the codebooks afterwards (none where grouping is off)."""
     if planner.grouping is None:
-        chain = tuple(Placement(task, 0, number == 0, ()) for number, task in enumerate(catalog.order))
-        return chain, ((),) * len(chain)
-    features = {task: catalog.features[task, "train"] for task in catalog.order}
-    steps = planner.grouping.follow(catalog.order, features)
-    return tuple(placement for placement, _ in steps), tuple(books for _, books in steps)
+        return Placement(tasks[-1], 0, len(tasks) == 1, ()), ()
+    return planner.grouping.step(books, {task: catalog.features[task, "train"] for task in tasks}, tasks[-1])
 
 
-def _trains(planner: Planner, catalog: Catalog, placements: Sequence[Placement]) -> tuple[TrainStage, ...]:
-    """One stage per task; its parent is the group's newest stage, for a new group the newest of all or none."""
-    newest: dict[int, str] = {}
-    stages: list[TrainStage] = []
-    for placement in placements:
-        parent = newest.get(placement.group)
-        if placement.is_new and planner.config.grouping.expand_from == "newest" and stages:
-            parent = stages[-1].key
-        shards = (catalog.shards[placement.task, "train"],)
-        stages.append(planner.train((placement.task,), shards, parent, placement.is_new))
-        newest[placement.group] = stages[-1].key
-    return tuple(stages)
+def _parent(planner: Planner, placement: Placement, before: Row | None) -> str | None:
+    """The group's newest stage; for a new group the newest of all or none."""
+    if before is None:
+        return None
+    if not placement.is_new:
+        return before.newest[placement.group]
+    return before.train.key if planner.config.grouping.expand_from == "newest" and before.train else None
 
 
-def _newest(placements: Sequence[Placement], trains: Sequence[TrainStage]) -> tuple[dict[int, str], ...]:
-    after: list[dict[int, str]] = []
-    for placement, stage in zip(placements, trains, strict=True):
-        after.append({**(after[-1] if after else {}), placement.group: stage.key})
-    return tuple(after)
-
-
-def _wanted(planner: Planner, tasks: int) -> Iterator[tuple[int, int]]:
-    """Entries of the matrix that are evaluated: the lower triangle, on request the upper one too."""
-    upper = planner.config.evaluation.upper_triangle
-    for row in range(tasks):
-        yield from ((row, column) for column in range(tasks) if column <= row or upper)
-
-
-def _routes(
-    planner: Planner, catalog: Catalog, placements: Sequence[Placement], books: Sequence[Books]
-) -> Iterator[tuple[int, Route]]:
-    """(row, decision) for every wanted entry of the matrix."""
+def _ask(planner: Planner, catalog: Catalog, row: Row, task: str) -> EvaluateStage:
+    """One entry of a stream's matrix."""
     split = planner.config.evaluation.split
-    for row, column in _wanted(planner, len(catalog.order)):
-        task = catalog.order[column]
-        threshold = placements[row].threshold
-        if planner.grouping is None or threshold is None:
-            yield row, Route(task, split, None, 0, (), False)
-            continue
-        query = Query(task, split, catalog.features[task, split])
-        yield from ((row, route) for route in planner.grouping.route(books[row], query, threshold))
+    shards, threshold = catalog.shards[task, split], row.placement.threshold if row.placement else None
+    if planner.grouping is None or threshold is None:
+        return planner.ask(task, shards, (None,), (0,), row.newest)
+    features = catalog.features[task, split]
+    groups = planner.grouping.choose(row.books, features, threshold)
+    texts = features.texts if planner.config.grouping.route == "sample" else (None,)
+    # Only the adapters that answer, so that others may change and the stage stays the same.
+    used = set(groups)
+    newest = tuple([key if group in used else None for group, key in enumerate(row.newest)])
+    return planner.ask(task, shards, texts, groups, newest)
 
 
-def _cells(
-    planner: Planner, catalog: Catalog, routes: Sequence[tuple[int, Route]], groups: Sequence[Mapping[int, str]]
-) -> Iterator[Cell]:
-    if planner.config.evaluation.zero_shot:
-        yield from _untuned(planner, catalog)
-    decided: dict[tuple[int, str], list[Route]] = {}
-    for row, route in routes:
-        decided.setdefault((row, route.task), []).append(route)
-    for (row, task), found in decided.items():
-        adapters = tuple((r.instruction, None if r.group is None else groups[row][r.group]) for r in found)
-        yield Cell(row, catalog.order.index(task), _ask(planner, catalog, task, adapters))
-
-
-def _untuned(planner: Planner, catalog: Catalog) -> Iterator[Cell]:
-    for column, task in enumerate(catalog.order):
-        yield Cell(ZERO_SHOT, column, _ask(planner, catalog, task, ((None, None),)))
-
-
-def _ask(
-    planner: Planner, catalog: Catalog, task: str, adapters: tuple[tuple[str | None, str | None], ...]
-) -> EvaluateStage:
-    return planner.evaluate(task, catalog.shards[task, planner.config.evaluation.split], adapters)
+def _untuned(planner: Planner, catalog: Catalog) -> tuple[EvaluateStage, ...]:
+    """The base before any training, asked about every task."""
+    split = planner.config.evaluation.split
+    return tuple(planner.evaluate(task, catalog.shards[task, split], ((None, None),)) for task in catalog.order)
 
 
 def _joint_plan(planner: Planner, catalog: Catalog) -> Plan:
     """Multi-task: one stage on all tasks at once; zero-shot: none. One row, at the end of the stream."""
-    last = len(catalog.order) - 1
-    zero = tuple(_untuned(planner, catalog))
+    order, split = catalog.order, planner.config.evaluation.split
+    zero = _untuned(planner, catalog)
     if not planner.config.trains:
-        cells = tuple(Cell(last, cell.column, cell.stage) for cell in zero)
-        return Plan(catalog.order, (), cells, (), (), ())
-    shards = tuple(catalog.shards[task, "train"] for task in catalog.order)
-    stage = planner.train(catalog.order, shards, None, True)
-    rows = tuple(
-        Cell(last, column, _ask(planner, catalog, task, ((None, stage.key),)))
-        for column, task in enumerate(catalog.order)
-    )
-    shown = zero if planner.config.evaluation.zero_shot else ()
-    return Plan(catalog.order, (stage,), (*shown, *rows), (), (), ({0: stage.key},))
+        return Plan(order, (Row(order, None, None, (), (), zero, {}),), (), _undecided)
+    stage = planner.train(order, tuple(catalog.shards[task, "train"] for task in order), None, True)
+    answers = tuple(planner.evaluate(task, catalog.shards[task, split], ((None, stage.key),)) for task in order)
+    row = Row(order, stage, None, (stage.key,), (), answers, {})
+    return Plan(order, (row,), zero if planner.config.evaluation.zero_shot else (), _undecided)
+
+
+def _undecided(row: Row, task: str) -> tuple[Route, ...]:
+    """No stream, no groups: nothing is routed."""
+    return ()

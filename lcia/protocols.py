@@ -164,7 +164,8 @@ class Strategy:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Distinct instructions of one task and split, in order of first appearance; equal only to itself.
+    """Distinct instructions of one task and split in order of first appearance, or of several tasks in alphabetical
+    order; equal only to itself.
 
     `counts` [n]: samples that hold the instruction. `vectors` [n, dim], rows of unit length, or None where the
     similarity works on the texts themselves (tfidf).

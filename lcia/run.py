@@ -13,14 +13,15 @@ from typing import Protocol
 import numpy as np
 
 from lcia import benchmarks
-from lcia.config.run import EmbedderConfig, RunConfig
+from lcia.config.run import RunConfig
 from lcia.data.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.data.sources import fingerprint
 from lcia.embedders import embed, similarity_of
 from lcia.evaluation.scored import SCORINGS, Scored, read_scored
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
-from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
+from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan, union
+from lcia.protocols import Features
 from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.result import TrainResult
@@ -102,24 +103,24 @@ def run(configs: Sequence[RunConfig], executor: Executor) -> list[Outcome]:
 
 def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
     """Trains and evaluates the union of the plans, then reads what came of it."""
-    trains = {stage.key: stage for p in prepared for stage in p.plan.trains}
-    evals = {stage.key: stage for p in prepared for stage in p.plan.evals}
-    executor.train_and_evaluate(list(trains.values()), list(evals.values()))
+    executor.train_and_evaluate(*union(one.plan for one in prepared))
     return read_outcomes(prepared, executor.store)
 
 
 def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
     """Shards and embeds the data of all configurations and makes their plans."""
     shared = _Shared(executor.store)
-    requests = [_Request.of(config, shared) for config in configs]
-    shards = {stage.key: stage for request in requests for stage in request.shards.values()}
+    requests = [(config, shared.data(config)) for config in configs]
+    wanted = list({id(data): data for _, data in requests}.values())
+    shards = {stage.key: stage for data in wanted for stage in data.shards.values()}
     executor.shard(list(shards.values()))
     counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
-    for request in requests:
-        _refuse_bad_rows(request, counts, executor.store)
-    embeds = {stage.key: stage for request in requests for stage in request.embeds.values()}
+    for data in wanted:
+        _refuse_bad_rows(data, counts, executor.store)
+    embeds = {stage.key: stage for data in wanted for stage in data.embeds.values()}
     executor.embed(list(embeds.values()))
-    return [request.plan(shared, counts) for request in requests]
+    ready = {id(data): _Ready(data, shared, counts) for data in wanted}
+    return [ready[id(data)].plan(config) for config, data in requests]
 
 
 # Before the data is there ---------------------------------------------------------------------------------------
@@ -129,63 +130,81 @@ class _Shared:
     """Lookups of files, models, store and plans that the runs of a study share; each is made once."""
 
     def __init__(self, store: Store) -> None:
-        self.benchmark, self.fingerprint = cache(benchmarks.build), cache(fingerprint)
-        self.assistant, self.base = cache(pinned_assistant), cache(base_identity)
+        self._benchmark, self.fingerprint = cache(benchmarks.build), cache(fingerprint)
+        self._assistant, self._base = cache(pinned_assistant), cache(base_identity)
         self._embedder, self._identity = cache(pinned_embedder), cache(embedder_identity)
-        self.embedding = cache(self._new_embedding)
-        self.features = cache(lambda key: embed.read(store.fetch(key)))
-        self._planner = cache(self._new_planner)
+        self._features = cache(lambda key: embed.read(store.fetch(key)))
+        self._data: dict[object, _Data] = {}
+
+    def data(self, config: RunConfig) -> _Data:
+        """What a configuration asks of the data: one value for all that differ in name, seed and order of tasks alone.
+
+        Runs of a study share the parts of their configurations as objects, so these are compared, not their contents.
+        """
+        parts = tuple(id(value) for name, value in config if name not in ("name", "seed", "order"))
+        benchmark = self._benchmark(config.benchmark)
+        tasks = frozenset(benchmark.order(config.order))
+        if (parts, tasks) not in self._data:
+            self._data[parts, tasks] = self._new_data(config, benchmark)
+        return self._data[parts, tasks]
+
+    def _new_data(self, config: RunConfig, benchmark: Benchmark) -> _Data:
+        # Only so that a base that is not there is told before any data is read.
+        self._base(self._assistant(config.assistant))
+        wanted = [(task, split) for task in benchmark.order(config.order) for split in splits_of(config)]
+        shards = {(task, split): _shard(config, benchmark[task], split, self) for task, split in wanted}
+        embeds: dict[tuple[str, Split], EmbedStage] = {}
+        if config.groups:
+            embedder = self._embedder(config.grouping.embedder)
+            identity = self._identity(embedder)
+            embeds = {
+                at: EmbedStage(shards=stage.key, embedder=embedder, identity=identity) for at, stage in shards.items()
+            }
+        return _Data(config, benchmark, shards, embeds)
 
     def planner(self, config: RunConfig) -> Planner:
-        """One for all configurations that differ in name and order alone."""
-        return self._planner(config.model_copy(update={"name": "", "order": None}))
+        assistant = self._assistant(config.assistant)
+        exact = config.model_copy(update={"name": "", "order": None, "assistant": assistant})
+        return Planner(exact, self._base(assistant), similarity_of(config.grouping.embedder))
 
-    def _new_planner(self, config: RunConfig) -> Planner:
-        assistant = self.assistant(config.assistant)
-        exact = config.model_copy(update={"assistant": assistant})
-        return Planner(exact, self.base(assistant), similarity_of(config.grouping.embedder))
-
-    def _new_embedding(self, shards: str, config: EmbedderConfig) -> EmbedStage:
-        embedder = self._embedder(config)
-        return EmbedStage(shards=shards, embedder=embedder, identity=self._identity(embedder))
+    def features(self, key: str) -> Features:
+        """Of an EmbedStage; one object, however many runs ask for it."""
+        return self._features(key)
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Data:
     """What a configuration asks of the data."""
 
     config: RunConfig
     benchmark: Benchmark
-    order: tuple[str, ...]
     shards: Mapping[tuple[str, Split], ShardStage]
     embeds: Mapping[tuple[str, Split], EmbedStage]
 
-    @classmethod
-    def of(cls, config: RunConfig, shared: _Shared) -> _Request:
-        benchmark = shared.benchmark(config.benchmark)
-        order = benchmark.order(config.order)
-        # Only so that a base that is not there is told before any data is read.
-        shared.base(shared.assistant(config.assistant))
-        wanted = [(task, split) for task in order for split in splits_of(config)]
-        shards = {(task, split): _shard(config, benchmark[task], split, shared) for task, split in wanted}
-        embeds: dict[tuple[str, Split], EmbedStage] = {}
-        if config.groups:
-            embeds = {at: shared.embedding(stage.key, config.grouping.embedder) for at, stage in shards.items()}
-        return cls(config, benchmark, order, shards, embeds)
 
-    def plan(self, shared: _Shared, counts: Mapping[str, ShardCounts]) -> Prepared:
-        known = {at: shared.features(stage.key) for at, stage in self.embeds.items()}
-        keys = {at: stage.key for at, stage in self.shards.items()}
-        catalog = Catalog(self.order, keys, known)
-        mine = {stage.label: counts[stage.key] for stage in self.shards.values()}
-        made, embeds = plan(shared.planner(self.config), catalog), tuple(stage.key for stage in self.embeds.values())
-        return Prepared(self.config, self.benchmark, catalog, made, mine, embeds)
+class _Ready:
+    """Data that is in the store, and plans on it."""
+
+    def __init__(self, data: _Data, shared: _Shared, counts: Mapping[str, ShardCounts]) -> None:
+        self._benchmark = data.benchmark
+        self._keys = {at: stage.key for at, stage in data.shards.items()}
+        self._features = {at: shared.features(stage.key) for at, stage in data.embeds.items()}
+        self._counts = {stage.label: counts[stage.key] for stage in data.shards.values()}
+        self._embeds = tuple(stage.key for stage in data.embeds.values())
+        self._planner = cache(lambda seed: shared.planner(data.config.model_copy(update={"seed": seed})))
+
+    def plan(self, config: RunConfig) -> Prepared:
+        catalog = Catalog(self._benchmark.order(config.order), self._keys, self._features)
+        made = plan(self._planner(config.seed), catalog)
+        return Prepared(config, self._benchmark, catalog, made, self._counts, self._embeds)
 
 
 def keys_of(prepared: Sequence[Prepared]) -> set[str]:
     """The keys of all results that runs need: their data, features, trainings and answers."""
-    data = {key for one in prepared for key in (*one.catalog.shards.values(), *one.embeds)}
-    return data | {stage.key for one in prepared for stage in (*one.plan.trains, *one.plan.evals)}
+    catalogs = {id(one.catalog.shards): one for one in prepared}.values()
+    data = {key for one in catalogs for key in (*one.catalog.shards.values(), *one.embeds)}
+    trains, evals = union(one.plan for one in prepared)
+    return data | {stage.key for stage in (*trains, *evals)}
 
 
 def splits_of(config: RunConfig) -> tuple[Split, ...]:
@@ -211,10 +230,10 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> 
     )
 
 
-def _refuse_bad_rows(request: _Request, counts: Mapping[str, ShardCounts], store: Store) -> None:
+def _refuse_bad_rows(data: _Data, counts: Mapping[str, ShardCounts], store: Store) -> None:
     """Raises InputError, listing the reasons by count, where more rows are bad than the configuration allows."""
-    limit = request.config.data.max_bad_fraction
-    stages = request.shards.values()
+    limit = data.config.data.max_bad_fraction
+    stages = data.shards.values()
     refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)
 
 

@@ -148,9 +148,10 @@ class Benchmark:
         """
         if wanted is None or isinstance(wanted, str):
             return self._named(wanted or "given")
-        if unknown := [task for task in wanted if task not in self.names]:
+        names = self.names
+        if unknown := [task for task in wanted if task not in names]:
             raise InputError(
-                f"order names {', '.join(unknown)}, which {self.name} does not have; it has {', '.join(self.names)}"
+                f"order names {', '.join(unknown)}, which {self.name} does not have; it has {', '.join(names)}"
             )
         return tuple(wanted)
 

@@ -96,22 +96,34 @@ def route(
     books: Books, query: Query, similarity: Similarity, config: GroupingConfig, threshold: float
 ) -> tuple[Route, ...]:
     """One decision for the file, or one per distinct instruction (`config.route`), in the order of the features."""
-    table = np.stack([similarity(query.features, book) for book in books], axis=1)
-    if config.route == "file":
-        return (_route(query, None, table.mean(axis=0), config, threshold),)
-    texts = zip(query.features.texts, table, strict=True)
-    return tuple(_route(query, text, row, config, threshold) for text, row in texts)
+    texts = (None,) if config.route == "file" else query.features.texts
+    table = similarities(books, query.features, similarity, config)
+    groups, fell_back = choose(table, config, threshold)
+    return tuple(
+        Route(query.task, query.split, text, group, tuple(row), fell, threshold)
+        for text, group, row, fell in zip(texts, groups, table.tolist(), fell_back.tolist(), strict=True)
+    )
 
 
-def _route(
-    query: Query, text: str | None, found: NDArray[np.float64], config: GroupingConfig, threshold: float
-) -> Route:
-    similarities = tuple(float(value) for value in found)
-    best = int(np.argmax(found))
-    fell_back = similarities[best] < threshold
-    fallback = {"newest": len(similarities) - 1, "best": best, "base": None}
-    group = fallback[config.fallback] if fell_back else best
-    return Route(query.task, query.split, text, group, similarities, fell_back, threshold)
+def similarities(
+    books: Books, features: Features, similarity: Similarity, config: GroupingConfig
+) -> NDArray[np.float64]:
+    """Of what is decided about [decisions] to every group: [decisions, groups]."""
+    table = np.stack([similarity(features, book) for book in books], axis=1)
+    return table.mean(axis=0, keepdims=True) if config.route == "file" else table
+
+
+def choose(
+    table: NDArray[np.float64], config: GroupingConfig, threshold: float
+) -> tuple[tuple[int | None, ...], NDArray[np.bool_]]:
+    """The group that answers for each row of similarities, and where none reached the threshold, so that the
+    configured fallback chose."""
+    best: list[int | None] = table.argmax(axis=1).tolist()
+    fell_back = table.max(axis=1) < threshold
+    if config.fallback != "best":
+        for at in np.flatnonzero(fell_back):
+            best[at] = table.shape[1] - 1 if config.fallback == "newest" else None
+    return tuple(best), fell_back
 
 
 def group_name(group: int | None) -> str:

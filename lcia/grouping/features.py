@@ -11,12 +11,13 @@ from lcia.protocols import Features
 
 
 def join(a: Features, b: Features) -> Features:
-    """Distinct instructions of both, in order of first appearance; multiplicities add up.
+    """Distinct instructions of both, in alphabetical order, so that it does not matter which came first; multiplicities
+    add up.
 
     Where both hold a text, its vector is the mean of the two weighted by their multiplicities, brought to unit length.
     """
     assert (a.vectors is None) == (b.vectors is None), "features of two different embedders"
-    places = {text: place for place, text in enumerate(dict.fromkeys((*a.texts, *b.texts)))}
+    places = {text: place for place, text in enumerate(sorted({*a.texts, *b.texts}))}
     targets = np.array([places[text] for text in (*a.texts, *b.texts)], np.int64)
     counts = np.zeros(len(places), np.int64)
     np.add.at(counts, targets, np.concatenate([a.counts, b.counts]))

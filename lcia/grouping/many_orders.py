@@ -7,16 +7,31 @@ decision is remembered by what it depends on. Features count as equal only where
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcia.config.run import GroupingConfig
-from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity, grow, mean, place, route
+from lcia.grouping.codebook import (
+    Books,
+    Placement,
+    Query,
+    Route,
+    Similarity,
+    choose,
+    grow,
+    mean,
+    place,
+    route,
+    similarities,
+)
 from lcia.grouping.thresholds import Threshold, given, widest_gap
 from lcia.protocols import Features
+
+MOST_ROUTES = 4096
+"""Queries whose decisions are kept with all their similarities; few are shown."""
 
 
 class Grouping:
@@ -26,19 +41,24 @@ class Grouping:
         self._similarity, self._config = _remembered(similarity), config
         self._known: dict[object, Features] = {}
         self._threshold, self._place, self._grow = cache(self._chosen), cache(self._placed), cache(self._grown)
-        self.route = cache(self._routed)
+        self._table, self.choose = cache(self._similarities), cache(self._chosen_groups)
+        self.route = lru_cache(MOST_ROUTES)(self._routed)
 
     def follow(self, order: Sequence[str], features: Mapping[str, Features]) -> list[tuple[Placement, Books]]:
         """For each task of the order where it goes, knowing only the tasks before it, and the codebooks afterwards."""
         books: Books = ()
         steps = []
         for number, task in enumerate(order, start=1):
-            # Sorted: the threshold depends on which tasks are known, not on their order.
-            threshold = self._threshold(tuple(features[known] for known in sorted(order[:number])))
-            placement = self._place(books, task, features[task], threshold)
-            books = self._grow(books, placement, features[task])
+            placement, books = self.step(books, {known: features[known] for known in order[:number]}, task)
             steps.append((placement, books))
         return steps
+
+    def step(self, books: Books, known: Mapping[str, Features], task: str) -> tuple[Placement, Books]:
+        """Where a task goes and the codebooks afterwards. `known`: features of the tasks before it and of its own."""
+        # Sorted: the threshold depends on which tasks are known, not on their order.
+        threshold = self._threshold(tuple(known[name] for name in sorted(known)))
+        placement = self._place(books, task, known[task], threshold)
+        return placement, self._grow(books, placement, known[task])
 
     def _chosen(self, tasks: tuple[Features, ...]) -> Threshold:
         """The given one, or the one chosen from the tasks that the stream has reached."""
@@ -53,7 +73,15 @@ class Grouping:
         return place(books, task, features, self._similarity, threshold)
 
     def _routed(self, books: Books, query: Query, threshold: float) -> tuple[Route, ...]:
+        """The decisions about a query, with all that they were made from."""
         return route(books, query, self._similarity, self._config, threshold)
+
+    def _similarities(self, books: Books, features: Features) -> NDArray[np.float64]:
+        return similarities(books, features, self._similarity, self._config)
+
+    def _chosen_groups(self, books: Books, features: Features, threshold: float) -> tuple[int | None, ...]:
+        """Only which groups answer, in the order of the decisions."""
+        return choose(self._table(books, features), self._config, threshold)[0]
 
     def _grown(self, books: Books, placement: Placement, features: Features) -> Books:
         """Two ways to the same instructions lead to the same object."""

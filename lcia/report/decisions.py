@@ -39,7 +39,7 @@ def placements(prepared: Prepared) -> Iterator[tuple[Placement, int]]:
 def routes(prepared: Prepared, row: int) -> Iterator[tuple[Route, int]]:
     """Every decision behind one row of the accuracy matrix with the samples that it served."""
     counts = multiplicities(prepared)
-    decided = (route for at, route in prepared.plan.routes if at == row)
+    decided = prepared.plan.routes_after(row)
     return ((route, counts[route.task, route.split][route.instruction]) for route in decided)
 
 
@@ -50,8 +50,9 @@ def records(decided: Iterable[tuple[Placement | Route, int]]) -> list[dict[str, 
 
 def served(prepared: Prepared) -> dict[str, dict[str, dict[str, int]]]:
     """Task trained last -> task asked about -> group that answers -> samples: who serves whom, row by row."""
-    rows = {row for row, _ in prepared.plan.routes}
-    return {task: _served(prepared, row) for row, task in enumerate(prepared.plan.order) if row in rows}
+    if not prepared.plan.placements:
+        return {}
+    return {task: _served(prepared, row) for row, task in enumerate(prepared.plan.order)}
 
 
 def _served(prepared: Prepared, row: int) -> dict[str, dict[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ from lcia.run import Outcome, Prepared, keys_of
 from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
 from lcia.store.trouble import named_when_full
-from lcia.study import Cost, Point
+from lcia.studies.compare import Cost
+from lcia.studies.points import Point
 from lcia.training.result import ADAPTER, TrainResult
 
 MOST_SHOWN = 12
 """Runs that the page shows one by one; of a larger study the first of each label."""
 MOST_KEPT = 100
-"""Runs of a session up to which the answers of all stages are written; of more, only those after the last task."""
+"""Runs of a session up to which each has a folder of its own and all that is known of it in the summary. Of more, only
+those that the page shows have."""
 SUMMARY = "summary.json"
 KEYS = "keys.json"
 """Lists the results that a run needs, for `lcia clean`. Empty: the run has begun and does not know them yet."""
@@ -46,12 +48,14 @@ KEYS = "keys.json"
 
 @dataclass(frozen=True)
 class Session:
-    """What is known of a finished session beside its outcomes. `points`: of a study, one per outcome."""
+    """What is known of a finished session beside its outcomes. `points`: of a study, one per outcome; `failed`: names
+    of the runs that have none."""
 
     title: str
     wall_seconds: float
     facts: Mapping[str, Any]
     points: tuple[Point, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def write_keys(prepared: Sequence[Prepared], folder: Path) -> None:
@@ -75,19 +79,22 @@ def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: P
 def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     answers = [learnt.tell(outcome) for outcome in outcomes]
+    grouping = [decisions.warnings(outcome.prepared) for outcome in outcomes]
     tables = _tables(outcomes, session.points) if session.points else None
-    summary = _summary(outcomes, answers, session)
+    shown = _shown(outcomes, tables)
+    whole = range(len(outcomes)) if len(outcomes) <= MOST_KEPT else shown
+    told = list(zip(outcomes, answers, grouping, strict=True))
+    summary = _summary(told, set(whole), session)
     if tables:
         summary = {**summary, **study_tables.to_record(tables)}
     # Last, because it is the longest.
     summary["runs"] = summary.pop("runs")
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False))
-    for outcome in outcomes:
-        place = folder / outcome.config.name if len(outcomes) > 1 else folder
-        _write_run(outcome, store, place, len(outcomes) <= MOST_KEPT)
+    for at in whole:
+        _write_run(outcomes[at], store, folder / outcomes[at].config.name if len(outcomes) > 1 else folder)
     page = ReportInput(
         title=session.title,
-        runs=tuple(_page(outcomes[at], answers[at], store) for at in _shown(outcomes, tables)),
+        runs=tuple(_page(outcomes[at], answers[at], store) for at in shown),
         counts=tuple(_counts(outcomes)),
         environment=summary["environment"],
         subtitle=f"{_runs(len(outcomes))}, {clock(session.wall_seconds)}",
@@ -105,14 +112,32 @@ def _tables(outcomes: Sequence[Outcome], points: Sequence[Point]) -> StudyTables
 
 
 def _summary(
-    outcomes: Sequence[Outcome], answers: Sequence[tuple[TaskAnswers, ...]], session: Session
+    told: Sequence[tuple[Outcome, tuple[TaskAnswers, ...], list[str]]], whole: Collection[int], session: Session
 ) -> dict[str, Any]:
-    runs = {o.config.name: summarize(o, told) for o, told in zip(outcomes, answers, strict=True)}
-    names = [outcome.config.name for outcome in outcomes]
-    grouping = {name: decisions.warnings(o.prepared) for name, o in zip(names, outcomes, strict=True)}
-    warnings = [*decisions.gather(grouping), *learnt.gather(dict(zip(names, answers, strict=True)))]
-    known = {"title": session.title, "wall_seconds": session.wall_seconds, **session.facts}
+    """`told`: each run with what is known of its answers and the warnings of its grouping; `whole`: places of those
+    that everything is kept of."""
+    runs = {
+        outcome.config.name: {
+            **_figures(outcome, [*grouping, *(each.warning for each in answers if each.warning)]),
+            **(_details(outcome, answers) if at in whole else {}),
+        }
+        for at, (outcome, answers, grouping) in enumerate(told)
+    }
+    warnings = [
+        *_missing(session.failed, len(told)),
+        *decisions.gather({outcome.config.name: grouping for outcome, _, grouping in told}),
+        *learnt.gather({outcome.config.name: answers for outcome, answers, _ in told}),
+    ]
+    known = {
+        "title": session.title, "wall_seconds": session.wall_seconds, **session.facts, "failed": list(session.failed)
+    }  # fmt: skip
     return {**known, "environment": environment(), "warnings": warnings, "runs": runs}
+
+
+def _missing(failed: Sequence[str], finished: int) -> Iterator[str]:
+    if failed:
+        names = ", ".join(failed[:MOST_SHOWN]) + (" ..." if len(failed) > MOST_SHOWN else "")
+        yield f"{len(failed)} of {len(failed) + finished} runs failed and are not in these figures: {names}"
 
 
 def _shown(outcomes: Sequence[Outcome], tables: StudyTables | None) -> Sequence[int]:
@@ -129,24 +154,31 @@ def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def summarize(outcome: Outcome, answers: Sequence[TaskAnswers]) -> dict[str, Any]:
-    """One run as JSON: warnings, metrics under both scorings, matrix, seconds, answers, decisions, configuration."""
-    config, plan = outcome.config, outcome.prepared.plan
-    trains = [_train_facts(stage, outcome.trainings[stage.key]) for stage in plan.trains]
-    evals = [{"key": s.key, "task": s.task, **outcome.answers[s.key].result} for s in plan.evals]
+def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
+    """One run in short, as JSON: warnings, metrics under both scorings, matrix, seconds."""
+    plan = outcome.prepared.plan
     return {
-        "name": config.name,
+        "name": outcome.config.name,
         "order": list(plan.order),
-        "scoring": config.evaluation.scoring,
-        "warnings": [*decisions.warnings(outcome.prepared), *(told.warning for told in answers if told.warning)],
+        "seed": outcome.config.seed,
+        "strategy": outcome.config.strategy.kind,
+        "scoring": outcome.config.evaluation.scoring,
+        "warnings": warnings,
         "metrics": _metrics(outcome.matrix),
         "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
         "matrix": matrices.to_json(outcome.matrix),
-        "stages": trains,
         "train_seconds": outcome.train_seconds,
         "kept_mb": outcome.kept_mb,
-        "evaluations": evals,
-        "eval_seconds": sum(stage["seconds"] or 0.0 for stage in evals),
+        "eval_seconds": sum(outcome.answers[stage.key].result["seconds"] or 0.0 for stage in plan.evals),
+    }
+
+
+def _details(outcome: Outcome, answers: Sequence[TaskAnswers]) -> dict[str, Any]:
+    """The rest of a run: stages, answers, decisions, configuration."""
+    config, plan = outcome.config, outcome.prepared.plan
+    return {
+        "stages": [_train_facts(stage, outcome.trainings[stage.key]) for stage in plan.trains],
+        "evaluations": [{"key": s.key, "task": s.task, **outcome.answers[s.key].result} for s in plan.evals],
         "answers": [learnt.to_record(told) for told in answers],
         **_decisions(outcome.prepared),
         "served": decisions.served(outcome.prepared),
@@ -170,8 +202,7 @@ def _decisions(prepared: Prepared) -> dict[str, Any]:
     return {"groups": decisions.records(decisions.placements(prepared)), "routes": decisions.records(routes)}
 
 
-def _write_run(outcome: Outcome, store: Store, folder: Path, whole: bool) -> None:
-    """`whole`: with the answers of all stages, not only those after the last task."""
+def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config, plan = outcome.config, outcome.prepared.plan
     text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
@@ -182,8 +213,7 @@ def _write_run(outcome: Outcome, store: Store, folder: Path, whole: bool) -> Non
     text = json.dumps(_decisions(outcome.prepared), indent=1, ensure_ascii=False)
     (folder / "decisions.json").write_text(text)
     for cell in plan.cells:
-        if whole or cell.row == outcome.last:
-            _write_predictions(outcome, cell, store, folder / "predictions")
+        _write_predictions(outcome, cell, store, folder / "predictions")
     for group, key in (plan.groups[-1] if plan.groups else {}).items():
         _export(store.fetch(key), folder / "adapters" / f"g{group}")
 

@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import ENOUGH_PAIRS, Comparison, Spread, smallest_wilcoxon_p
-from lcia.study import (
+from lcia.studies.compare import (
     Cost,
-    Point,
     TaskSpread,
     compare,
     compare_costs,
@@ -19,6 +18,7 @@ from lcia.study import (
     compare_tasks,
     reference_of,
 )
+from lcia.studies.points import Point
 
 Spreads: TypeAlias = Mapping[str, Mapping[str, Spread | None]]
 """Label -> figure -> mean and spread over orders and seeds; None where a run leaves it undefined."""

@@ -34,7 +34,8 @@ class Broker:
     """
 
     def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
+        self.asked: set[str] = set()
+        """Keys of all trainings that anybody has asked for."""
         self.done: set[str] = set()
         self.found: set[str] = set()
         self.errors: dict[str, str] = {}
@@ -69,7 +70,7 @@ class Broker:
                 work = Training(stage)
                 if not self._known(work.key) and not self._inherits_failure(work):
                     self.trainings.append(work)
-                self.asked[work.key] += 1
+                self.asked.add(work.key)
             self._refuse_without_servers()
             self.change.notify_all()
 
@@ -98,10 +99,9 @@ class Broker:
         """The progress of all stages that were begun here and not given up, by key."""
         return {key: replace(progress, done=key in self.done) for key, progress in self.progress.items()}
 
-    async def counts(self) -> dict[str, int]:
-        """Trainings asked for (with repetitions), distinct ones, and those done here rather than found in the store."""
-        trained = self.done & set(self.asked) - self.found
-        return {"asked": self.asked.total(), "distinct": len(self.asked), "trained": len(trained)}
+    async def trained(self) -> int:
+        """How many trainings were done here rather than found in the store."""
+        return len(self.done & self.asked - self.found)
 
     async def close(self) -> None:
         """Ends the session."""

@@ -6,9 +6,7 @@ takes seconds.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -42,8 +40,6 @@ class RayExecutor:
     def __init__(self, launch: LaunchConfig, start: Callable[[], BrokerHandle], *watchers: Watcher) -> None:
         self.launch, self.store = launch, Store(launch.store_root)
         self._start, self._watchers = start, watchers
-        self.trusts_sizes = False
-        """For trials: comparing sizes is enough, because the driver has compared all checksums before."""
         self._broker: BrokerHandle | None = None
         self._found: list[str] = []
         """Trainings that the store held when they were asked for, and that the broker has not been told of."""
@@ -121,14 +117,11 @@ class RayExecutor:
 
     def missing(self, stages: Sequence[SomeStage]) -> list[SomeStage]:
         """Those that the store does not hold; what it holds damaged is set aside and so missing."""
-        there = self.store.has if self.trusts_sizes else self.store.usable
-        return [stage for stage in stages if not there(stage.key)]
+        return [stage for stage in stages if not self.store.usable(stage.key)]
 
-    def counts(self) -> dict[str, int]:
-        """Trainings asked for, distinct, trained in this session."""
-        if self._broker is None:
-            return {"asked": len(self._found), "distinct": len(set(self._found)), "trained": 0}
-        return self.connect().ask(Broker.counts)
+    def trained(self) -> int:
+        """Trainings that were done in this session, and not found in the store."""
+        return self.connect().ask(Broker.trained) if self._broker else 0
 
     def _wait(self, stages: Sequence[Stage]) -> None:
         """Waits until each stage is done or has failed; raises StageFailedError, which lists those that failed."""
@@ -138,29 +131,6 @@ class RayExecutor:
         self._watch()
         if errors:
             raise StageFailedError(list_failures(stages, errors))
-
-    def raise_if_failed(self, stages: Sequence[Stage]) -> None:
-        """Raises StageFailedError if any of them has failed; waits for none."""
-        if errors := self.connect().ask(Broker.failed, [stage.key for stage in stages]):
-            raise StageFailedError(list_failures(stages, errors))
-
-    @contextlib.contextmanager
-    def watching(self, every: float = 1.0) -> Iterator[None]:
-        """Keeps the watchers informed while others, the trials of a study, wait for their stages."""
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(every):
-                self._watch()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            self._watch()
 
     def _watch(self) -> None:
         if not self._watchers:

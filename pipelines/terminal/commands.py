@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lcia.config.load import override, parse
 from lcia.config.run import RunConfig
 from lcia.report.page import PAGE
 from lcia.report.run_folder import SUMMARY
 from lcia.report.study_tables import KEYS as STUDY_KEYS
-from lcia.run import Outcome, Prepared, complete, prepare, read_outcomes
-from lcia.study import StudyConfig, expand
+from lcia.run import Outcome, Prepared, prepare
+from lcia.studies.config import StudyConfig
+from lcia.studies.points import expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.terminal.preflight import check_plan, check_run, check_words, gpu_complaint
@@ -30,9 +31,6 @@ from pipelines.terminal.tables import (
     routes_table,
     study_tables,
 )
-
-if TYPE_CHECKING:
-    from pipelines.stages.execute import RayExecutor
 
 GIVE = "give the folder that `lcia run`, `lcia study` or `lcia quickstart` wrote, for example runs/quickstart"
 WRITE_AGAIN = "run the same command again: what is done is kept, and the summary is written again"
@@ -69,10 +67,12 @@ def _run(configs: Sequence[RunConfig], launch: LaunchConfig, name: str) -> None:
     """Runs, writes the run folder, prints tables and the report's path."""
     check_run(configs, launch)
     started = time.perf_counter()
-    finished = carry_out(name, configs, launch, complete)
+    finished = carry_out(name, configs, launch)
     _show(finished.outcomes, time.perf_counter() - started)
     warn(finished.summary["warnings"])
     print(f"report: {finished.page}")
+    if finished.failure:
+        raise finished.failure
 
 
 def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
@@ -135,13 +135,7 @@ def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
     configs = [point.config for point in points]
     check_run(configs, where)
 
-    def execute(prepared: Sequence[Prepared], executor: RayExecutor) -> list[Outcome]:
-        from pipelines.stages.tune import tune_runs
-
-        tune_runs(prepared, executor, chosen.name, chosen.max_concurrent_trials)
-        return read_outcomes(prepared, executor.store)
-
-    finished = carry_out(chosen.name, configs, where, execute, points)
+    finished = carry_out(chosen.name, configs, where, points)
     summary = finished.summary
     if as_json:
         short = {name: value for name, value in summary.items() if name in ("stages", "warnings", *STUDY_KEYS)}
@@ -149,6 +143,8 @@ def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
     else:
         _show_summary(summary, finished.page)
     warn(summary["warnings"])
+    if finished.failure:
+        raise finished.failure
 
 
 def _show_summary(summary: Mapping[str, Any], page: str | Path) -> None:

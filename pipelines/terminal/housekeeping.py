@@ -113,7 +113,8 @@ def _state(folder: Path) -> str:
 
 def _figures(name: str, run: Mapping[str, Any]) -> Figures:
     values = {metric: run["metrics"][metric]["value"] for metric in ("avg_acc", "forgetting")}
-    return Figures(name, run["config"]["strategy"]["kind"], **values)
+    # Summaries from before large studies were kept in short have the whole configuration alone.
+    return Figures(name, run["strategy"] if "strategy" in run else run["config"]["strategy"]["kind"], **values)
 
 
 def _table(found: Sequence[Listed]) -> Table:

@@ -14,7 +14,7 @@ from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 
 if TYPE_CHECKING:
-    from lcia.study import StudyConfig
+    from lcia.studies.config import StudyConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -38,7 +38,7 @@ def run_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def study_file(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    from lcia.study import StudyConfig
+    from lcia.studies.config import StudyConfig
 
     return _load("study", StudyConfig, path, overrides)
 
@@ -69,7 +69,7 @@ def _refuse_another(values: Mapping[str, Any], wanted: str, path: Path | None) -
 
 def _own_keys() -> dict[str, set[str]]:
     """The top keys that only one kind of file has."""
-    from lcia.study import StudyConfig
+    from lcia.studies.config import StudyConfig
 
     models: dict[str, type[BaseModel]] = {"run": RunConfig, "study": StudyConfig, "launch": LaunchConfig}
     keys = {what: set(model.model_fields) for what, model in models.items()}

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lcia.config.run import RunConfig
-from lcia.study import StudyConfig
+from lcia.studies.config import StudyConfig
 from pipelines.launch import LaunchConfig
 
 HEAD = """\
@@ -54,8 +54,8 @@ def _sections(model: type[BaseModel], above: str) -> Iterator[tuple[str, type[Ba
         inner = models_of(info.annotation)
         for one in inner:
             place = f"{above}{info.alias or name}"
-            kind = f", kind `{kinds_of(one)[0]}`" if len(inner) > 1 else ""
-            yield f"`{place}`{kind}", one
+            told = f", kind `{kinds[0]}`" if (kinds := kinds_of(one)) else f" with `{next(iter(one.model_fields))}`"
+            yield f"`{place}`{told if len(inner) > 1 else ''}", one
             yield from _sections(one, f"{place}.")
 
 
@@ -67,7 +67,8 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
-    return typing.get_args(model.model_fields["kind"].annotation)
+    """The kinds that a section names itself by; none where it has only one."""
+    return typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
 def _default(info: FieldInfo) -> str:

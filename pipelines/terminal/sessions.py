@@ -7,23 +7,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs as pafs
 
 from lcia.addresses import is_url
 from lcia.config.run import RunConfig
+from lcia.plan import union
 from lcia.report import decisions, run_folder
 from lcia.report.page import PAGE
 from lcia.report.run_folder import KEYS, Session
-from lcia.run import Outcome, Prepared, prepare
+from lcia.run import Outcome, Prepared, prepare, read_outcomes
 from lcia.store.scratch import occupied
 from lcia.store.transfer import open_storage
 from lcia.store.trouble import patiently
-from lcia.study import Point
+from lcia.studies.points import Point
+from pipelines.exits import StageFailedError
 from pipelines.launch import LaunchConfig
 
 if TYPE_CHECKING:
@@ -33,25 +36,23 @@ MOST_WARNINGS = 20
 """On the terminal; a study of many orders has many. Its page and summary.json hold them all."""
 
 
-Execute: TypeAlias = "Callable[[Sequence[Prepared], RayExecutor], list[Outcome]]"
-"""Trains and evaluates what was prepared, and reads what came of it."""
-
-
 @dataclass(frozen=True)
 class Finished:
-    """What a session has left; `page` is the path or the URL of its report."""
+    """What a session has left; `page` is the path or the URL of its report. `failure`: why some runs are missing."""
 
     outcomes: Sequence[Outcome]
     page: str
     summary: dict[str, Any]
+    failure: StageFailedError | None
 
 
-def carry_out(
-    name: str, configs: Sequence[RunConfig], launch: LaunchConfig, execute: Execute, points: Sequence[Point] = ()
-) -> Finished:
+def carry_out(name: str, configs: Sequence[RunConfig], launch: LaunchConfig, points: Sequence[Point] = ()) -> Finished:
     """Prepares, executes and writes the run folder, with the stages shown on the terminal and mirrored in MLflow.
 
     `points`: of a study, one per configuration.
+
+    Raises:
+        StageFailedError: no run could be finished.
     """
     from pipelines.stages.session import session
     from pipelines.terminal.progress import ProgressDisplay
@@ -68,11 +69,37 @@ def carry_out(
         run_folder.write_keys(prepared, folder)
         tracker.begin(prepared, executor.store)
         warn_of_groups(prepared)
-        outcomes = execute(prepared, executor)
-        done = Session(name, time.perf_counter() - started, {"stages": executor.counts()}, tuple(points))
+        finished, failure = _execute(prepared, executor)
+        outcomes = read_outcomes(finished, executor.store)
+        names = {one.config.name for one in finished}
+        facts = {"stages": _counts(prepared, executor)}
+        done = Session(
+            name, time.perf_counter() - started, facts, tuple(point for point in points if point.config.name in names),
+            tuple(one.config.name for one in prepared if one.config.name not in names),
+        )  # fmt: skip
         summary = run_folder.write(outcomes, done, executor.store, folder)
         tracker.finish(folder)
-    return Finished(outcomes, f"{launch.root}/{name}/{PAGE}", summary)
+    return Finished(outcomes, f"{launch.root}/{name}/{PAGE}", summary, failure)
+
+
+def _execute(prepared: Sequence[Prepared], executor: RayExecutor) -> tuple[Sequence[Prepared], StageFailedError | None]:
+    """Trains and evaluates the union of the plans; returns the runs that are whole, and why others are not."""
+    try:
+        executor.train_and_evaluate(*union(one.plan for one in prepared))
+    except StageFailedError as error:
+        there = cache(executor.store.has)
+        whole = [one for one in prepared if all(there(s.key) for s in (*one.plan.trains, *one.plan.evals))]
+        if not whole:
+            raise
+        return whole, error
+    return prepared, None
+
+
+def _counts(prepared: Sequence[Prepared], executor: RayExecutor) -> dict[str, int]:
+    """Trainings that the runs ask for, distinct ones, and those trained in this session."""
+    asked = sum(len(one.plan.trains) for one in prepared)
+    distinct = len(union(one.plan for one in prepared)[0])
+    return {"asked": asked, "distinct": distinct, "trained": executor.trained()}
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from lcia.metrics.stats import Comparison, Spread
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.report import wording
 from lcia.report.study_tables import Spreads, StudyTables, reach
-from lcia.study import Cost, TaskSpread
+from lcia.studies.compare import Cost, TaskSpread
 
 WIDTH = 160
 METRICS = tuple(name for name, measure in MEASURES.items() if measure.in_tables)

@@ -32,6 +32,8 @@ from pipelines.tracking.surroundings import load_of_machine, source_tags
 
 LOAD_EVERY_S = 10.0
 """Pause between two looks at how busy the machine is."""
+MOST_RUNS = 100
+"""Of a study of more, MLflow gets the study alone: its runs would take longer to send than to run."""
 
 
 @contextlib.contextmanager
@@ -112,12 +114,13 @@ class RunTracker:
     def begin(self, prepared: Sequence[Prepared], store: Store) -> None:
         """Opens the runs: a parent where there are many, and one per configuration; their data sets are named."""
         self._store = store
-        self._keys = {one.config.name: run_key(one.config) for one in prepared}
+        sent = prepared if len(prepared) <= MOST_RUNS else ()
+        self._keys = {one.config.name: run_key(one.config) for one in sent}
         parent = self._name if len(prepared) > 1 else None
         self._main = parent or run_key(prepared[0].config)
         if parent:
             self._start(MirrorRun(parent, parent, {}, {"kind": "study"} | self._source))
-        for one in prepared:
+        for one in sent:
             self._begin_run(one, parent)
 
     def _begin_run(self, prepared: Prepared, parent: str | None) -> None:
@@ -226,10 +229,12 @@ def _curves(training: TrainResult, seen: Mapping[int, int], at: int) -> Iterator
 
 
 def send_results(mirror: Mirror, folder: Path, keys: Mapping[str, str], main: str, at: int) -> None:
-    """The accuracies and metrics of each run from the summary in the run folder; the summary and the page of all."""
+    """The accuracies and metrics of each finished run in `keys` from the summary in the run folder; the summary and the
+    page of all."""
     runs = json.loads((folder / SUMMARY).read_text())["runs"]
-    for name, run in runs.items():
-        mirror.points(keys[name], _accuracies(run, at))
+    for name, key in keys.items():
+        if name in runs:
+            mirror.points(key, _accuracies(runs[name], at))
     for file in (PAGE, SUMMARY):
         mirror.file(main, folder / file)
 

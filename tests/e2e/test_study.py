@@ -1,4 +1,4 @@
-"""A study through Ray Tune: shared stages are trained once, and Ray gives what one process gives."""
+"""A study on Ray: shared stages are trained once, and Ray gives what one process gives."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ BASE = {
     "strategy": {"kind": "proximal"},
     "grouping": {"enabled": False},
 }
-# Four runs in two processes at a time, so that each process of Tune is used again.
 STUDY = {
     "name": "orders",
     "base": BASE,
     "orders": "all",
     "vary": {"strategy.beta_min": [0.5, 0.9]},
-    "max_concurrent_trials": 2,
 }
 
 
@@ -121,6 +119,10 @@ def test_a_training_that_diverges_is_named_and_stops_no_other(tmp_path: Path) ->
     assert told[1].startswith("  train VQAv2 · curvature: FloatingPointError: ")
     assert told[2].startswith("  not done, because they build on what failed: train OCR-VQA · curvature, eval ")
     assert told[3] == "what is finished is kept. To continue, run the same command again."
-    # Both trainings of the other run.
+    # Both trainings of the other run, which has its figures all the same.
     assert len(trainings(tmp_path)) == 2
+    assert "1 of 2 runs failed and are not in these figures: 0001-lcia-learning_rate_1e-30-seed0" in result.stderr
+    summary = json.loads((tmp_path / "runs" / "rates" / "summary.json").read_text())
+    assert list(summary["methods"]) == ["lcia, learning_rate=0.001"]
+    assert summary["failed"] == ["0001-lcia-learning_rate_1e-30-seed0"]
     assert "Traceback" not in result.stderr

@@ -15,7 +15,7 @@ from lcia.config.load import parse
 from lcia.config.run import RunConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.grouping.codebook import Placement, Route
-from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan
+from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan, union
 from lcia.protocols import Features
 
 TASKS = ("GQA", "Grounding", "OCR-VQA")
@@ -175,6 +175,29 @@ def test_all_orders_of_five_tasks_share_what_the_formulas_say(grouping: dict[str
 def test_the_formulas_give_the_design_s_counts_for_coin() -> None:
     # Five tasks share a group, three have one each; 40,320 orders ask for 8 trainings each.
     assert (_chain(8), _newest(5, 3), _fresh((5, 1, 1, 1))) == (109_600, 15_940, 328)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"grouping": {"enabled": False}}, {"evaluation": {"upper_triangle": True, "zero_shot": True}},
+     {"grouping": {"fallback": "base", "threshold": 0.9}}],
+)  # fmt: skip
+def test_orders_planned_together_are_planned_as_each_alone(values: dict[str, Any]) -> None:
+    shared, catalog = _planner(**values), _catalog(tuple(FIVE), FIVE)
+    plans = {order: plan(shared, replace(catalog, order=order)) for order in permutations(FIVE)}
+    for order in [tuple(FIVE), tuple(reversed(FIVE)), ("GQA", *(task for task in FIVE if task != "GQA"))]:
+        alone, together = plan(_planner(**values), replace(catalog, order=order)), plans[order]
+        for made in ("order", "trains", "cells", "evals", "placements", "routes", "groups"):
+            assert getattr(together, made) == getattr(alone, made)
+        assert len(together.cells) == (30 if "evaluation" in values else 15)
+    trains, evals = union(plans.values())
+    assert {s.key for s in trains} == {s.key for made in plans.values() for s in made.trains}
+    assert {s.key for s in evals} == {s.key for made in plans.values() for s in made.evals}
+    assert len(trains) == len({s.key for s in trains})
+    seen: set[str | None] = {None}
+    for stage in trains:
+        assert stage.parent in seen
+        seen.add(stage.key)
 
 
 def test_without_grouping_every_entry_is_answered_by_the_only_group_and_nothing_falls_back() -> None:

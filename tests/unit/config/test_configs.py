@@ -13,7 +13,8 @@ from lcia import benchmarks
 from lcia.config.load import load
 from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig, TrainingConfig
 from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
-from lcia.study import StudyConfig, expand
+from lcia.studies.config import StudyConfig
+from lcia.studies.points import count, expand
 from pipelines.launch import LaunchConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -45,7 +46,7 @@ def test_every_launch_loads_and_splits_the_default_batch_evenly(name):
 def test_every_study_expands_to_as_many_distinct_runs_as_it_counts(name):
     study = load(StudyConfig, CONFIGS / "studies" / name)
     points = expand(study)
-    assert len({point.config.name for point in points}) == len(points) == study.count()
+    assert len({point.config.name for point in points}) == len(points) == count(study)
 
 
 def test_minicoin_asks_for_all_eight_tasks_and_leaves_the_rest_at_its_default():

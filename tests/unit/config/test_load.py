@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from lcia.config.load import load, override, parse
 from lcia.config.run import RunConfig
 from lcia.config.strategies import CurvatureConfig, KroneckerConfig, PaperConfig
-from lcia.study import StudyConfig, expand
+from lcia.studies.config import StudyConfig
+from lcia.studies.points import expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.terminal.reference import models_of

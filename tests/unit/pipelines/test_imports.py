@@ -8,8 +8,8 @@ import sys
 import pytest
 
 LIGHT = (
-    "types config.run stage store.folders plan run study grouping.codebook metrics.matrix metrics.scoring config.load "
-    "evaluation.answers data.shards"
+    "types config.run stage store.folders plan run studies.points grouping.codebook metrics.matrix metrics.scoring "
+    "config.load evaluation.answers data.shards"
 )
 
 

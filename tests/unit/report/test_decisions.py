@@ -159,8 +159,10 @@ def test_a_foreign_answer_that_a_later_task_put_right_is_warned_of_with_its_plac
 def test_a_chosen_threshold_without_a_clear_gap_is_warned_of() -> None:
     prepared = _prepared(texts=CLEAN)
     for gap, warned in (((0.25, 0.375), True), ((0.25, 0.5), False)):
-        last = replace(prepared.plan.placements[-1], gap=gap)
-        plan = replace(prepared.plan, placements=(*prepared.plan.placements[:-1], last))
+        *rows, last = prepared.plan.rows
+        assert last.placement is not None
+        placement = replace(last.placement, gap=gap)
+        plan = replace(prepared.plan, rows=(*rows, replace(last, placement=placement)))
         found = [line for line in decisions.warnings(replace(prepared, plan=plan)) if "no clear gap" in line]
         assert [line.split(": auto chose the ")[1][:31] for line in found] == (
             ["threshold between 0.25 and 0.38"] if warned else []

@@ -18,7 +18,7 @@ from lcia.report.figures import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Decision, Prediction, ReportInput, RunReport
 from lcia.report.study_tables import StudyTables
-from lcia.study import TaskSpread
+from lcia.studies.compare import TaskSpread
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} \"'&"
 NAN = np.nan

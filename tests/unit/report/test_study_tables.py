@@ -14,7 +14,9 @@ from lcia.config.load import parse
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import Comparison
 from lcia.report.study_tables import KEYS, StudyTables, from_record, reach, tabulate, to_record
-from lcia.study import Cost, StudyConfig, expand
+from lcia.studies.compare import Cost
+from lcia.studies.config import StudyConfig
+from lcia.studies.points import expand
 from pipelines.terminal.tables import study_tables
 
 TASKS = ("GQA", "OCR-VQA")

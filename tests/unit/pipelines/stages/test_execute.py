@@ -54,7 +54,7 @@ def test_where_every_result_is_in_the_store_ray_does_not_start(cached: tuple[Pat
     here = executor(folder)
     [prepared] = prepare([before.config], here)
     here.train_and_evaluate(prepared.plan.trains, prepared.plan.evals)
-    assert here.counts() == {"asked": 2, "distinct": 2, "trained": 0}
+    assert here.trained() == 0
 
 
 @pytest.mark.parametrize("kind", ["trains", "evals"])

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from lcia.config.run import RunConfig, ScorerName
 from lcia.metrics.matrix import MEASURES
-from lcia.study import StudyConfig
+from lcia.studies.config import StudyConfig
 from pipelines.launch import LaunchConfig
 from pipelines.terminal.reference import models_of, page
 

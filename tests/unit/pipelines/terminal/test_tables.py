@@ -14,7 +14,7 @@ from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import Comparison, Spread
 from lcia.protocols import Progress
 from lcia.report.study_tables import StudyTables
-from lcia.study import TaskSpread
+from lcia.studies.compare import TaskSpread
 from pipelines.terminal import tables
 from pipelines.terminal.progress import table as progress_table
 

@@ -19,18 +19,17 @@ from lcia.config.load import load, parse
 from lcia.config.run import MiniCoinConfig
 from lcia.config.strategies import CurvatureConfig, PaperConfig, SequentialConfig
 from lcia.metrics.matrix import AccuracyMatrix
-from lcia.study import (
+from lcia.studies.compare import (
     Cost,
-    Point,
-    StudyConfig,
     compare,
     compare_costs,
     compare_orders,
     compare_pairs,
     compare_tasks,
-    expand,
     reference_of,
 )
+from lcia.studies.config import StudyConfig
+from lcia.studies.points import Point, count, expand
 from lcia.types import InputError
 from pipelines.terminal.tables import console, tasks_table
 
@@ -95,7 +94,7 @@ def test_expanding_leaves_the_study_as_it_was() -> None:
 def test_all_orders_are_the_permutations_of_the_benchmarks_tasks() -> None:
     study = _study(orders="all")
     assert [p.config.order for p in expand(study)] == list(permutations(TASKS))
-    assert study.count() == 6
+    assert count(study) == 6
 
 
 def test_all_orders_of_a_base_that_names_an_order_permute_that_one() -> None:
@@ -135,7 +134,7 @@ def test_orders_without_names_have_no_table_of_their_own() -> None:
 
 
 def test_all_orders_of_eight_tasks_are_40320_and_two_methods_on_them_too_many() -> None:
-    assert _study(base={}, orders="all").count() == 40_320
+    assert count(_study(base={}, orders="all")) == 40_320
     with pytest.raises(InputError, match="80640 runs"):
         expand(_study(base={}, orders="all", methods=METHODS))
 
@@ -289,7 +288,7 @@ def test_costs_are_gathered_per_label() -> None:
 def test_a_study_that_names_nothing_is_one_run_of_the_default_method() -> None:
     study = StudyConfig(name="s")
     assert (study.methods, study.orders, study.seeds, study.max_concurrent_trials) == ({"lcia": {}}, "given", (0,), 4)
-    assert study.count() == 1
+    assert count(study) == 1
 
 
 def test_methods_that_share_no_seed_are_not_compared() -> None:

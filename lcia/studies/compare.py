@@ -1,0 +1,118 @@
+"""Tables of a study over methods, orders and seeds: what is averaged together, and what is compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from lcia.metrics.matrix import AccuracyMatrix, Metric, metrics
+from lcia.metrics.stats import Comparison, Spread, holm, paired, spread
+from lcia.studies.config import Order
+from lcia.studies.points import Point
+
+T = TypeVar("T")
+
+COMPARED = ("avg_acc", "new_acc", "forgetting")
+"""Metrics in which methods are compared pair by pair; each is a family of its own to Holm's correction."""
+
+
+def compare(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
+    """Mean and spread over orders and seeds of every metric, per label; None where a run leaves it undefined."""
+    return _table([point.label for point in points], matrices)
+
+
+def compare_orders(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
+    """The same per label and order, over seeds; empty unless the study lists named orders."""
+    named = [point for point in points if isinstance(point.order, str)]
+    labels = [f"{point.label}, {point.order}" for point in points]
+    return _table(labels, matrices) if len(named) == len(points) else {}
+
+
+class TaskSpread(NamedTuple):
+    """One task's scores in percent over the orders and seeds of a label; None where a run did not evaluate it."""
+
+    learnt: Spread | None
+    """Right after the task was trained; None as well where tasks were not trained one after another."""
+    final: Spread | None
+    """After the last task."""
+
+
+def compare_tasks(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, TaskSpread]]:
+    """What each label knew of each task when it was new and at the end; tasks as the label's first run orders them."""
+    return {
+        label: {task: _task(task, found) for task in found[0].tasks if all(task in m.tasks for m in found)}
+        for label, found in _by_label([point.label for point in points], matrices).items()
+    }
+
+
+def _task(task: str, found: Sequence[AccuracyMatrix]) -> TaskSpread:
+    at = [matrix.tasks.index(task) for matrix in found]
+    # Joint training and the untuned model have one row each; its last entry is not the score of a task just learnt.
+    followed = not any(np.isnan(np.diagonal(matrix.scores)).any() for matrix in found)
+    learnt = [float(matrix.scores[i, i]) if followed else np.nan for matrix, i in zip(found, at, strict=True)]
+    final = [float(matrix.scores[-1, i]) for matrix, i in zip(found, at, strict=True)]
+    return TaskSpread(*(None if np.isnan(scores).any() else spread(scores) for scores in (learnt, final)))
+
+
+def _table(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
+    return {label: _summaries(found) for label, found in _by_label(labels, matrices).items()}
+
+
+def _by_label(labels: Sequence[str], values: Sequence[T]) -> dict[str, list[T]]:
+    rows: dict[str, list[T]] = {}
+    for label, value in zip(labels, values, strict=True):
+        rows.setdefault(label, []).append(value)
+    return rows
+
+
+def _summaries(found: Sequence[AccuracyMatrix]) -> dict[str, Spread | None]:
+    tables = [metrics(matrix) for matrix in found]
+    values = {name: [table[name].value for table in tables] for name in tables[0]}
+    return {
+        name: None if None in column else spread([v for v in column if v is not None])
+        for name, column in values.items()
+    }
+
+
+class Cost(NamedTuple):
+    """What a run takes besides scores: minutes of training and megabytes beside the adapter of a group."""
+
+    minutes: float
+    kept_mb: float
+
+
+def compare_costs(points: Sequence[Point], costs: Sequence[Cost]) -> dict[str, dict[str, Spread]]:
+    """Mean and spread of both costs per label."""
+    found = _by_label([point.label for point in points], costs)
+    return {
+        label: {name: spread(column) for name, column in zip(Cost._fields, zip(*rows, strict=True), strict=True)}
+        for label, rows in found.items()
+    }
+
+
+def reference_of(points: Sequence[Point]) -> str:
+    """The label that the others are compared with."""
+    return next(point.label for point in points if point.is_reference)
+
+
+def compare_pairs(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Comparison]]:
+    """Metric -> label -> its metric minus the reference's, paired by order and seed; only labels that share a pair."""
+    tables = [metrics(matrix) for matrix in matrices]
+    found = {metric: _against_reference(points, [table[metric] for table in tables]) for metric in COMPARED}
+    return {metric: compared for metric, compared in found.items() if compared}
+
+
+def _against_reference(points: Sequence[Point], values: Sequence[Metric]) -> dict[str, Comparison]:
+    known: dict[str, dict[tuple[Order, int], float]] = {}
+    for point, metric in zip(points, values, strict=True):
+        if metric.value is not None:
+            known.setdefault(point.label, {})[point.order, point.seed] = metric.value
+    reference = known.pop(reference_of(points), {})
+    return holm({label: _paired(mine, reference) for label, mine in known.items() if mine.keys() & reference.keys()})
+
+
+def _paired(mine: Mapping[tuple[Order, int], float], reference: Mapping[tuple[Order, int], float]) -> Comparison:
+    shared = [at for at in reference if at in mine]
+    return paired([mine[at] for at in shared], [reference[at] for at in shared])
