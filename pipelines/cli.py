@@ -47,6 +47,7 @@ data_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Look at, check and
 app.add_typer(data_app, name="data")
 
 Config = Annotated[Path, typer.Argument(help="Run configuration (YAML).", show_default=False)]
+Either = Annotated[Path, typer.Argument(help="Configuration of a run or a study (YAML).", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="section.key=value, as often as you like.", show_default=False)
 ]
@@ -114,17 +115,17 @@ def run(
 
 @app.command()
 def plan(
-    config: Config,
+    config: Either,
     overrides: Overrides = None,
     launch: Launch = None,
     settings: LaunchSet = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the stages, cached or to do. Prepares the data (groups follow from it), trains nothing."""
-    from pipelines.terminal.inputs import launch_file, run_file
+    """Show a run's stages, or a study's in numbers and hours, cached or to do. Prepares the data, trains nothing."""
+    from pipelines.terminal.inputs import launch_file, run_or_study_file
 
-    chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.terminal.commands import plan as command
+    chosen, where = run_or_study_file(config, overrides or ()), launch_file(launch, settings or ())
+    from pipelines.terminal.planning import plan as command
 
     command(chosen, where, as_json)
 
@@ -141,7 +142,7 @@ def group(
     from pipelines.terminal.inputs import launch_file, run_file
 
     chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.terminal.commands import group as command
+    from pipelines.terminal.planning import group as command
 
     command(chosen, where, as_json)
 
@@ -179,7 +180,7 @@ def report(
 
 @app.command()
 def launch(  # noqa: PLR0913 - a parameter for each option
-    config: Config,
+    config: Either,
     launch: Annotated[Path, typer.Option(help="Launch file with a cluster block.")],
     overrides: Overrides = None,
     target: Annotated[
@@ -188,10 +189,10 @@ def launch(  # noqa: PLR0913 - a parameter for each option
     address: Annotated[str, typer.Option(help="For --target jobs: the head's http:// address.")] = "",
     settings: LaunchSet = None,
 ) -> None:
-    """Send a run to a cluster: render a KubeRay RayJob, or submit through the Ray Jobs API."""
-    from pipelines.terminal.inputs import launch_file, run_file
+    """Send a run or a study to a cluster: render a KubeRay RayJob, or submit through the Ray Jobs API."""
+    from pipelines.terminal.inputs import launch_file, run_or_study_file
 
-    chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
+    chosen, where = run_or_study_file(config, overrides or ()), launch_file(launch, settings or ())
     from pipelines.terminal.commands import launch as command
 
     command(chosen, where, target, address, None if overrides else config.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -29,6 +30,8 @@ from lcia.store.trouble import StoreError, named_when_full, patiently
 LOG = logging.getLogger(__name__)
 
 RECORD = "stage.json"
+SHELF = 2
+"""So many first letters of their keys results lie together by."""
 KEPT_CHECKPOINTS = 2
 DOWNLOADS = 2
 """How often a result is downloaded before the stored one, not the way here, counts as damaged."""
@@ -57,7 +60,7 @@ class Store:
         self._swept = False
 
     def path(self, key: str) -> str:
-        return f"{self.base}/{key[:2]}/{key}"
+        return f"{self.base}/{key[:SHELF]}/{key}"
 
     def has(self, key: str) -> bool:
         """Whether a complete result is there (marker present, every file of the stated size)."""
@@ -144,6 +147,16 @@ class Store:
             patiently(self.root, self.fs.delete_file, f"{folder}/{MARKER}")
         patiently(self.root, delete, self.fs, folder)
 
+    def keys(self) -> list[str]:
+        """Of all results."""
+        shelves = [name for name in self._names(self.base) if len(name) == SHELF]
+        return [key for shelf in shelves for key in self._names(f"{self.base}/{shelf}") if self.has(key)]
+
+    def glance(self, key: str, name: str) -> dict[str, Any]:
+        """A small JSON file of a result, without verifying or bringing the others; empty where it is not there."""
+        found: dict[str, Any] = json.loads(patiently(self.root, read, self.fs, f"{self.path(key)}/{name}") or b"{}")
+        return found
+
     def fetch(self, key: str) -> Path:
         """A local folder with the verified result of `key`.
 
@@ -212,7 +225,7 @@ class Store:
 
     def set_aside(self, key: str) -> list[str]:
         """Names of folders with damaged results of `key`."""
-        return [name for name in self._names(f"{self.base}/{key[:2]}") if name.startswith(f"{key}{BROKEN}")]
+        return [name for name in self._names(f"{self.base}/{key[:SHELF]}") if name.startswith(f"{key}{BROKEN}")]
 
     def checkpoints(self, key: str) -> Checkpoints:
         return Checkpoints(self, f"{self.base}/partial/{key}")

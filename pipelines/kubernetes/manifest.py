@@ -1,10 +1,12 @@
-"""A RayJob manifest read leniently, so that a rule can be stated in a line whatever is missing."""
+"""Manifests: a RayJob read leniently, so that a rule can be stated in a line whatever is missing, and YAML written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import yaml
 
 Manifest: TypeAlias = dict[str, Any]
 
@@ -143,3 +145,22 @@ class Job:
 
 Rule: TypeAlias = Callable[[Job], list[str]]
 """A job -> what is wrong with it."""
+
+
+def to_yaml(manifests: list[Manifest]) -> str:
+    """YAML documents in the order given; texts of several lines as blocks, so that they can be read."""
+    return yaml.dump_all(manifests, Dumper=_BlockDumper, sort_keys=False, width=120)
+
+
+class _BlockDumper(yaml.SafeDumper):
+    """SafeDumper without anchors and with literal blocks."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_BlockDumper.add_representer(str, _text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lcia.addresses import is_url
@@ -50,24 +51,25 @@ def memory_bytes(quantity: str) -> int:
     return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
-def pools(run: RunConfig, launch: LaunchConfig, cluster: ClusterConfig) -> list[Pool]:
-    """The worker groups of a run in a fixed order; a run that trains nothing has no train group.
+def pools(runs: Sequence[RunConfig], launch: LaunchConfig, cluster: ClusterConfig) -> list[Pool]:
+    """The worker groups of a job in a fixed order; runs that train nothing have no train group.
 
     Raises InputError for what no cluster can place.
     """
     _check_storage(launch.storage)
     _check_head(cluster.head)
-    launch.check_batch(run.training.batch_size)
-    needed = [_pool(ACTOR_POOL, cluster.embed, _actors(run, launch))]
-    if run.trains:
+    for size in {run.training.batch_size for run in runs}:
+        launch.check_batch(size)
+    needed = [_pool(ACTOR_POOL, cluster.embed, _actors(runs, launch))]
+    if any(run.trains for run in runs):
         needed.append(_pool(TRAIN_POOL, cluster.train, _workers(launch)))
     for pool in needed:
         _check_store(pool, launch.object_store_memory)
     return needed
 
 
-def _actors(run: RunConfig, launch: LaunchConfig) -> Demand:
-    embedding = launch.embed_actors if run.grouping.enabled else 0
+def _actors(runs: Sequence[RunConfig], launch: LaunchConfig) -> Demand:
+    embedding = launch.embed_actors if any(run.grouping.enabled for run in runs) else 0
     return Demand(launch.eval_actors + embedding, CPUS_PER_ACTOR, launch.gpus_per_actor)
 
 

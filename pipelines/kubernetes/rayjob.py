@@ -1,4 +1,4 @@
-"""A run as a KubeRay RayJob: rendered from the very configuration that the pods will read."""
+"""A run or a study as a KubeRay RayJob: rendered from the very configuration that the pods will read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import yaml
-
-from lcia.config.run import RunConfig
 from lcia.types import InputError
 from pipelines.kubernetes.check import Document, check
-from pipelines.kubernetes.manifest import Manifest
+from pipelines.kubernetes.manifest import Manifest, to_yaml
 from pipelines.kubernetes.operator_job_rules import NAME_LIMIT
 from pipelines.kubernetes.pods import ACTOR_POOL, CLAIM_PATH, TRAIN_POOL, Pool, pools
+from pipelines.kubernetes.submission import Submission
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
 
 CONFIG_PATH = "/etc/lcia"
-ENTRYPOINT = f"lcia run {CONFIG_PATH}/run.yaml --launch {CONFIG_PATH}/launch.yaml"
-"""Fixed, because the submitter's shell expands `$`, `;` and `&&` in it."""
-
 OBJECT_STORE_SHARE = {ACTOR_POOL: 0.3, TRAIN_POOL: 0.1}
 """Of a pod's memory: actors pass blocks of images on, train workers only read the shards."""
 
@@ -34,39 +29,23 @@ class Names:
     namespace: str
 
 
-def render_rayjob(run_yaml: str, run: RunConfig, launch: LaunchConfig) -> list[Manifest]:
+def render_rayjob(job: Submission, launch: LaunchConfig) -> list[Manifest]:
     """The ConfigMap with both configuration files and the RayJob that runs them.
 
-    `run_yaml` is mounted as it is, so it must be what `run` was read from. Raises InputError for a placement that no
-    cluster can satisfy and for whatever KubeRay would refuse.
+    Raises:
+        InputError: a placement that no cluster can satisfy, or whatever KubeRay would refuse.
     """
     cluster = _cluster(launch)
     launch_yaml = to_yaml([launch.model_dump(mode="json")])
-    names = _names(run.name, run_yaml + launch_yaml, cluster.namespace)
-    files = {"run.yaml": run_yaml, "launch.yaml": launch_yaml}
-    manifests = [_config_map(names, files), _job(names, cluster, pools(run, launch, cluster), launch)]
+    names = _names(job.name, job.text + launch_yaml, cluster.namespace)
+    files = {job.file: job.text, "launch.yaml": launch_yaml}
+    # The command holds nothing of the user's: the submitter's shell would expand `$`, `;` and `&&` in it.
+    spec = {"entrypoint": job.command(f"{CONFIG_PATH}/"), **_life(cluster)}
+    needed = pools(job.configs, launch, cluster)
+    manifests = [_config_map(names, files), _job(names, cluster, spec, needed, launch)]
     if found := check([Document("rendered", manifest) for manifest in manifests]):
         raise InputError("KubeRay would refuse this job:\n" + "\n".join(map(str, found)))
     return manifests
-
-
-def to_yaml(manifests: list[Manifest]) -> str:
-    """YAML documents in the order given; texts of several lines as blocks, so that they can be read."""
-    return yaml.dump_all(manifests, Dumper=_BlockDumper, sort_keys=False, width=120)
-
-
-class _BlockDumper(yaml.SafeDumper):
-    """SafeDumper without anchors and with literal blocks."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_BlockDumper.add_representer(str, _text)
 
 
 def _cluster(launch: LaunchConfig) -> ClusterConfig:
@@ -99,18 +78,17 @@ def _config_map(names: Names, files: dict[str, str]) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": files}
 
 
-def _job(names: Names, cluster: ClusterConfig, needed: list[Pool], launch: LaunchConfig) -> Manifest:
+def _job(names: Names, cluster: ClusterConfig, spec: Manifest, needed: list[Pool], launch: LaunchConfig) -> Manifest:
     metadata = _metadata(names, names.job)
     if cluster.queue:
         metadata["labels"]["kueue.x-k8s.io/queue-name"] = cluster.queue
-    spec = {**_life(cluster), **_submitter(names, cluster), "rayClusterSpec": _ray(names, cluster, needed, launch)}
+    spec = {**spec, **_submitter(names, cluster), "rayClusterSpec": _ray(names, cluster, needed, launch)}
     return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
 
 
 def _life(cluster: ClusterConfig) -> Manifest:
     """How long the job may wait, run and stay; a retry builds a new cluster and resumes from the storage."""
     return {
-        "entrypoint": ENTRYPOINT,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": cluster.ttl_seconds_after_finished,
         "activeDeadlineSeconds": cluster.deadline_seconds,

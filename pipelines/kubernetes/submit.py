@@ -1,4 +1,4 @@
-"""A run on a Ray cluster that already stands, through the Ray Jobs API."""
+"""A run or a study on a Ray cluster that already stands, through the Ray Jobs API."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lcia.addresses import is_anchored
-from lcia.config.run import RunConfig
 from lcia.secrets import has_password, looks_secret
 from lcia.types import InputError
-from pipelines.kubernetes.rayjob import render_rayjob, to_yaml
+from pipelines.kubernetes.manifest import to_yaml
+from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.submission import Submission
 from pipelines.launch import LaunchConfig
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 2.0
 ANSWER_LENGTH = 200
 """Characters of a server's answer that are shown."""
-
-JOB_COMMAND = "lcia run run.yaml --launch launch.yaml"
-"""What the job runs in the uploaded folder; `lcia` is the one that the head has installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +59,30 @@ class Surroundings:
         return {**folder, **({"env_vars": dict(self.env)} if self.env else {})}
 
 
-def launch(run: RunConfig, launch: LaunchConfig, target: str, address: str = "", run_yaml: str | None = None) -> None:
-    """Prints the RayJob of a run (`rayjob`), or runs it on the head at `address` (`jobs`).
+def launch(job: Submission, launch: LaunchConfig, target: str, address: str = "") -> None:
+    """Prints the RayJob of a run or a study (`rayjob`), or runs it on the head at `address` (`jobs`).
 
-    `run_yaml` is the text that `run` was read from; without it the whole configuration is written out. Raises
-    RuntimeError if the job does not succeed.
+    Raises:
+        RuntimeError: the job does not succeed.
     """
-    text = run_yaml or to_yaml([run.model_dump(mode="json", by_alias=True)])
     if target == "rayjob":
-        print(to_yaml(render_rayjob(text, run, launch)), end="")
+        print(to_yaml(render_rayjob(job, launch)), end="")
     elif target == "jobs":
-        _run_job(text, launch, address)
+        _run_job(job, launch, address)
     else:
         raise InputError(
             f"there is no target {target!r}: rayjob prints Kubernetes manifests, jobs submits to a Ray head"
         )
 
 
-def _run_job(run_yaml: str, launch: LaunchConfig, address: str) -> None:
+def _run_job(job: Submission, launch: LaunchConfig, address: str) -> None:
+    """In a folder that is uploaded, by the `lcia` that the head has installed."""
     if not is_anchored(launch.storage):
         raise InputError(f"storage {launch.storage!r} is relative, and the job runs elsewhere: give a full path or URL")
     with tempfile.TemporaryDirectory(prefix="lcia-job-") as folder:
-        Path(folder, "run.yaml").write_text(run_yaml)
+        Path(folder, job.file).write_text(job.text)
         Path(folder, "launch.yaml").write_text(to_yaml([launch.model_dump(mode="json")]))
-        end = submit(address, JOB_COMMAND, Surroundings(working_dir=Path(folder)), _write)
+        end = submit(address, job.command(), Surroundings(working_dir=Path(folder)), _write)
     if not end.succeeded:
         raise RuntimeError(f"job {end.job} {end.status}: {end.message}")
 

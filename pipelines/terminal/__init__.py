@@ -1,6 +1,8 @@
 """What a person at a terminal meets.
 
-- `commands`: run, study, quickstart, plan, group, report, launch
+- `commands`: run, study, quickstart, report, launch
+- `planning`: plan and group
+- `estimates`: how long stages will take
 - `sessions`: what run, study and quickstart have in common
 - `data_commands`: lcia data ...
 - `housekeeping`: runs and clean

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,21 +13,17 @@ from lcia.config.run import RunConfig
 from lcia.report.page import PAGE
 from lcia.report.run_folder import SUMMARY
 from lcia.report.study_tables import KEYS as STUDY_KEYS
-from lcia.run import Outcome, Prepared, prepare
+from lcia.run import Outcome
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
-from pipelines.terminal.preflight import check_plan, check_run, check_words, gpu_complaint
-from pipelines.terminal.sessions import carry_out, warn, warn_of_groups
+from pipelines.terminal.preflight import check_run, check_words
+from pipelines.terminal.sessions import carry_out, warn
 from pipelines.terminal.tables import (
     console,
     matrix_table,
     metrics_table,
-    placements_table,
-    plan_rows,
-    plan_table,
-    routes_table,
     study_tables,
 )
 
@@ -58,6 +53,8 @@ def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: 
 
 def run(chosen: RunConfig, where: LaunchConfig, dry_run: bool) -> None:
     if dry_run:
+        from pipelines.terminal.planning import plan
+
         plan(chosen, where, False)
     else:
         _run([chosen], where, chosen.name)
@@ -81,50 +78,6 @@ def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
         out.print(matrix_table(outcome.config.name, outcome.matrix))
     out.print(metrics_table({o.config.name: o.matrix for o in outcomes}))
     out.print(f"wall time {seconds:.0f} s", highlight=False)
-
-
-# Planning ---------------------------------------------------------------------------------------------------------
-
-
-def plan(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
-    prepared, store = _prepared(chosen, where)
-    if too_many := gpu_complaint([chosen], where):
-        print(f"note: `lcia run` would be refused here: {too_many}", file=sys.stderr)
-    rows = plan_rows(prepared.plan, store.has)
-    warn_of_groups([prepared])
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    console().print(plan_table(rows))
-    todo = sum(row["state"] == "to do" for row in rows)
-    print(f"{todo} of {len(rows)} stages to do")
-
-
-def _prepared(chosen: RunConfig, where: LaunchConfig) -> tuple[Prepared, Any]:
-    """The plan of a configuration; its data is prepared in this process, nothing is trained."""
-    check_plan([chosen], where)
-    from lcia.local import LocalExecutor
-    from lcia.store.folders import Store
-
-    executor = LocalExecutor(Store(where.store_root))
-    return prepare([chosen], executor)[0], executor.store
-
-
-def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
-    if not chosen.grouping.enabled:
-        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
-    prepared, _ = _prepared(chosen, where)
-    from lcia.report import decisions
-
-    placed = list(decisions.placements(prepared))
-    routed = list(decisions.routes(prepared, len(prepared.plan.order) - 1))
-    warn_of_groups([prepared])
-    if as_json:
-        found: dict[str, Any] = {"groups": decisions.records(placed), "routes": decisions.records(routed)}
-        found["warnings"] = decisions.warnings(prepared)
-        print(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    console().print(placements_table(placed), routes_table(routed))
 
 
 # Studies ----------------------------------------------------------------------------------------------------------
@@ -213,12 +166,14 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def launch(chosen: RunConfig, where: LaunchConfig, target: str, address: str, run_yaml: str | None) -> None:
-    """`run_yaml`: the text that the run was read from, where nothing overrides it; it keeps its comments."""
-    check_words([chosen], where)
+def launch(chosen: RunConfig | StudyConfig, where: LaunchConfig, target: str, address: str, text: str | None) -> None:
+    """`text`: what the run or the study was read from, where nothing overrides it; it keeps its comments."""
     from pipelines.kubernetes import submit
+    from pipelines.kubernetes.submission import Submission
 
-    submit.launch(chosen, where, target, address, run_yaml)
+    job = Submission.of(chosen, text)
+    check_words(job.configs, where)
+    submit.launch(job, where, target, address)
 
 
 def schema(what: str) -> None:

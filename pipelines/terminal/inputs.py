@@ -43,6 +43,13 @@ def study_file(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     return _load("study", StudyConfig, path, overrides)
 
 
+def run_or_study_file(path: Path, overrides: Sequence[str] = ()) -> RunConfig | StudyConfig:
+    """Whichever of both the file is."""
+    values, own = read(path), _own_keys()
+    is_study = sum(key in own["study"] for key in values) > sum(key in own["run"] for key in values)
+    return study_file(path, overrides) if is_study else run_file(path, overrides)
+
+
 def launch_file(path: Path | None, settings: Sequence[str] = ()) -> LaunchConfig:
     """Where to run; without a file the defaults, which are this machine and one worker."""
     return _load("launch", LaunchConfig, path, settings)

@@ -142,6 +142,16 @@ def plan_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def work_table(work: Mapping[str, Any]) -> Table:
+    """What a study asks for: a row for trainings and one for evaluations."""
+    table = new_table(f"{work['runs']} runs", "stages", "asked", "distinct", "cached", "to do", "hours")
+    for kind in ("train", "eval"):
+        row = work[kind]
+        hours = "" if row["hours"] is None else f"{row['hours']:.2g}"
+        add_row(table, kind, *(str(row[name]) for name in ("asked", "distinct", "cached", "to do")), hours)
+    return table
+
+
 def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows and defects per task and split."""
     table = new_table("data", "data", "rows", "bad", "reasons")

@@ -13,7 +13,9 @@ import yaml
 
 from lcia.config.run import RunConfig
 from pipelines.kubernetes.check import Document, check
-from pipelines.kubernetes.rayjob import render_rayjob, to_yaml
+from pipelines.kubernetes.manifest import to_yaml
+from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.submission import Submission
 from pipelines.launch import LaunchConfig
 from tests.schemas import violations
 
@@ -160,7 +162,9 @@ def test_the_shipped_job_is_what_the_code_renders(root: Path) -> None:
     """Made by `lcia launch cluster/job/run.yaml --launch configs/launch/kuberay.yaml --target rayjob`."""
     run_yaml = (root / "cluster" / "job" / "run.yaml").read_text()
     launch = LaunchConfig.model_validate(yaml.safe_load((root / "configs" / "launch" / "kuberay.yaml").read_text()))
-    rendered = to_yaml(render_rayjob(run_yaml, RunConfig.model_validate(yaml.safe_load(run_yaml)), launch))
+    rendered = to_yaml(
+        render_rayjob(Submission.of(RunConfig.model_validate(yaml.safe_load(run_yaml)), run_yaml), launch)
+    )
     assert (root / "cluster" / "job" / "rayjob.yaml").read_text() == rendered
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from lcia.config.run import RunConfig
 from lcia.types import InputError
+from pipelines.kubernetes.submission import Submission
 from pipelines.kubernetes.submit import JobEnd, Surroundings, launch, submit
 from pipelines.launch import LaunchConfig
 
@@ -174,7 +175,7 @@ def test_the_command_line_runs_on_the_head_and_its_failure_is_reported(
 ) -> None:
     where = LaunchConfig(storage=str(tmp_path))
     with pytest.raises(RuntimeError, match="FAILED"):
-        launch(RunConfig(), where, "jobs", head, run_yaml="nonsense: 1\n")
+        launch(Submission.of(RunConfig(), "nonsense: 1\n"), where, "jobs", head)
     out = capsys.readouterr().out
     assert "nonsense" in out, out
 

@@ -13,11 +13,13 @@ import yaml
 
 from lcia.config.run import RunConfig
 from pipelines.cli import app, guarded
-from pipelines.kubernetes.rayjob import render_rayjob, to_yaml
+from pipelines.kubernetes.manifest import to_yaml
+from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.submission import Submission
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
 
 LAUNCH = LaunchConfig(storage="/mnt/lcia", cluster=ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8)))
-CONFIG_MAP, JOB = render_rayjob("name: a\n", RunConfig(name="a"), LAUNCH)
+CONFIG_MAP, JOB = render_rayjob(Submission.of(RunConfig(name="a"), "name: a\n"), LAUNCH)
 NAME = JOB["metadata"]["name"]
 MESSAGE = 'the head must have rayStartParams num-cpus "0"'
 

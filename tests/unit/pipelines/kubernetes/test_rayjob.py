@@ -10,9 +10,12 @@ import pytest
 import yaml
 
 from lcia.config.run import GroupingConfig, RunConfig, TrainingConfig
+from lcia.studies.config import StudyConfig
 from lcia.types import InputError
+from pipelines.kubernetes.manifest import to_yaml
 from pipelines.kubernetes.pods import memory_bytes
-from pipelines.kubernetes.rayjob import ENTRYPOINT, render_rayjob, to_yaml
+from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.submission import Submission
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig, SecretKey
 from tests.schemas import complete, violations
 
@@ -39,7 +42,7 @@ def clustered(**changes: Any) -> LaunchConfig:
 
 
 def job(launch: LaunchConfig = LAUNCH, run: RunConfig = RUN) -> dict[str, Any]:
-    return render_rayjob(RUN_YAML, run, launch)[1]
+    return render_rayjob(Submission.of(run, RUN_YAML), launch)[1]
 
 
 def groups(launch: LaunchConfig = LAUNCH, run: RunConfig = RUN) -> dict[str, dict[str, Any]]:
@@ -58,16 +61,16 @@ def pods() -> list[dict[str, Any]]:
 
 
 def test_the_pods_read_the_run_file_byte_by_byte() -> None:
-    assert render_rayjob(RUN_YAML, RUN, LAUNCH)[0]["data"]["run.yaml"] == RUN_YAML
+    assert render_rayjob(Submission.of(RUN, RUN_YAML), LAUNCH)[0]["data"]["run.yaml"] == RUN_YAML
 
 
 def test_the_pods_read_the_same_launch() -> None:
-    data = render_rayjob(RUN_YAML, RUN, LAUNCH)[0]["data"]["launch.yaml"]
+    data = render_rayjob(Submission.of(RUN, RUN_YAML), LAUNCH)[0]["data"]["launch.yaml"]
     assert LaunchConfig.model_validate(yaml.safe_load(data)) == LAUNCH
 
 
 def test_every_ray_pod_mounts_the_config_map_that_is_rendered() -> None:
-    config_map, rayjob = render_rayjob(RUN_YAML, RUN, LAUNCH)
+    config_map, rayjob = render_rayjob(Submission.of(RUN, RUN_YAML), LAUNCH)
     cluster = rayjob["spec"]["rayClusterSpec"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
@@ -79,7 +82,7 @@ def test_every_ray_pod_mounts_the_config_map_that_is_rendered() -> None:
 
 
 def test_the_yaml_reads_back_and_shows_the_run_file_as_a_block() -> None:
-    manifests = render_rayjob(RUN_YAML, RUN, LAUNCH)
+    manifests = render_rayjob(Submission.of(RUN, RUN_YAML), LAUNCH)
     text = to_yaml(manifests)
     assert list(yaml.safe_load_all(text)) == manifests
     assert "run.yaml: |\n    # my run\n    name: Quick Start!\n" in text
@@ -138,7 +141,7 @@ def test_defaults_are_filled_in_and_nulls_dropped() -> None:
 
 def test_the_config_map_is_one_that_kubernetes_knows() -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    kubernetes_validate.validate(render_rayjob(RUN_YAML, RUN, LAUNCH)[0], "1.33", strict=True)
+    kubernetes_validate.validate(render_rayjob(Submission.of(RUN, RUN_YAML), LAUNCH)[0], "1.33", strict=True)
 
 
 def test_every_pod_is_one_that_kubernetes_knows() -> None:
@@ -197,7 +200,7 @@ def test_ray_is_the_installed_one_and_the_head_takes_no_tasks() -> None:
 
 
 def test_the_entrypoint_is_fixed() -> None:
-    assert job()["spec"]["entrypoint"] == ENTRYPOINT == "lcia run /etc/lcia/run.yaml --launch /etc/lcia/launch.yaml"
+    assert job()["spec"]["entrypoint"] == "lcia run /etc/lcia/run.yaml --launch /etc/lcia/launch.yaml"
 
 
 def test_the_object_store_is_a_tenth_of_a_train_pod_unless_given() -> None:
@@ -263,10 +266,46 @@ def test_any_run_name_becomes_a_name_that_kuberay_takes(name: str) -> None:
     assert found[0].isalpha()
 
 
+METHODS = {"plain": {"strategy.kind": "sequential"}, "joint": {"protocol": "multitask"}}
+STUDY = StudyConfig(name="my.study", methods=METHODS)
+
+
+def pools(study: StudyConfig) -> list[tuple[str, int]]:
+    """Name and pods of each worker group of a study's job."""
+    groups = render_rayjob(Submission.of(study), LAUNCH)[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    return [(group["groupName"], group["replicas"]) for group in groups]
+
+
+def test_a_study_is_a_job_like_a_run() -> None:
+    config_map, rayjob = render_rayjob(Submission.of(STUDY, "# mine\nname: my.study\n"), LAUNCH)
+    assert config_map["data"]["study.yaml"] == "# mine\nname: my.study\n"
+    assert set(config_map["data"]) == {"study.yaml", "launch.yaml"}
+    assert rayjob["spec"]["entrypoint"] == "lcia study /etc/lcia/study.yaml --launch /etc/lcia/launch.yaml"
+    assert rayjob["metadata"]["name"].startswith("my-study-")
+    assert pools(STUDY) == [(name, group["replicas"]) for name, group in groups().items()]
+
+
+def test_the_pools_of_a_study_are_for_all_of_its_runs() -> None:
+    nothing = StudyConfig(name="s", methods={"zero": {"protocol": "zero_shot"}})
+    asked = nothing.model_copy(update={"methods": {**nothing.methods, "plain": {}}})
+    assert [len(pools(study)) for study in (nothing, asked)] == [1, 2]
+    uneven = StudyConfig(name="s", vary={"training.batch_size": (16, 18)})
+    with pytest.raises(InputError, match="batch_size 18 cannot be split"):
+        render_rayjob(Submission.of(uneven), LAUNCH)
+
+
+def test_a_written_study_can_be_read_again() -> None:
+    text = Submission.of(STUDY).text
+    assert StudyConfig.model_validate(yaml.safe_load(text)) == STUDY
+
+
 def test_another_configuration_of_the_same_name_is_another_job() -> None:
-    first, second = render_rayjob(RUN_YAML, RUN, LAUNCH), render_rayjob(RUN_YAML + "# x", RUN, LAUNCH)
+    first, second = (
+        render_rayjob(Submission.of(RUN, RUN_YAML), LAUNCH),
+        render_rayjob(Submission.of(RUN, RUN_YAML + "# x"), LAUNCH),
+    )
     assert first[0]["metadata"]["name"] != second[0]["metadata"]["name"]
-    assert first == render_rayjob(RUN_YAML, RUN, LAUNCH)
+    assert first == render_rayjob(Submission.of(RUN, RUN_YAML), LAUNCH)
 
 
 # What can never work is refused.
@@ -296,7 +335,9 @@ def test_another_configuration_of_the_same_name_is_another_job() -> None:
 )
 def test_a_job_that_can_never_run_is_refused_with_its_reason(launch: LaunchConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        render_rayjob(RUN_YAML, RUN.model_copy(update={"training": TrainingConfig(batch_size=16)}), launch)
+        render_rayjob(
+            Submission.of(RUN.model_copy(update={"training": TrainingConfig(batch_size=16)}), RUN_YAML), launch
+        )
 
 
 @pytest.mark.parametrize("storage", ["s3://bucket/runs", "gs://bucket/runs", "/mnt/lcia"])

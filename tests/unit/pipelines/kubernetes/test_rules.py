@@ -15,10 +15,11 @@ from pipelines.kubernetes import our_rules as p
 from pipelines.kubernetes.check import RULES, Document, check
 from pipelines.kubernetes.manifest import Job, Rule
 from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.submission import Submission
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
 
 LAUNCH = LaunchConfig(storage="/mnt/lcia", cluster=ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8)))
-SOUND = render_rayjob("name: a\n", RunConfig(name="a"), LAUNCH)
+SOUND = render_rayjob(Submission.of(RunConfig(name="a"), "name: a\n"), LAUNCH)
 LEGACY = {"onSuccess": {"policy": "DeleteCluster"}, "onFailure": {"policy": "DeleteCluster"}}
 SELECTED = {"clusterSelector": {"ray.io/cluster": "other"}, "rayClusterSpec": None}
 

@@ -19,6 +19,7 @@ import yaml
 from lcia.config.run import RunConfig
 from lcia.types import InputError
 from pipelines.kubernetes import submit as module
+from pipelines.kubernetes.submission import Submission
 from pipelines.kubernetes.submit import JobEnd, Surroundings, follow, launch, submit
 from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
 
@@ -163,7 +164,7 @@ CLUSTER = ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8))
 
 def test_the_target_rayjob_prints_what_renders_to_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
     run = RunConfig(name="mine", seed=4)
-    launch(run, LaunchConfig(storage="/mnt/lcia", cluster=CLUSTER), "rayjob")
+    launch(Submission.of(run), LaunchConfig(storage="/mnt/lcia", cluster=CLUSTER), "rayjob")
     config_map, job = yaml.safe_load_all(capsys.readouterr().out)
     assert RunConfig.model_validate(yaml.safe_load(config_map["data"]["run.yaml"])) == run
     assert job["kind"] == "RayJob"
@@ -171,16 +172,16 @@ def test_the_target_rayjob_prints_what_renders_to_the_same_run(capsys: pytest.Ca
 
 def test_the_text_of_the_run_is_mounted_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
     where = LaunchConfig(storage="/mnt/lcia", cluster=CLUSTER)
-    launch(RunConfig(name="mine"), where, "rayjob", run_yaml="# mine\nname: mine\n")
+    launch(Submission.of(RunConfig(name="mine"), "# mine\nname: mine\n"), where, "rayjob")
     config_map, _ = yaml.safe_load_all(capsys.readouterr().out)
     assert config_map["data"]["run.yaml"] == "# mine\nname: mine\n"
 
 
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(InputError, match="there is no target 'slurm'"):
-        launch(RunConfig(), LaunchConfig(), "slurm")
+        launch(Submission.of(RunConfig()), LaunchConfig(), "slurm")
 
 
 def test_a_relative_storage_is_refused_before_a_job_is_sent_elsewhere() -> None:
     with pytest.raises(InputError, match="give a full path"):
-        launch(RunConfig(), LaunchConfig(storage="runs"), "jobs", "http://127.0.0.1:1")
+        launch(Submission.of(RunConfig()), LaunchConfig(storage="runs"), "jobs", "http://127.0.0.1:1")
