@@ -131,20 +131,27 @@ def plan(
 
 
 @app.command()
-def group(
+def group(  # noqa: PLR0913 - a parameter for each option
     config: Config,
     overrides: Overrides = None,
     launch: Launch = None,
     settings: LaunchSet = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="All groupings over the whole range of thresholds.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="With --sweep: draw them into this file (PNG or SVG).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which tasks share an adapter and where test instructions are routed, with all similarities."""
     from pipelines.terminal.inputs import launch_file, run_file
 
     chosen, where = run_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.terminal.planning import group as command
+    from pipelines.terminal import planning
 
-    command(chosen, where, as_json)
+    if sweep:
+        planning.sweep(chosen, where, as_json, picture)
+    elif picture:
+        raise InputError("--picture draws what --sweep finds: give both")
+    else:
+        planning.group(chosen, where, as_json)
 
 
 @app.command()

@@ -4,4 +4,5 @@
 - `features`: arithmetic of features
 - `many_orders`: decisions that many task orders share are made once
 - `thresholds`: thresholds that look back only
+- `sweep`: all groupings over the range of thresholds
 """

@@ -147,8 +147,8 @@ class Store:
             patiently(self.root, self.fs.delete_file, f"{folder}/{MARKER}")
         patiently(self.root, delete, self.fs, folder)
 
-    def keys(self) -> list[str]:
-        """Of all results."""
+    def held(self) -> list[str]:
+        """The keys of all results."""
         shelves = [name for name in self._names(self.base) if len(name) == SHELF]
         return [key for shelf in shelves for key in self._names(f"{self.base}/{shelf}") if self.has(key)]
 

@@ -29,7 +29,7 @@ class Measured:
     def of(cls, store: Store) -> Measured:
         """All stages that a store holds and that say how long they took."""
         found = cls()
-        for key in store.keys():
+        for key in store.held():
             match _stage(store.glance(key, RECORD)):
                 case TrainStage() as stage:
                     result = TrainResult(Path(), (), {"steps": 0, "seconds": 0.0, **store.glance(key, RESULT)})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcia.config.run import RunConfig
@@ -18,10 +19,21 @@ from pipelines.launch import LaunchConfig
 from pipelines.terminal.estimates import Measured
 from pipelines.terminal.preflight import check_plan, gpu_complaint
 from pipelines.terminal.sessions import warn_of_groups
-from pipelines.terminal.tables import console, placements_table, plan_rows, plan_table, routes_table, work_table
+from pipelines.terminal.tables import (
+    console,
+    placements_table,
+    plan_rows,
+    plan_table,
+    routes_table,
+    sweep_table,
+    work_table,
+)
 
 if TYPE_CHECKING:
     from lcia.store.folders import Store
+
+WHOLE = (0.0, 1.0)
+"""All thresholds that a configuration may hold."""
 
 
 def plan(chosen: RunConfig | StudyConfig, where: LaunchConfig, as_json: bool) -> None:
@@ -83,8 +95,7 @@ def _likely(work: dict[str, Any]) -> str:
 
 def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
     """Which tasks share an adapter and where instructions are routed."""
-    if not chosen.grouping.enabled:
-        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
+    _check_grouped(chosen)
     [prepared], _ = _prepared([chosen], where)
     from lcia.report import decisions
 
@@ -97,6 +108,71 @@ def group(chosen: RunConfig, where: LaunchConfig, as_json: bool) -> None:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     console().print(placements_table(placed), routes_table(routed))
+
+
+def sweep(chosen: RunConfig, where: LaunchConfig, as_json: bool, picture: Path | None) -> None:
+    """All groupings over the range of thresholds, with the most stable one as the suggestion."""
+    _check_grouped(chosen)
+    if picture and picture.suffix not in (".png", ".svg"):
+        raise InputError(f"--picture {picture}: name a .png or an .svg file")
+    [prepared], _ = _prepared([chosen], where)
+    found = swept(prepared)
+    if picture:
+        _draw(found, prepared.plan.order, picture)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    console().print(sweep_table(found))
+    best = next(row for row in found if row["suggested"])
+    print(f"suggested: grouping.threshold={best['threshold']:.3g}, in the middle of the widest stretch")
+
+
+def swept(prepared: Prepared) -> list[dict[str, Any]]:
+    """Each grouping at thresholds from 0 to 1: `low`, `high`, `groups` as lists of tasks, `at_home` the share of test
+    samples that their own task's group answers at the middle.
+
+    `suggested` is the widest one between the similarities that unrelated instructions and paraphrases reach, where the
+    embedder knows them, with the `threshold` in the middle of that part.
+    """
+    from lcia.embedders import similarity_of
+    from lcia.grouping import sweep as sweeping
+
+    config, catalog = prepared.config, prepared.catalog
+    similarity = similarity_of(config.grouping.embedder)
+    limits = config.grouping.embedder.auto_range or WHOLE
+    train = {task: catalog.features[task, "train"] for task in catalog.order}
+    asked = {task: catalog.features[task, config.evaluation.split] for task in catalog.order}
+    every = sweeping.sweep(catalog.order, train, similarity)
+    stretches = [stretch for stretch in every if stretch.width(WHOLE) > 0]
+    best = sweeping.widest(stretches, limits)
+    found: list[dict[str, Any]] = []
+    for number, stretch in enumerate(stretches):
+        low, high = stretch.within(WHOLE)
+        middle = sum(stretch.within(limits)) / 2 if number == best else (low + high) / 2
+        home = sweeping.at_home(stretch, asked, similarity, config.grouping, middle)
+        groups: dict[int, list[str]] = {}
+        for placement in stretch.placements:
+            groups.setdefault(placement.group, []).append(placement.task)
+        found.append({"low": low, "high": high, "threshold": middle, "groups": list(groups.values()),
+                      "at_home": home, "suggested": number == best})  # fmt: skip
+    return found
+
+
+def _draw(found: Sequence[Mapping[str, Any]], tasks: Sequence[str], picture: Path) -> None:
+    from lcia.report import figures
+
+    stripes = [
+        figures.Stripe(row["low"], row["high"],
+                       tuple(next(g for g, own in enumerate(row["groups"]) if task in own) for task in tasks),
+                       row["suggested"])
+        for row in found
+    ]  # fmt: skip
+    figures.groupings(tasks, stripes).savefig(picture, dpi=150, facecolor="white")
+
+
+def _check_grouped(chosen: RunConfig) -> None:
+    if not chosen.groups:
+        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
 
 
 def _prepared(configs: Sequence[RunConfig], where: LaunchConfig) -> tuple[list[Prepared], Store]:

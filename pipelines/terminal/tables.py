@@ -142,6 +142,17 @@ def plan_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per grouping, from low thresholds to high ones."""
+    table = new_table("groupings", "threshold", "width", "adapters", "answered by own group", "groups", "")
+    for row in rows:
+        groups = "  |  ".join(", ".join(tasks) for tasks in row["groups"])
+        stretch, home = f"{row['low']:.3f} to {row['high']:.3f}", f"{100 * row['at_home']:.1f} %"
+        mark = "suggested" if row["suggested"] else ""
+        add_row(table, stretch, f"{row['high'] - row['low']:.3f}", str(len(row["groups"])), home, groups, mark)
+    return table
+
+
 def work_table(work: Mapping[str, Any]) -> Table:
     """What a study asks for: a row for trainings and one for evaluations."""
     table = new_table(f"{work['runs']} runs", "stages", "asked", "distinct", "cached", "to do", "hours")

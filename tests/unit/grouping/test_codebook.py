@@ -65,7 +65,7 @@ def test_a_group_grows_by_the_new_instructions_only() -> None:
     placement = Placement("C", 0, False, (1.0, 0.0))
     books = grow(BOOKS, placement, Features(("aabb", "aaac"), np.array([5, 2], np.int64)))
     assert books[0].texts == ("aaaa", "aaac", "aabb")
-    assert books[0].counts.tolist() == [1, 6, 2]
+    assert books[0].counts.tolist() == [1, 2, 6]
     assert books[1] is BOOKS[1]
 
 

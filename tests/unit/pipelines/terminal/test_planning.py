@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lcia.config.load import parse
+from lcia.config.run import RunConfig
 from lcia.evaluation.answers import write_answers
 from lcia.local import LocalExecutor
 from lcia.plan import union
@@ -21,7 +22,7 @@ from lcia.studies.points import expand
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.terminal.inputs import run_or_study_file
-from pipelines.terminal.planning import plan
+from pipelines.terminal.planning import group, plan, sweep
 
 TASKS = ["VQAv2", "OCR-VQA"]
 BASE = {
@@ -116,3 +117,44 @@ def test_a_file_is_taken_for_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("orders: all\nmethod: {}\n")
     with pytest.raises(InputError, match="unknown key"):
         run_or_study_file(tmp_path / "other.yaml")
+
+
+# Groups -----------------------------------------------------------------------------------------------------------
+
+GROUPED = {"benchmark": {**BASE["benchmark"], "tasks": ["VQAv2", "Grounding", "OCR-VQA"]}}  # type: ignore[dict-item]
+
+
+def test_a_sweep_finds_the_groups_of_the_default_and_the_threshold_that_makes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = LaunchConfig(storage=str(tmp_path))
+    sweep(parse(RunConfig, GROUPED, "test"), where, True, tmp_path / "sweep.svg")
+    rows = json.loads(capsys.readouterr().out)
+    assert [(rows[0]["low"], rows[-1]["high"])] == [(0, 1)]
+    [best] = [row for row in rows if row["suggested"]]
+    assert best["groups"] == [["VQAv2", "OCR-VQA"], ["Grounding"]]
+    assert best["at_home"] == 1
+    assert best["low"] < best["threshold"] < best["high"]
+    picture = (tmp_path / "sweep.svg").read_text()
+    assert all(task in picture for task in ("VQAv2", "Grounding", "OCR-VQA"))
+    chosen = parse(RunConfig, {**GROUPED, "grouping": {"threshold": best["threshold"]}}, "test")
+    group(chosen, where, True)
+    placed = json.loads(capsys.readouterr().out)["groups"]
+    assert [(one["task"], one["group"]) for one in placed] == [("VQAv2", 0), ("Grounding", 1), ("OCR-VQA", 0)]
+
+
+def test_a_sweep_is_a_table_and_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(parse(RunConfig, GROUPED, "test"), LaunchConfig(storage=str(tmp_path)), False, None)
+    out = capsys.readouterr().out
+    assert "VQAv2, OCR-VQA" in out
+    assert "suggested: grouping.threshold=0." in out
+
+
+@pytest.mark.parametrize(
+    ("values", "picture", "told"),
+    [({"grouping": {"enabled": False}}, None, "grouping.enabled is false"), ({}, "a.pdf", "a .png or an .svg")],
+)
+def test_a_sweep_that_cannot_be_is_refused(values: Any, picture: str | None, told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=told):
+        sweep(parse(RunConfig, {**GROUPED, **values}, "test"), LaunchConfig(storage=str(tmp_path)), False,
+              tmp_path / picture if picture else None)  # fmt: skip
