@@ -247,6 +247,14 @@ def read_outcomes(prepared: Sequence[Prepared], store: Store) -> list[Outcome]:
     return [_outcome(one, training, scored) for one in prepared]
 
 
+def scores_so_far(prepared: Prepared, store: Store, tasks: int) -> AccuracyMatrix:
+    """The matrix, under the run's scoring, whose first rows are answered already; the others are empty."""
+    plan = prepared.plan
+    stages = {cell.stage.key: cell.stage for cell in plan.cells if cell.row < tasks}
+    answers = {key: read_scored(store.fetch(key), prepared.benchmark[stage.task]) for key, stage in stages.items()}
+    return _matrix(plan, answers, prepared.config.evaluation.scoring)
+
+
 def _outcome(
     prepared: Prepared, training: Callable[[str], TrainResult], scored: Callable[[str, TaskSpec], Scored]
 ) -> Outcome:
@@ -260,6 +268,8 @@ def _matrix(plan: Plan, answers: Mapping[str, Scored], scoring: str) -> Accuracy
     size = len(plan.order)
     scores, zero = np.full((size, size), np.nan), np.full(size, np.nan)
     for cell in plan.cells:
+        if cell.stage.key not in answers:
+            continue
         value = answers[cell.stage.key].percent[scoring]
         if cell.row == ZERO_SHOT:
             zero[cell.column] = value

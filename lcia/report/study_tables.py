@@ -27,8 +27,8 @@ Spreads: TypeAlias = Mapping[str, Mapping[str, Spread | None]]
 @dataclass(frozen=True)
 class StudyTables:
     """`methods` per label, `orders` per label and named order, `tasks` per label and task; `comparisons`: metric ->
-    each label minus the label `reference`, paired by order and seed; `costs`: `minutes` of training and `kept_mb` per
-    label. `labels`: run name -> its label."""
+    each label minus the label `reference` (empty: nothing is compared), paired by order and seed; `costs`: `minutes` of
+    training and `kept_mb` per label. `labels`: run name -> its label."""
 
     reference: str
     labels: Mapping[str, str]
@@ -46,7 +46,7 @@ KEYS = frozenset(field.name for field in fields(StudyTables)) | {"first", "again
 def tabulate(points: Sequence[Point], matrices: Sequence[AccuracyMatrix], costs: Sequence[Cost]) -> StudyTables:
     """`matrices` and `costs`: one per point, in the same order."""
     return StudyTables(
-        reference=reference_of(points),
+        reference=reference_of(points) or "",
         labels={point.config.name: point.label for point in points},
         methods=compare(points, matrices),
         orders=compare_orders(points, matrices),

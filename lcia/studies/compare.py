@@ -92,9 +92,9 @@ def compare_costs(points: Sequence[Point], costs: Sequence[Cost]) -> dict[str, d
     }
 
 
-def reference_of(points: Sequence[Point]) -> str:
-    """The label that the others are compared with."""
-    return next(point.label for point in points if point.is_reference)
+def reference_of(points: Sequence[Point]) -> str | None:
+    """The label that the others are compared with; None in a search, which compares nothing."""
+    return next((point.label for point in points if point.is_reference), None)
 
 
 def compare_pairs(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Comparison]]:
@@ -109,7 +109,7 @@ def _against_reference(points: Sequence[Point], values: Sequence[Metric]) -> dic
     for point, metric in zip(points, values, strict=True):
         if metric.value is not None:
             known.setdefault(point.label, {})[point.order, point.seed] = metric.value
-    reference = known.pop(reference_of(points), {})
+    reference = known.pop(reference_of(points) or "", {})
     return holm({label: _paired(mine, reference) for label, mine in known.items() if mine.keys() & reference.keys()})
 
 

@@ -17,7 +17,7 @@ from lcia import benchmarks
 from lcia.config.load import changed, parse, with_kinds
 from lcia.config.run import RunConfig
 from lcia.studies import orders
-from lcia.studies.config import Latin, Order, Sampled, StudyConfig
+from lcia.studies.config import GridConfig, Latin, Order, Sampled, StudyConfig
 from lcia.types import InputError
 
 NAME_LENGTH = 63
@@ -53,10 +53,31 @@ def expand(study: StudyConfig) -> list[Point]:
     return list(_points(study))
 
 
+def representatives(study: StudyConfig) -> list[RunConfig]:
+    """What a study needs of a machine, before it runs: all runs of a grid, one of each method of a search.
+
+    Raises:
+        InputError: as expand().
+    """
+    if isinstance(study.search, GridConfig):
+        return [point.config for point in expand(study)]
+    return [configured(study, method, {}, method) for method in study.methods]
+
+
 def count(study: StudyConfig) -> int:
     """Runs that expand() would give, without making them."""
-    values = prod(len(values) for values in study.vary.values())
+    values = prod(len(values) for values in _listed(study).values())
     return len(study.methods) * values * _count_orders(study) * len(study.seeds)
+
+
+def _listed(study: StudyConfig) -> dict[str, tuple[Any, ...]]:
+    """The varied keys of a grid."""
+    if not isinstance(study.search, GridConfig):
+        most = study.search.num_samples * len(study.seeds) * len(tasks_of(study))
+        raise InputError(
+            f"study {study.name} draws its runs, so they are not known before it runs; it trains {most} stages at most"
+        )
+    return {name: values for name, values in study.vary.items() if isinstance(values, tuple)}
 
 
 def _count_orders(study: StudyConfig) -> int:
@@ -95,7 +116,7 @@ def tasks_of(study: StudyConfig) -> tuple[str, ...]:
 
 
 def _points(study: StudyConfig) -> Iterator[Point]:
-    values = [[(name, value) for value in values] for name, values in study.vary.items()]
+    values = [[(name, value) for value in values] for name, values in _listed(study).items()]
     found, number = orders_of(study), 0
     named = [(order, order if isinstance(order, str) else f"order{n}") for n, order in enumerate(found, 1)]
     reference = study.reference or next(iter(study.methods))

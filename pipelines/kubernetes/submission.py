@@ -8,7 +8,7 @@ from typing import Literal
 from lcia.config.run import RunConfig
 from lcia.config.sections import Section
 from lcia.studies.config import StudyConfig
-from lcia.studies.points import expand
+from lcia.studies.points import representatives
 from pipelines.kubernetes.manifest import to_yaml
 
 
@@ -30,7 +30,7 @@ class Submission:
         """
         text = text or to_yaml([_plain(chosen)])
         if isinstance(chosen, StudyConfig):
-            return cls("study", chosen.name, text, tuple(point.config for point in expand(chosen)))
+            return cls("study", chosen.name, text, tuple(representatives(chosen)))
         return cls("run", chosen.name, text, (chosen,))
 
     @property

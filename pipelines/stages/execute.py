@@ -6,7 +6,9 @@ takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -131,6 +133,24 @@ class RayExecutor:
         self._watch()
         if errors:
             raise StageFailedError(list_failures(stages, errors))
+
+    @contextlib.contextmanager
+    def watching(self, every: float = 1.0) -> Iterator[None]:
+        """Keeps the watchers informed while others, the trials of a search, wait for their stages."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(every):
+                self._watch()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self._watch()
 
     def _watch(self) -> None:
         if not self._watchers:

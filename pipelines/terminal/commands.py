@@ -14,17 +14,18 @@ from lcia.report.page import PAGE
 from lcia.report.run_folder import SUMMARY
 from lcia.report.study_tables import KEYS as STUDY_KEYS
 from lcia.run import Outcome
-from lcia.studies.config import StudyConfig
-from lcia.studies.points import expand
+from lcia.studies.config import GridConfig, StudyConfig
+from lcia.studies.points import expand, representatives
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 from pipelines.terminal.preflight import check_run, check_words
-from pipelines.terminal.sessions import carry_out, warn
+from pipelines.terminal.sessions import carry_out, carry_out_search, warn
 from pipelines.terminal.tables import (
     console,
     matrix_table,
     metrics_table,
     study_tables,
+    trials_table,
 )
 
 GIVE = "give the folder that `lcia run`, `lcia study` or `lcia quickstart` wrote, for example runs/quickstart"
@@ -84,14 +85,17 @@ def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
 
 
 def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
-    points = expand(chosen)
-    configs = [point.config for point in points]
-    check_run(configs, where)
-
-    finished = carry_out(chosen.name, configs, where, points)
+    check_run(representatives(chosen), where)
+    if isinstance(chosen.search, GridConfig):
+        points = expand(chosen)
+        finished = carry_out(chosen.name, [point.config for point in points], where, points)
+    else:
+        finished = carry_out_search(chosen, where)
     summary = finished.summary
     if as_json:
-        short = {name: value for name, value in summary.items() if name in ("stages", "warnings", *STUDY_KEYS)}
+        short = {
+            name: value for name, value in summary.items() if name in ("stages", "search", "warnings", *STUDY_KEYS)
+        }
         print(json.dumps(short, indent=1, ensure_ascii=False))
     else:
         _show_summary(summary, finished.page)
@@ -106,6 +110,8 @@ def _show_summary(summary: Mapping[str, Any], page: str | Path) -> None:
     from lcia.report.study_tables import from_record, holds_study
 
     out = console()
+    if "search" in summary:
+        out.print(trials_table(summary["search"]))
     if holds_study(summary):
         out.print(*study_tables(from_record(summary)))
         counts = summary["stages"]

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,22 @@ from lcia.run import Outcome, Prepared, prepare, read_outcomes
 from lcia.store.scratch import occupied
 from lcia.store.transfer import open_storage
 from lcia.store.trouble import patiently
+from lcia.studies.config import StudyConfig
 from lcia.studies.points import Point
+from lcia.studies.search import Space
 from pipelines.exits import StageFailedError
 from pipelines.launch import LaunchConfig
 
 if TYPE_CHECKING:
     from pipelines.stages.execute import RayExecutor
+    from pipelines.stages.search import Trial
+    from pipelines.tracking.runs import RunTracker
 
 MOST_WARNINGS = 20
 """On the terminal; a study of many orders has many. Its page and summary.json hold them all."""
+
+TRIALS = "trials.jsonl"
+"""In the run folder of a search: the trials that have ended."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,69 @@ def carry_out(name: str, configs: Sequence[RunConfig], launch: LaunchConfig, poi
     Raises:
         StageFailedError: no run could be finished.
     """
+    with _shown(name, launch) as shown:
+        prepared = prepare(configs, shown.executor)
+        run_folder.write_keys(prepared, shown.folder)
+        shown.tracker.begin(prepared, shown.executor.store)
+        warn_of_groups(prepared)
+        finished, failure = _execute(prepared, shown.executor)
+        facts = {"stages": _counts(prepared, shown.executor)}
+        return _written(shown, finished, facts, points, [one.config.name for one in prepared], failure)
+
+
+def carry_out_search(study: StudyConfig, launch: LaunchConfig) -> Finished:
+    """The same for a study that draws its runs: those of all trials that were not stopped are its runs.
+
+    Raises:
+        StageFailedError: no trial has come to its end.
+    """
+    from pipelines.stages.search import search
+
+    with _shown(study.name, launch) as shown:
+        trials = search(study, shown.executor, shown.folder / TRIALS)
+        space = Space(study)
+        drawn = [(trial, point) for trial in trials for point in space.points(trial.number, space.read(trial.drawn))]
+        prepared = prepare([point.config for _, point in drawn], shown.executor)
+        points = [point for trial, point in drawn if trial.whole]
+        if not points:
+            reasons = "; ".join(dict.fromkeys(trial.failed for trial in trials if trial.failed))
+            raise StageFailedError(f"none of {len(trials)} trials has come to its end: {reasons or 'all were stopped'}")
+        finished = [one for one, (trial, _) in zip(prepared, drawn, strict=True) if trial.whole]
+        run_folder.write_keys(prepared, shown.folder)
+        shown.tracker.begin(finished, shown.executor.store)
+        asked = [s.key for one, (t, _) in zip(prepared, drawn, strict=True) for s in one.plan.trains[: t.tasks]]
+        counts = {"asked": len(asked), "distinct": len(set(asked)), "trained": shown.executor.trained()}
+        facts = {"stages": counts, "search": _record(study, trials)}
+        return _written(shown, finished, facts, points, [one.config.name for one in finished], None)
+
+
+def _record(study: StudyConfig, trials: Sequence[Trial]) -> dict[str, Any]:
+    """What a summary keeps of a search; `best` is the number of the best trial that came to its end."""
+    whole = [trial for trial in trials if trial.whole and trial.value is not None]
+    sign = 1 if study.objective.direction == "max" else -1
+    best = max(whole, key=lambda trial: (sign * (trial.value or 0.0), -trial.number))
+    space = Space(study)
+    return {
+        "objective": study.objective.model_dump(mode="json"),
+        "best": best.number,
+        "trials": [{**asdict(trial), "order": space.read(trial.drawn).order} for trial in trials],
+    }
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A session that is open: who executes, who watches, and where its results go."""
+
+    name: str
+    folder: Path
+    root: str
+    executor: RayExecutor
+    tracker: RunTracker
+    started: float
+
+
+@contextlib.contextmanager
+def _shown(name: str, launch: LaunchConfig) -> Iterator[_Shown]:
     from pipelines.stages.session import session
     from pipelines.terminal.progress import ProgressDisplay
     from pipelines.tracking.runs import tracked
@@ -65,21 +135,28 @@ def carry_out(name: str, configs: Sequence[RunConfig], launch: LaunchConfig, poi
         tracked(launch, folder, name) as tracker,
         session(launch, progress, tracker.watch) as executor,
     ):
-        prepared = prepare(configs, executor)
-        run_folder.write_keys(prepared, folder)
-        tracker.begin(prepared, executor.store)
-        warn_of_groups(prepared)
-        finished, failure = _execute(prepared, executor)
-        outcomes = read_outcomes(finished, executor.store)
-        names = {one.config.name for one in finished}
-        facts = {"stages": _counts(prepared, executor)}
-        done = Session(
-            name, time.perf_counter() - started, facts, tuple(point for point in points if point.config.name in names),
-            tuple(one.config.name for one in prepared if one.config.name not in names),
-        )  # fmt: skip
-        summary = run_folder.write(outcomes, done, executor.store, folder)
-        tracker.finish(folder)
-    return Finished(outcomes, f"{launch.root}/{name}/{PAGE}", summary, failure)
+        yield _Shown(name, folder, launch.root, executor, tracker, started)
+
+
+def _written(  # noqa: PLR0913 - what a session knows at its end
+    shown: _Shown,
+    finished: Sequence[Prepared],
+    facts: dict[str, Any],
+    points: Sequence[Point],
+    asked: Sequence[str],
+    failure: StageFailedError | None,
+) -> Finished:
+    """Reads what finished runs have left and writes the run folder."""
+    outcomes = read_outcomes(finished, shown.executor.store)
+    names = {one.config.name for one in finished}
+    done = Session(
+        shown.name, time.perf_counter() - shown.started, facts,
+        tuple(point for point in points if point.config.name in names),
+        tuple(name for name in asked if name not in names),
+    )  # fmt: skip
+    summary = run_folder.write(outcomes, done, shown.executor.store, shown.folder)
+    shown.tracker.finish(shown.folder)
+    return Finished(outcomes, f"{shown.root}/{shown.name}/{PAGE}", summary, failure)
 
 
 def _execute(prepared: Sequence[Prepared], executor: RayExecutor) -> tuple[Sequence[Prepared], StageFailedError | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ def found() -> list[Stretch]:
 def test_stretches_meet_and_cover_all_thresholds(found: list[Stretch]) -> None:
     assert (found[0].low, found[-1].high) == (-math.inf, math.inf)
     # A grouping may change at a similarity that only the next one has: it begins where the last one ends, or below.
-    assert all(before.high >= after.low for before, after in zip(found, found[1:], strict=False))
-    assert [stretch.groups for stretch in found][::-1][0] == len(ORDER)
+    assert all(before.high >= after.low for before, after in pairwise(found))
+    assert [stretch.groups for stretch in found][-1] == len(ORDER)
     assert found[0].groups == 1
 
 
@@ -44,7 +45,7 @@ def test_every_threshold_groups_as_its_stretch_says(found: list[Stretch]) -> Non
 
 def test_neighbours_differ(found: list[Stretch]) -> None:
     shown = [groups(stretch.placements) for stretch in found]
-    assert all(a != b for a, b in zip(shown, shown[1:], strict=False))
+    assert all(a != b for a, b in pairwise(shown))
 
 
 def test_one_task_alone_has_one_grouping() -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lcia.config.run import GroupingConfig, RunConfig, TrainingConfig
-from lcia.studies.config import StudyConfig
+from lcia.studies.config import LogUniform, OptunaConfig, StudyConfig
 from lcia.types import InputError
 from pipelines.kubernetes.manifest import to_yaml
 from pipelines.kubernetes.pods import memory_bytes
@@ -294,9 +294,16 @@ def test_the_pools_of_a_study_are_for_all_of_its_runs() -> None:
         render_rayjob(Submission.of(uneven), LAUNCH)
 
 
-def test_a_written_study_can_be_read_again() -> None:
-    text = Submission.of(STUDY).text
-    assert StudyConfig.model_validate(yaml.safe_load(text)) == STUDY
+SEARCH = StudyConfig(
+    name="s", orders="all", vary={"strategy.gamma": LogUniform(loguniform=(1, 30))}, search=OptunaConfig(num_samples=9)
+)
+
+
+@pytest.mark.parametrize("study", [STUDY, SEARCH])
+def test_a_written_study_can_be_read_again(study: StudyConfig) -> None:
+    text = Submission.of(study).text
+    assert StudyConfig.model_validate(yaml.safe_load(text)) == study
+    assert [name for name, _ in pools(study)] == ["embed", "train"]
 
 
 def test_another_configuration_of_the_same_name_is_another_job() -> None:

@@ -1,0 +1,84 @@
+"""A search on Ray Tune: killed and started again it draws the same trials, and trains nothing twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import call, launch_file, lcia, start
+from tests.e2e.test_study import BASE, trainings
+
+STUDY = {
+    "name": "bounds",
+    "base": {**BASE, "benchmark": {**BASE["benchmark"], "validation_size": 16}},  # type: ignore[dict-item]
+    "vary": {"strategy.beta_min": {"uniform": [0.1, 0.9]}},
+    "orders": "all",
+    "search": {"kind": "optuna", "num_samples": 4},
+    "scheduler": {"kind": "asha"},
+    "max_concurrent_trials": 2,
+}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search whose driver was killed after its first training, and that was then started again."""
+
+    folder: Path
+    before: int
+    """Trainings that were in the store when it was killed."""
+    printed: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    command = ("study", folder / "study.yaml", "--launch", launch_file(folder, num_workers=1), "--json")
+    process, deadline = start(*command), time.monotonic() + 200
+    while not trainings(folder):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing was trained"
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=100)
+    before = len(trainings(folder))
+    result = lcia(*command)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return Searched(folder, before, json.loads(result.stdout))
+
+
+def test_trials_are_numbered_drawn_and_scored(searched: Searched) -> None:
+    found = searched.printed["search"]
+    assert [trial["number"] for trial in found["trials"]] == [0, 1, 2, 3]
+    for trial in found["trials"]:
+        assert 0.1 <= trial["drawn"]["strategy.beta_min"] <= 0.9
+        assert sorted(trial["order"]) == ["OCR-VQA", "VQAv2"]
+        assert (trial["tasks"], trial["failed"]) == (2 if trial["whole"] else 1, "")
+        assert 0 <= trial["value"] <= 100
+    whole = {trial["number"]: trial["value"] for trial in found["trials"] if trial["whole"]}
+    assert whole[found["best"]] == max(whole.values())
+    assert len(searched.printed["methods"]) == len(whole)
+    assert searched.printed["comparisons"] == {}
+
+
+def test_what_was_trained_before_the_kill_is_not_trained_again(searched: Searched) -> None:
+    stages = searched.printed["stages"]
+    assert stages["trained"] == len(trainings(searched.folder)) - searched.before
+    assert stages["distinct"] <= len(trainings(searched.folder))
+
+
+def test_started_again_a_finished_search_draws_the_same_and_trains_nothing(
+    searched: Searched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = lcia("study", searched.folder / "study.yaml", "--launch", searched.folder / "launch.yaml", "--json")
+    found = json.loads(again.stdout)
+    assert found["stages"] == {**searched.printed["stages"], "trained": 0}
+    assert found["search"] == searched.printed["search"]
+    assert call("report", searched.folder / "runs" / "bounds") == 0
+    assert "trials, avg_acc on validation" in capsys.readouterr().out
