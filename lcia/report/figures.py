@@ -263,6 +263,48 @@ def pull_trajectories(stages: Sequence[StageSteps]) -> Figure:
     return figure
 
 
+@_styled
+def trade_off(runs: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """What was learnt against what was forgotten: a small point for each run's (forgetting, new_acc), a large one for
+    each name's mean. Best is up and to the left. At most MOST_LINES names are drawn."""
+    from matplotlib.figure import Figure
+
+    drawn = dict(list(runs.items())[:MOST_LINES])
+    figure = Figure(figsize=(6.4, 3.9 + 0.16 * (len(drawn) // 3)))
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(drawn.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS)]
+        forgotten, learnt = np.array(points, np.float64).T
+        axes.plot(forgotten, learnt, marker, color=colour, markersize=3, alpha=0.4, linestyle="none")
+        axes.plot(forgotten.mean(), learnt.mean(), marker, color=colour, markersize=9, label=name, linestyle="none")
+    axes.set(xlabel="forgetting in percent", ylabel="new_acc in percent")
+    figure.legend(*_once(axes), loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def strips(runs: Mapping[str, Sequence[tuple[str, float]]], metric: str) -> Figure:
+    """One run, one point: a row per name, a colour and marker per order, so that it is seen which orders are hard."""
+    from matplotlib.figure import Figure
+
+    drawn = dict(list(runs.items())[:MOST_LINES])
+    orders = list(dict.fromkeys(order for points in drawn.values() for order, _ in points))
+    told = len(orders) <= len(COLOURS)
+    figure = Figure(figsize=(6.8, 0.9 + 0.34 * len(drawn)))
+    axes = figure.subplots()
+    for row, points in enumerate(drawn.values()):
+        for number, order in enumerate(orders):
+            values = [value for at, value in points if at == order]
+            # Of many orders only the spread can be seen.
+            colour, marker, label = (COLOURS[number], MARKERS[number], order) if told else (INK, "|", None)
+            axes.plot(values, [row] * len(values), marker, color=colour, linestyle="none", alpha=0.7, label=label)
+    axes.set_yticks(range(len(drawn)), list(drawn))
+    axes.set(xlabel=f"{metric} in percent", ylim=(len(drawn) - 0.5, -0.5))
+    if told and len(orders) > 1:
+        figure.legend(*_once(axes), loc="outside upper center", ncols=1 if len(max(orders, key=len)) > 40 else 3)
+    return figure
+
+
 @dataclass(frozen=True, slots=True)
 class Stripe:
     """Thresholds from `low` to `high` and the group of each task there."""

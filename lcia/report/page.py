@@ -189,7 +189,7 @@ def _slugs(runs: Sequence[RunReport]) -> list[str]:
 
 def _figures(report: ReportInput, heat_maps: bool = True) -> dict[str, Figure]:
     """Every figure of the page by name; the page itself shows matrices as tables instead of `heat_maps`."""
-    drawn = {"curves": figures.accuracy_curves(_curves(report))}
+    drawn = {"curves": figures.accuracy_curves(_curves(report)), **_study_figures(report)}
     for slug, run in zip(_slugs(report.runs), report.runs, strict=True):
         if heat_maps:
             drawn[f"matrix-{slug}"] = figures.heat_map(run.matrix)
@@ -200,6 +200,23 @@ def _figures(report: ReportInput, heat_maps: bool = True) -> dict[str, Figure]:
         if any(stage.has_pull for stage in run.steps):
             drawn[f"pull-{slug}"] = figures.pull_trajectories(run.steps)
     return drawn
+
+
+def _study_figures(report: ReportInput) -> dict[str, Figure]:
+    """Of a study whose runs learnt tasks one after another: what was learnt against what was forgotten, and every run's
+    avg_acc."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    values: dict[str, list[tuple[str, float]]] = {}
+    labels = report.study.labels if report.study else {}
+    for name, label in labels.items():
+        measured = metrics(report.matrices[name])
+        average, forgotten, learnt = (measured[key].value for key in ("avg_acc", "forgetting", "new_acc"))
+        if average is not None:
+            values.setdefault(label, []).append((" > ".join(report.matrices[name].tasks), average))
+        if forgotten is not None and learnt is not None:
+            found.setdefault(label, []).append((forgotten, learnt))
+    drawn = {"strips": figures.strips(values, "avg_acc")} if len(labels) > 1 else {}
+    return {**drawn, "trade-off": figures.trade_off(found)} if len(found) > 1 else drawn
 
 
 def _curves(report: ReportInput) -> dict[str, list[AccuracyMatrix]]:

@@ -37,7 +37,9 @@ class Factor:
 
     @classmethod
     def stack(cls, factors: Sequence[Factor]) -> Factor:
-        """Of matrices of one size, all whole or none."""
+        """Of matrices of one size, all whole or none; the only one as it is."""
+        if len(factors) == 1:
+            return factors[0]
         wholes = [factor.whole for factor in factors if factor.whole is not None]
         diagonals, directions = [f.diagonal for f in factors], [f.directions for f in factors]
         return cls(torch.stack(diagonals), torch.stack(directions), torch.stack(wholes) if wholes else None)

@@ -23,7 +23,7 @@ from lcia.ema.sharding import local, part_of
 from lcia.ema.tracked import Tracked
 from lcia.protocols import UNTRAINED, Look, LookBack, Strategy, Trained, TunedLinear
 from lcia.strategies.factors import Curvature, named, stored
-from lcia.strategies.pulls import pulls
+from lcia.strategies.pulls import each, pulls
 from lcia.strategies.watch import watched
 
 KRONECKER = "kronecker."
@@ -75,16 +75,18 @@ class KroneckerStrategy(Strategy):
         """Adds c h to the gradient that the optimizer is about to step with."""
         gradients, _ = self.tracked.gradients("error")
         found = [act() for act in self.pulls]
-        forces = [force for _, each in found for force in each]
+        forces = [force for _, mine in found for force in mine]
         own = self.tracked.add_over_shards(_squares([g for g in gradients if g is not None])).sum().sqrt()
         self.sums[:2] += torch.stack([torch.ones_like(own), own])
         mean = self.sums[1] / self.sums[0]
         most = self.rule.rho * mean / _squares([h for _, h in forces]).sum().sqrt()
         # 0 / 0, a pull of nothing: any weight will do.
         weight = most.nan_to_num(self.rule.gamma).clamp(max=self.rule.gamma)
-        mine = [local(parameter.grad) for parameter, _ in forces if parameter.grad is not None]
-        parts = [part_of(h, parameter).view(g.shape) for (parameter, h), g in zip(forces, mine, strict=True)]
-        torch._foreach_add_(mine, torch._foreach_mul(parts, weight.to(parts[0].dtype)))
+        for _, h in forces:
+            h.mul_(weight)
+        pairs = [(p.grad, part_of(h, p)) for force in forces for p, h in each(force) if p.grad is not None]
+        mine = [local(gradient) for gradient, _ in pairs]
+        torch._foreach_add_(mine, [part.view(g.shape) for (_, part), g in zip(pairs, mine, strict=True)])
         self.sums[2:4] += torch.stack([weight, (weight < self.rule.gamma).to(weight)])
         self.sums[4] = torch.stack([q for q, _ in found]).sum()
 

@@ -17,8 +17,8 @@ from lcia.strategies.factors import Curvature, Factor
 TOGETHER = 1 << 20
 """So many entries of LoRA are stacked at most (4 MB in fp32); larger layers act alone."""
 
-Forces = list[tuple[torch.nn.Parameter, Tensor]]
-"""Parameters and the gradients of q by them, whole tensors."""
+Force = tuple[list[torch.nn.Parameter], Tensor]
+"""Parameters of one shape and the gradients of q by them, whole tensors: stacked, or the only one as it is."""
 
 
 def pulls(layers: Sequence[TunedLinear], known: Mapping[str, Curvature]) -> list[Pull]:
@@ -40,7 +40,10 @@ def _alike(layers: Sequence[TunedLinear]) -> Iterator[list[TunedLinear]]:
 
 
 class Pull(ABC):
-    """q = 1/2 tr(S_g dW S_x dW') / tr of some layers, and its gradient. A collective call where weights are sharded."""
+    """q = 1/2 tr(S_g dW S_x dW') / tr of some layers, and its gradient. A collective call where weights are sharded.
+
+    Of several layers every tensor has one more dimension in front, over the layers.
+    """
 
     def __init__(self, layers: Sequence[TunedLinear], known: Sequence[Curvature]) -> None:
         self.inputs = Factor.stack([each.inputs.factor() for each in known])
@@ -50,16 +53,15 @@ class Pull(ABC):
             torch.where(each.trace > 0, layer.scale**2 / each.trace, 0.0)
             for layer, each in zip(layers, known, strict=True)
         ]
-        self.weight = torch.stack(weights)[:, None, None]
+        self.weight = weights[0] if len(weights) == 1 else torch.stack(weights)[:, None, None]
 
     @abstractmethod
-    def __call__(self) -> tuple[Tensor, Forces]:
+    def __call__(self) -> tuple[Tensor, list[Force]]:
         """q, 0-dim, the sum over the layers, and its gradients."""
 
 
 class ProductPull(Pull):
-    """dW = s (B A - B0 A0), never formed: it is s U V with U = [B - B0, B0] [out, 2r] and V = [A; A - A0] [2r, in].
-    The layers have equal shapes; every tensor below has one more dimension in front, over the layers."""
+    """dW = s (B A - B0 A0), never formed: it is s U V with U = [B - B0, B0] [out, 2r] and V = [A; A - A0] [2r, in]."""
 
     def __init__(self, layers: Sequence[TunedLinear], known: Mapping[str, Curvature]) -> None:
         super().__init__(layers, [known[layer.name] for layer in layers])
@@ -68,17 +70,16 @@ class ProductPull(Pull):
         self.down_origins = [_copy(down) for down in self.downs]
         self.up_origins = [_copy(up) for up in self.ups]
 
-    def __call__(self) -> tuple[Tensor, Forces]:
-        u = torch.cat([_moved(self.ups, self.up_origins), _stack(self.up_origins)], 2)
-        v = torch.cat([_stack(self.downs).to(u), _moved(self.downs, self.down_origins).to(u)], 1)
+    def __call__(self) -> tuple[Tensor, list[Force]]:
+        u = torch.cat([_moved(self.ups, self.up_origins), _stack(self.up_origins)], -1)
+        v = torch.cat([_stack(self.downs).to(u), _moved(self.downs, self.down_origins).to(u)], -2)
         rank = self.downs[0].shape[0]
         vx, ug = self.inputs.times(v), self.outputs.times(u.mT)
         left, right = ug @ u, vx @ v.mT  # U'S_g U and V S_x V', [2r, 2r]
         # B is the sum of U's halves and A the first half of V.
-        by_down = self.weight * ((left[:, :rank] + left[:, rank:]) @ vx)
-        by_up = (self.weight * ug).mT @ right[:, :, :rank]
-        forces = [*zip(self.downs, by_down, strict=True), *zip(self.ups, by_up, strict=True)]
-        return (left * right.mT * self.weight).sum() / 2, forces
+        by_down = (self.weight * (left[..., :rank, :] + left[..., rank:, :])) @ vx
+        by_up = ug.mT @ (self.weight * right[..., :rank])
+        return (left * right.mT * self.weight).sum() / 2, [(self.downs, by_down), (self.ups, by_up)]
 
 
 class WholePull(Pull):
@@ -89,21 +90,28 @@ class WholePull(Pull):
         self.parameters = [layer.up] if layer.bias is None else [layer.up, layer.bias]
         self.origins = [_copy(parameter) for parameter in self.parameters]
 
-    def __call__(self) -> tuple[Tensor, Forces]:
+    def __call__(self) -> tuple[Tensor, list[Force]]:
         pairs = zip(self.parameters, self.origins, strict=True)
         moved = torch.cat([whole(p.detach() - o).view(len(p), -1) for p, o in pairs], 1).to(self.weight.dtype)
-        force = (self.weight * self.outputs.times(self.inputs.times(moved[None]).mT).mT)[0]
+        force = self.weight * self.outputs.times(self.inputs.times(moved).mT).mT
         parts = torch.split(force, [p.numel() // len(p) for p in self.parameters], 1)
-        forces = [(p, part.reshape(p.shape)) for p, part in zip(self.parameters, parts, strict=True)]
+        forces = [([p], part.reshape(p.shape)) for p, part in zip(self.parameters, parts, strict=True)]
         return (force * moved).sum() / 2, forces
 
 
+def each(force: Force) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
+    """The parameters, each with its own gradient."""
+    parameters, gradients = force
+    return zip(parameters, gradients if len(parameters) > 1 else [gradients], strict=True)
+
+
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([whole(tensor.detach()) for tensor in tensors])
+    found = [whole(tensor.detach()) for tensor in tensors]
+    return found[0] if len(found) == 1 else torch.stack(found)
 
 
 def _moved(parameters: Sequence[Tensor], origins: Sequence[Tensor]) -> Tensor:
-    return torch.stack([whole(p.detach() - o) for p, o in zip(parameters, origins, strict=True)])
+    return _stack([p.detach() - o for p, o in zip(parameters, origins, strict=True)])
 
 
 def _copy(parameter: Tensor) -> Tensor:

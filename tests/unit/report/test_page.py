@@ -319,6 +319,16 @@ def test_a_study_is_told_by_means_and_spreads_and_only_a_mean_is_crowned():
     assert "at the end 2.5 ± 2.1" in text
 
 
+def test_a_study_shows_what_was_learnt_against_what_was_forgotten_and_every_run():
+    found = studied()
+    names = [attributes.get("aria-label", "") for attributes in found.all("figure")]
+    assert [name.split(";")[0] for name in names[:2]] == ["new_acc against forgetting", "avg_acc of every run"]
+    assert "forgetting in percent" in found.text
+    # Both methods have a row of their own, and the one order of the tasks is not told by colours.
+    assert "avg_acc in percent" in found.text
+    assert page_of(run()).text.count("forgetting in percent") == 0
+
+
 def test_every_run_of_a_study_is_listed_and_the_page_says_which_it_shows():
     text = studied(shown=1).text
     for name in ("plain-seed0", "plain-seed1", "ours-seed0", "ours-seed1"):

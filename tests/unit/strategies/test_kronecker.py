@@ -15,7 +15,7 @@ from lcia.protocols import UNTRAINED, Look, LookBack, Trained, TunedLinear
 from lcia.strategies import build
 from lcia.strategies.factors import Curvature
 from lcia.strategies.kronecker import Kronecker, KroneckerStrategy, curvature, draw
-from lcia.strategies.pulls import pulls
+from lcia.strategies.pulls import each, pulls
 
 IN, HIDDEN, VOCABULARY, RANK, SCALE = 4, 5, 7, 2, 1.5
 RULE = Kronecker(gamma=10.0, rho=1.0, temperature=4.0, rows=8, k=64)
@@ -165,7 +165,7 @@ def test_rise_and_pull_are_those_of_a_formed_change() -> None:
     with torch.no_grad():
         found = [act() for act in acts]
     torch.testing.assert_close(torch.stack([q for q, _ in found]).sum(), wanted, rtol=1e-11, atol=0)
-    forces = [force for _, each in found for force in each]
+    forces = [pair for _, mine in found for force in mine for pair in each(force)]
     assert len(forces) == 4
     for parameter, force in forces:
         torch.testing.assert_close(force, parameter.grad, rtol=1e-10, atol=1e-13)
@@ -223,8 +223,8 @@ def test_layers_that_act_together_act_as_each_does_alone(
                 parameter.add_(torch.randn_like(parameter))
         wanted, found = [act() for act in alone], [act() for act in stacked]
     torch.testing.assert_close(sum(q for q, _ in found), sum(q for q, _ in wanted), rtol=1e-12, atol=0)
-    forces = {id(p): h for _, each in found for p, h in each}
-    pairs = [pair for _, each in wanted for pair in each]
+    forces = {id(p): h for _, mine in found for force in mine for p, h in each(force)}
+    pairs = [pair for _, mine in wanted for force in mine for pair in each(force)]
     assert len(forces) == len(pairs) == 10
     for parameter, force in pairs:
         torch.testing.assert_close(forces[id(parameter)], force, rtol=1e-12, atol=1e-14)
@@ -257,7 +257,7 @@ def test_a_step_goes_along_the_gradient_and_the_pull_that_is_never_longer(gamma:
     for parameter, gradient in zip(parameters, own, strict=True):
         parameter.grad = gradient.clone()
     with torch.no_grad():
-        forces = {id(p): h for act in strategy.pulls for p, h in act()[1]}
+        forces = {id(p): h for act in strategy.pulls for force in act()[1] for p, h in each(force)}
     optimizer.step()
     flat_own = torch.cat([g.flatten() for g in own])
     flat = torch.cat([forces[id(p)].flatten() for p in parameters])
