@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import ENOUGH_PAIRS, Comparison, Spread, smallest_wilcoxon_p
 from lcia.studies.compare import (
     Cost,
+    OrderEffect,
     TaskSpread,
     compare,
     compare_costs,
     compare_orders,
     compare_pairs,
     compare_tasks,
+    order_effects,
     reference_of,
 )
 from lcia.studies.points import Point
@@ -28,7 +30,8 @@ Spreads: TypeAlias = Mapping[str, Mapping[str, Spread | None]]
 class StudyTables:
     """`methods` per label, `orders` per label and named order, `tasks` per label and task; `comparisons`: metric ->
     each label minus the label `reference` (empty: nothing is compared), paired by order and seed; `costs`: `minutes` of
-    training and `kept_mb` per label. `labels`: run name -> its label."""
+    training and `kept_mb` per label; `effects`: what the order does to avg_acc, per label with several orders.
+    `labels`: run name -> its label."""
 
     reference: str
     labels: Mapping[str, str]
@@ -37,9 +40,10 @@ class StudyTables:
     tasks: Mapping[str, Mapping[str, TaskSpread]]
     comparisons: Mapping[str, Mapping[str, Comparison]]
     costs: Spreads
+    effects: Mapping[str, OrderEffect] = field(default_factory=dict)
 
 
-KEYS = frozenset(field.name for field in fields(StudyTables)) | {"first", "against_first"}
+KEYS = frozenset(each.name for each in fields(StudyTables)) | {"first", "against_first"}
 """Of the record of a study in its summary; the last two stood there before any method could be the reference."""
 
 
@@ -53,6 +57,7 @@ def tabulate(points: Sequence[Point], matrices: Sequence[AccuracyMatrix], costs:
         tasks=compare_tasks(points, matrices),
         comparisons=compare_pairs(points, matrices),
         costs=compare_costs(points, costs),
+        effects=order_effects(points, matrices),
     )
 
 
@@ -70,6 +75,7 @@ def to_record(tables: StudyTables) -> dict[str, Any]:
             for metric, table in tables.comparisons.items()
         },
         "costs": _plain(tables.costs),
+        "effects": {label: effect._asdict() for label, effect in tables.effects.items()},
     }
 
 
@@ -91,6 +97,7 @@ def from_record(record: Mapping[str, Any]) -> StudyTables:
             if table
         },
         costs={label: _spreads(row) for label, row in record.get("costs", {}).items()},
+        effects={label: OrderEffect(**row) for label, row in record.get("effects", {}).items()},
     )
 
 

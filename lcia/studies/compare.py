@@ -30,6 +30,40 @@ def compare_orders(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) 
     return _table(labels, matrices) if len(named) == len(points) else {}
 
 
+class OrderEffect(NamedTuple):
+    """A metric with the order of tasks as a random factor. `between`: standard deviation of the orders' means;
+    `within`: that of seeds within an order, pooled, None with one seed each. `worst`: the order with the least mean."""
+
+    orders: int
+    mean: float
+    between: float
+    within: float | None
+    worst: str
+    worst_mean: float
+
+
+def order_effects(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, OrderEffect]:
+    """Of avg_acc per label that has two orders or more."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for point, matrix in zip(points, matrices, strict=True):
+        if (value := metrics(matrix)["avg_acc"].value) is not None:
+            order = point.order if isinstance(point.order, str) else " > ".join(point.order or matrix.tasks)
+            values.setdefault(point.label, {}).setdefault(order, []).append(value)
+    return {label: _effect(found) for label, found in values.items() if len(found) > 1}
+
+
+def _effect(found: Mapping[str, Sequence[float]]) -> OrderEffect:
+    means = {order: float(np.mean(values)) for order, values in found.items()}
+    repeated = [values for values in found.values() if len(values) > 1]
+    # Each order's variance weighs as many times as it has degrees of freedom.
+    freedom = sum(len(values) - 1 for values in repeated)
+    squares = sum(float(np.var(values, ddof=1)) * (len(values) - 1) for values in repeated)
+    within = (squares / freedom) ** 0.5 if freedom else None
+    worst = min(means, key=lambda order: means[order])
+    column = list(means.values())
+    return OrderEffect(len(means), float(np.mean(column)), float(np.std(column, ddof=1)), within, worst, means[worst])
+
+
 class TaskSpread(NamedTuple):
     """One task's scores in percent over the orders and seeds of a label; None where a run did not evaluate it."""
 

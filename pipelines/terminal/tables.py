@@ -17,7 +17,7 @@ from lcia.metrics.stats import Comparison, Spread
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.report import wording
 from lcia.report.study_tables import Spreads, StudyTables, reach
-from lcia.studies.compare import Cost, TaskSpread
+from lcia.studies.compare import Cost, OrderEffect, TaskSpread
 from lcia.studies.search import ORDER, PLACE
 
 WIDTH = 160
@@ -65,6 +65,8 @@ def study_tables(tables: StudyTables) -> list[Table]:
     found = [_methods_table(tables)]
     found += [_comparison_table(metric, tables.reference, compared) for metric, compared in tables.comparisons.items()]
     found.append(tasks_table(tables.tasks))
+    if tables.effects:
+        found.append(_effects_table(tables.effects))
     return [*found, _orders_table(tables.orders)] if tables.orders else found
 
 
@@ -101,6 +103,16 @@ def tasks_table(compared: Mapping[str, Mapping[str, TaskSpread]]) -> Table:
         found = [tasks.get(name, TaskSpread(None, None)) for name in names]
         add_row(table, label, "just learnt", *(wording.with_spread(task.learnt) for task in found))
         add_row(table, "", "at the end", *(wording.with_spread(task.final) for task in found))
+    return table
+
+
+def _effects_table(effects: Mapping[str, OrderEffect]) -> Table:
+    """What the order of tasks does, beside what seeds do."""
+    columns = ("method", "orders", "mean", "sd between orders", "sd of seeds", "worst order", "its mean")
+    table = new_table("avg_acc (%) by order of the tasks", *columns)
+    for label, e in effects.items():
+        numbers = (wording.number(value) for value in (e.mean, e.between, e.within))
+        add_row(table, label, str(e.orders), *numbers, e.worst, wording.number(e.worst_mean))
     return table
 
 

@@ -26,6 +26,7 @@ from lcia.studies.compare import (
     compare_orders,
     compare_pairs,
     compare_tasks,
+    order_effects,
     reference_of,
 )
 from lcia.studies.config import StudyConfig
@@ -126,6 +127,20 @@ def test_named_orders_are_compared_one_by_one_over_seeds() -> None:
     assert {label: row["avg_acc"] and row["avg_acc"].mean for label, row in found.items()} == {
         "plain, origin": 15, "plain, reverse": 40, "ours, origin": 65, "ours, reverse": 90
     }  # fmt: skip
+
+
+def test_the_order_is_a_random_factor_beside_the_seeds() -> None:
+    points = expand(_study(orders=["origin", "reverse"], seeds=[0, 1, 2]))
+    found = order_effects(points, [_matrix((mean, mean)) for mean in (10, 20, 30, 50, 50, 80)])
+    # Means 20 and 60; variances 100 and 300 of two degrees of freedom each.
+    [(label, effect)] = found.items()
+    assert (label, effect.orders, effect.mean, effect.worst, effect.worst_mean) == ("lcia", 2, 40, "origin", 20)
+    assert effect.between == pytest.approx(800**0.5)
+    assert effect.within == pytest.approx(200**0.5)
+    once = expand(_study(orders=[list(TASKS), list(TASKS[::-1])]))
+    [alone] = order_effects(once, [_matrix((mean, mean)) for mean in (10, 20)]).values()
+    assert (alone.within, alone.worst) == (None, " > ".join(TASKS))
+    assert order_effects(points[:3], [_matrix((1, 1))] * 3) == {}
 
 
 def test_orders_without_names_have_no_table_of_their_own() -> None:
