@@ -115,7 +115,7 @@ class ReportInput:
     """What the page shows. `counts`: one row per task and split, any columns; `environment`: name -> value.
 
     `study`: the tables over labels, where the runs are those of a study; `runs` may then be a choice of them, and
-    `matrices` holds every run's by name.
+    `matrices` holds every run's by name. `search`: of a study that drew its runs, its objective and trials as JSON.
     """
 
     title: str
@@ -126,6 +126,7 @@ class ReportInput:
     warnings: tuple[str, ...] = ()
     study: StudyTables | None = None
     matrices: Mapping[str, AccuracyMatrix] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write(report: ReportInput, folder: Path) -> Path:
@@ -145,6 +146,7 @@ def render(report: ReportInput) -> str:
         .get_template("report.html.j2")
         .render(
             report=report,
+            trials=wording.trials(report.search) if report.search else (),
             slugs=_slugs(report.runs),
             figures=drawn,
             headline=HEADLINE,

@@ -101,6 +101,7 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
         warnings=tuple(summary["warnings"]),
         study=tables,
         matrices={outcome.config.name: outcome.matrix for outcome in outcomes},
+        search=session.facts.get("search", {}),
     )
     write_page(page, folder)
     return summary

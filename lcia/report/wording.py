@@ -13,6 +13,7 @@ import yaml as yaml_format
 from lcia.config.load import flat
 from lcia.metrics.matrix import MEASURES, Metric
 from lcia.metrics.stats import Comparison, Spread
+from lcia.studies.search import ORDER, PLACE
 
 THUMBNAIL = 320
 """Longest side of an example's image in pixels."""
@@ -130,3 +131,29 @@ def picture(image: bytes) -> str:
     stream = io.BytesIO()
     drawn.save(stream, kind, optimize=True)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+# Trials of a search -----------------------------------------------------------------------------------------------
+
+
+def trials(search: Mapping[str, Any]) -> list[list[str]]:
+    """The trials of a search as rows of texts, the first of which is the head; the best one is marked."""
+    names = list(dict.fromkeys(name for trial in search["trials"] for name in trial["drawn"] if not is_code(name)))
+    metric = search["objective"]["metric"]
+    rows = [["trial", *names, "order", "tasks", metric, "ended"]]
+    for trial in search["trials"]:
+        drawn = [_drawn(trial["drawn"].get(name, "")) for name in names]
+        order = trial["order"] if isinstance(trial["order"], str) else " > ".join(trial["order"] or ())
+        value = number(trial["value"])
+        ended = "best" if trial["number"] == search["best"] else "" if trial["whole"] else trial["failed"] or "stopped"
+        rows.append([str(trial["number"]), *drawn, order, str(trial["tasks"]), value, ended])
+    return rows
+
+
+def is_code(name: str) -> bool:
+    """Whether a drawn value is a part of an order, which has a column of its own."""
+    return name == ORDER or (name.startswith(PLACE) and name.removeprefix(PLACE).isdigit())
+
+
+def _drawn(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

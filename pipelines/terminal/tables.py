@@ -18,7 +18,6 @@ from lcia.plan import ZERO_SHOT, Plan
 from lcia.report import wording
 from lcia.report.study_tables import Spreads, StudyTables, reach
 from lcia.studies.compare import Cost, OrderEffect, TaskSpread
-from lcia.studies.search import ORDER, PLACE
 
 WIDTH = 160
 METRICS = tuple(name for name, measure in MEASURES.items() if measure.in_tables)
@@ -168,27 +167,11 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def trials_table(search: Mapping[str, Any]) -> Table:
     """A row per trial of a search; the best one is marked."""
-    names = list(dict.fromkeys(name for trial in search["trials"] for name in trial["drawn"] if not _is_code(name)))
-    metric = search["objective"]["metric"]
-    table = new_table(
-        f"trials, {metric} on {search['objective']['split']}", "trial", *names, "order", "tasks", metric, ""
-    )
-    for trial in search["trials"]:
-        drawn = [_drawn(trial["drawn"].get(name, "")) for name in names]
-        order = trial["order"] if isinstance(trial["order"], str) else " > ".join(trial["order"] or ())
-        value = "" if trial["value"] is None else f"{trial['value']:.1f}"
-        state = "best" if trial["number"] == search["best"] else "" if trial["whole"] else trial["failed"] or "stopped"
-        add_row(table, str(trial["number"]), *drawn, order, str(trial["tasks"]), value, state)
+    head, *rows = wording.trials(search)
+    table = new_table(f"trials, {search['objective']['metric']} on {search['objective']['split']}", *head)
+    for row in rows:
+        add_row(table, *row)
     return table
-
-
-def _is_code(name: str) -> bool:
-    """Whether a drawn value is a part of an order, which has a column of its own."""
-    return name == ORDER or (name.startswith(PLACE) and name.removeprefix(PLACE).isdigit())
-
-
-def _drawn(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def work_table(work: Mapping[str, Any]) -> Table:

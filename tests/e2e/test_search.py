@@ -65,6 +65,9 @@ def test_trials_are_numbered_drawn_and_scored(searched: Searched) -> None:
     assert whole[found["best"]] == max(whole.values())
     assert len(searched.printed["methods"]) == len(whole)
     assert searched.printed["comparisons"] == {}
+    page = (searched.folder / "runs" / "bounds" / "report.html").read_text()
+    assert "of one that was stopped, its mean score so far" in page
+    assert page.count("OCR-VQA &gt; VQAv2") + page.count("VQAv2 &gt; OCR-VQA") >= len(found["trials"])
 
 
 def test_what_was_trained_before_the_kill_is_not_trained_again(searched: Searched) -> None:
