@@ -108,7 +108,7 @@ class Objective(Section):
     @classmethod
     def _not_the_test_split(cls, split: Any) -> Any:
         if split == "test":
-            raise ValueError("the test split is no place to search on: use `validation`, and run the best on test once")
+            raise ValueError("a search may not look at the test split: use `validation`, and run the best on test once")
         return split
 
 
@@ -199,10 +199,21 @@ class StudyConfig(Section):
                 raise ValueError(f"vary.{drawn[0]} is drawn by a search: list its values, or set search.kind to optuna")
             if not isinstance(self.scheduler, NoScheduler):
                 raise ValueError("scheduler stops trials of a search: set search.kind to random or optuna")
+            if self.budget != Budget():
+                raise ValueError("budget limits a search: set search.kind to random or optuna, or take it out")
         elif not self.vary and len(self.methods) == 1 and self.orders == "given":
             raise ValueError("there is nothing to search: give vary, several methods, or orders")
         if isinstance(self.scheduler, Asha) and self.objective != Objective():
             raise ValueError("scheduler asha compares trials that are not done, which avg_acc (max) alone allows")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> StudyConfig:
+        for name, values in self.vary.items():
+            match values:
+                case Uniform(uniform=(low, high)) | LogUniform(loguniform=(low, high)) | RandInt(randint=(low, high)):
+                    if low >= high:
+                        raise ValueError(f"vary.{name}: {low} is to be less than {high}")
         return self
 
     @property

@@ -48,7 +48,7 @@ class Space:
         self.tasks = tasks_of(study) if study.orders == "all" else ()
 
     def define(self, trial: Suggests) -> None:
-        """Asks for every value; what there is no choice of is not asked for."""
+        """Asks for every value that there is a choice of."""
         if len(self.study.methods) > 1:
             trial.suggest_categorical(METHOD, list(self.study.methods))
         for name, values in self.study.vary.items():

@@ -76,7 +76,7 @@ def search(study: StudyConfig, executor: RayExecutor, log: Path) -> list[Trial]:
         tune_config=_tune_config(study, Log(study, log)),
         run_config=tune.RunConfig(
             name=f"{study.name}-{uuid.uuid4().hex[:6]}", storage_path=f"{executor.launch.root}/tune", verbose=0,
-            stop=_stopper(study.budget.stages, broker), callbacks=[_logger(Log(study, log))],
+            stop=_stopper(study.budget.stages, broker),
         ),
     )  # fmt: skip
     # Tune prints its own tables; stdout is for results.
@@ -145,17 +145,6 @@ class Log:
                 file.write(json.dumps({"key": key, "stopped": stopped}) + "\n")
 
 
-def _logger(log: Log) -> Any:
-    from ray.tune import Callback
-
-    class Logger(Callback):  # type: ignore[misc]
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            last = trial.last_result
-            log.add(trial.config, None if last[WHOLE] else last[TASKS])
-
-    return Logger()
-
-
 def _halving(scheduler: Asha, log: Log) -> Any:
     """ASHA, in which a trial that has ended before ends where it did."""
     from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -166,6 +155,9 @@ def _halving(scheduler: Asha, log: Log) -> Any:
             decision: str = super().on_trial_result(tune_controller, trial, result)
             if (key := log.key(trial.config)) in log.ended:
                 return str(TrialScheduler.STOP if log.ended[key] == result[TASKS] else TrialScheduler.CONTINUE)
+            # Only what ASHA decided: a trial that a budget cut short may go on another time.
+            if result[WHOLE] or decision == TrialScheduler.STOP:
+                log.add(trial.config, None if result[WHOLE] else result[TASKS])
             return decision
 
     return Halving(

@@ -172,7 +172,9 @@ def _draw(found: Sequence[Mapping[str, Any]], tasks: Sequence[str], picture: Pat
 
 def _check_grouped(chosen: RunConfig) -> None:
     if not chosen.groups:
-        raise InputError("grouping.enabled is false: there is one adapter and nothing to decide")
+        raise InputError(
+            "grouping.enabled is false, or protocol is not continual: there is one adapter and nothing to decide"
+        )
 
 
 def _prepared(configs: Sequence[RunConfig], where: LaunchConfig) -> tuple[list[Prepared], Store]:

@@ -102,8 +102,11 @@ def test_a_draw_that_is_no_configuration_names_its_trial() -> None:
     [
         ({"search": {"kind": "grid"}, "vary": {"strategy.gamma": {"uniform": [1, 2]}}}, "is drawn by a search"),
         ({"search": {"kind": "grid"}, "scheduler": {"kind": "asha"}}, "scheduler stops trials of a search"),
+        ({"search": {"kind": "grid"}, "budget": {"hours": 1}}, "budget limits a search"),
+        ({"vary": {"strategy.gamma": {"uniform": [2, 1]}}}, "vary.strategy.gamma: 2.0 is to be less than 1.0"),
+        ({"vary": {"strategy.rows": {"randint": [8, 8]}}}, "vary.strategy.rows: 8 is to be less than 8"),
         ({}, "there is nothing to search"),
-        ({"orders": "all", "objective": {"split": "test"}}, "the test split is no place to search on"),
+        ({"orders": "all", "objective": {"split": "test"}}, "a search may not look at the test split"),
         ({"orders": "all", "objective": {"metric": "maa"}, "scheduler": {"kind": "asha"}}, "which avg_acc"),
         ({"orders": "all", "search": {"kind": "optuna"}}, "num_samples"),
         ({"orders": "all", "search": {"kind": "optuna", "num_samples": 0}}, "num_samples"),
