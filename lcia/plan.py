@@ -21,12 +21,13 @@ ZERO_SHOT = -1
 class Catalog:
     """What planning has to know of the data: the order, keys of shards, features of instructions.
 
-    `features` is empty where grouping is off.
+    `features` is empty where grouping is off. `fits`: keys of the rows by which a task's groups are compared.
     """
 
     order: tuple[str, ...]
     shards: Mapping[tuple[str, Split], str]
     features: Mapping[tuple[str, Split], Features]
+    fits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ class Cell:
 
     row: int
     column: int
+    stage: EvaluateStage
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A group's newest adapter asked about a task, whether it serves the task or not."""
+
+    task: str
+    group: int
     stage: EvaluateStage
 
 
@@ -58,7 +68,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of one run, as rows of its accuracy matrix; `untuned` are those of the base before any training.
+    """All stages of one run, as rows of its accuracy matrix. `untuned`: those of the base before any training; `fits`:
+    those of every group about every task at the end of the stream.
 
     A stream has a row for each task. Joint training and the untuned base alone have one, which is the matrix's last.
     """
@@ -68,6 +79,7 @@ class Plan:
     untuned: tuple[EvaluateStage, ...]
     decide: Callable[[Row, str], tuple[Route, ...]] = field(compare=False)
     """How a task is routed after a row, with all similarities: thousands of orders do not keep what a few show."""
+    fits: tuple[Fit, ...] = ()
 
     @property
     def _numbered(self) -> Iterator[tuple[int, Row]]:
@@ -86,8 +98,9 @@ class Plan:
 
     @property
     def evals(self) -> tuple[EvaluateStage, ...]:
-        """Distinct evaluation stages in the order of the matrix."""
-        return tuple({cell.stage.key: cell.stage for cell in self.cells}.values())
+        """Distinct evaluation stages in the order of the matrix, then those of `fits`."""
+        stages = (*(cell.stage for cell in self.cells), *(fit.stage for fit in self.fits))
+        return tuple({stage.key: stage for stage in stages}.values())
 
     @property
     def placements(self) -> tuple[Placement, ...]:
@@ -125,7 +138,7 @@ def union(plans: Iterable[Plan]) -> tuple[list[TrainStage], list[EvaluateStage]]
     evals: dict[str, EvaluateStage] = {}
     seen: set[int] = set()
     for made in plans:
-        evals |= {stage.key: stage for stage in made.untuned}
+        evals |= {stage.key: stage for stage in (*made.untuned, *(fit.stage for fit in made.fits))}
         for row in made.rows:
             if id(row) not in seen:
                 seen.add(id(row))
@@ -214,7 +227,19 @@ def plan(planner: Planner, catalog: Catalog) -> Plan:
             planner.rows[at] = _row(planner, catalog, order[:number], rows[-1] if rows else None)
         rows.append(planner.rows[at])
     untuned = _untuned(planner, catalog) if config.evaluation.zero_shot else ()
-    return Plan(order, tuple(rows), untuned, partial(planner.decide, catalog))
+    return Plan(order, tuple(rows), untuned, partial(planner.decide, catalog), _fits(planner, catalog, rows[-1]))
+
+
+def _fits(planner: Planner, catalog: Catalog, last: Row) -> tuple[Fit, ...]:
+    """Every task with every group, where there is a choice and rows to choose by."""
+    if len(last.newest) < 2:
+        return ()
+    return tuple(
+        Fit(task, group, planner.evaluate(task, catalog.fits[task], ((None, key),)))
+        for task in catalog.order
+        if task in catalog.fits
+        for group, key in enumerate(last.newest)
+    )
 
 
 def _row(planner: Planner, catalog: Catalog, tasks: tuple[str, ...], before: Row | None) -> Row:

@@ -6,7 +6,7 @@ Several configurations run together as the union of their plans, so what they sh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -26,6 +26,10 @@ from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.result import TrainResult
 from lcia.types import Benchmark, InputError, Split, TaskSpec
+
+MOST_FITTED = 100
+"""Runs that are planned together up to which tasks are compared under all groups: of thousands of orders each would
+ask for answers that no other shares."""
 
 
 class Executor(Protocol):
@@ -109,10 +113,10 @@ def complete(prepared: Sequence[Prepared], executor: Executor) -> list[Outcome]:
 
 def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
     """Shards and embeds the data of all configurations and makes their plans."""
-    shared = _Shared(executor.store)
+    shared = _Shared(executor.store, fitted=len(configs) <= MOST_FITTED)
     requests = [(config, shared.data(config)) for config in configs]
     wanted = list({id(data): data for _, data in requests}.values())
-    shards = {stage.key: stage for data in wanted for stage in data.shards.values()}
+    shards = {stage.key: stage for data in wanted for stage in data.read}
     executor.shard(list(shards.values()))
     counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
     for data in wanted:
@@ -129,7 +133,8 @@ def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
 class _Shared:
     """Lookups of files, models, store and plans that the runs of a study share; each is made once."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, fitted: bool) -> None:
+        self._fitted = fitted
         self._benchmark, self.fingerprint = cache(benchmarks.build), cache(fingerprint)
         self._assistant, self._base = cache(pinned_assistant), cache(base_identity)
         self._embedder, self._identity = cache(pinned_embedder), cache(embedder_identity)
@@ -160,7 +165,21 @@ class _Shared:
             embeds = {
                 at: EmbedStage(shards=stage.key, embedder=embedder, identity=identity) for at, stage in shards.items()
             }
-        return _Data(config, benchmark, shards, embeds)
+        return _Data(config, benchmark, shards, embeds, self._fits(config, benchmark) if self._fitted else {})
+
+    def _fits(self, config: RunConfig, benchmark: Benchmark) -> dict[str, ShardStage]:
+        """The first validation rows of each task that has some, where groups are compared."""
+        tasks = [benchmark[name] for name in benchmark.order(config.order)]
+        if not config.groups or not config.watch.rows or len(tasks) < 2:
+            return {}
+        return {
+            task.name: _shard(
+                config, replace(task, max_samples=min(task.max_samples or config.watch.rows, config.watch.rows)),
+                "validation", self,
+            )
+            for task in tasks
+            if task.validation is not None
+        }  # fmt: skip
 
     def planner(self, config: RunConfig) -> Planner:
         assistant = self._assistant(config.assistant)
@@ -180,6 +199,12 @@ class _Data:
     benchmark: Benchmark
     shards: Mapping[tuple[str, Split], ShardStage]
     embeds: Mapping[tuple[str, Split], EmbedStage]
+    fits: Mapping[str, ShardStage]
+
+    @property
+    def read(self) -> tuple[ShardStage, ...]:
+        """All rows that are read."""
+        return (*self.shards.values(), *self.fits.values())
 
 
 class _Ready:
@@ -191,10 +216,11 @@ class _Ready:
         self._features = {at: shared.features(stage.key) for at, stage in data.embeds.items()}
         self._counts = {stage.label: counts[stage.key] for stage in data.shards.values()}
         self._embeds = tuple(stage.key for stage in data.embeds.values())
+        self._fits = {task: stage.key for task, stage in data.fits.items()}
         self._planner = cache(lambda seed: shared.planner(data.config.model_copy(update={"seed": seed})))
 
     def plan(self, config: RunConfig) -> Prepared:
-        catalog = Catalog(self._benchmark.order(config.order), self._keys, self._features)
+        catalog = Catalog(self._benchmark.order(config.order), self._keys, self._features, self._fits)
         made = plan(self._planner(config.seed), catalog)
         return Prepared(config, self._benchmark, catalog, made, self._counts, self._embeds)
 
@@ -202,7 +228,7 @@ class _Ready:
 def keys_of(prepared: Sequence[Prepared]) -> set[str]:
     """The keys of all results that runs need: their data, features, trainings and answers."""
     catalogs = {id(one.catalog.shards): one for one in prepared}.values()
-    data = {key for one in catalogs for key in (*one.catalog.shards.values(), *one.embeds)}
+    data = {key for one in catalogs for key in (*one.catalog.shards.values(), *one.catalog.fits.values(), *one.embeds)}
     trains, evals = union(one.plan for one in prepared)
     return data | {stage.key for stage in (*trains, *evals)}
 
@@ -233,8 +259,7 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> 
 def _refuse_bad_rows(data: _Data, counts: Mapping[str, ShardCounts], store: Store) -> None:
     """Raises InputError, listing the reasons by count, where more rows are bad than the configuration allows."""
     limit = data.config.data.max_bad_fraction
-    stages = data.shards.values()
-    refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in stages), limit)
+    refuse((complaint(s.label, counts[s.key], f"{store.path(s.key)}/{BAD_ROWS}", limit) for s in data.read), limit)
 
 
 # After everything is done ---------------------------------------------------------------------------------------

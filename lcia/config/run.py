@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from lcia.config.names import TaskName, TaskNames, check_distinct
 from lcia.config.sections import Count, Fraction, Name, Positive, Section, Seed
 from lcia.config.strategies import KroneckerConfig, StrategyConfig
+from lcia.config.watch import WatchConfig
 from lcia.types import Format, InstructionRule, InstructionType, Split
 
 LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -391,6 +392,8 @@ class RunConfig(Section):
     """Which tasks share an adapter (docs/grouping.md)."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is scored, and how."""
+    watch: WatchConfig = WatchConfig()
+    """From where on signs of failure are warned of (docs/watch.md)."""
     seed: Seed = 0
     """What adapters, batches and dropout are drawn from."""
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcia.config.run import GroupingConfig
+from lcia.config.watch import WatchConfig
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.report import figures, wording
 from lcia.report.figures import StageSteps
 from lcia.report.learnt import TaskAnswers
+from lcia.report.signs import NOTHING_WATCHED, Signs, shown_by
 from lcia.report.study_tables import StudyTables, reach
 from lcia.types import IMAGE_TOKEN
 
@@ -104,6 +106,7 @@ class RunReport:
     served: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[TaskAnswers, ...] = ()
+    signs: Signs = NOTHING_WATCHED
 
     @property
     def slug(self) -> str:
@@ -159,6 +162,7 @@ def render(report: ReportInput) -> str:
             names_and_metrics=[(run.name, metrics(run.matrix)) for run in report.runs],
             reasons=_reasons(report.runs),
             notes=_notes(report.runs),
+            limits=[WatchConfig(**run.config.get("watch", {})) for run in report.runs],
             examples=examples(report.runs),
             differences=wording.differences([run.config for run in report.runs]),
             count_columns=wording.columns(report.counts),
@@ -178,6 +182,7 @@ def _environment() -> Environment:
         number=wording.number, plain=wording.plain, spread=wording.with_spread, first_of=wording.first,
         count_of=wording.count, clock=wording.clock, yaml=wording.yaml, picture=wording.picture,
         difference=wording.difference, p_value=wording.p_value, corrected=wording.corrected, reach=reach,
+        shown_by=shown_by,
     )  # fmt: skip
     environment.tests.update(known=wording.known)
     return environment

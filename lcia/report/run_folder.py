@@ -20,12 +20,13 @@ from lcia.evaluation.answers import ANSWERS
 from lcia.metrics import matrix as matrices
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
-from lcia.report import decisions, learnt, study_tables
+from lcia.report import decisions, learnt, signs, study_tables
 from lcia.report.environment import environment
 from lcia.report.figures import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Prediction, ReportInput, RunReport
 from lcia.report.page import write as write_page
+from lcia.report.signs import Signs
 from lcia.report.study_tables import StudyTables, tabulate
 from lcia.report.wording import clock
 from lcia.run import Outcome, Prepared, keys_of
@@ -44,6 +45,33 @@ those that the page shows have."""
 SUMMARY = "summary.json"
 KEYS = "keys.json"
 """Lists the results that a run needs, for `lcia clean`. Empty: the run has begun and does not know them yet."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A finished run and what reading it told: answers beside constant ones, warnings of its grouping, signs of
+    failure and, by their kind, the texts of those that it shows."""
+
+    outcome: Outcome
+    answers: tuple[TaskAnswers, ...]
+    grouping: list[str]
+    signs: Signs
+    failing: Mapping[str, str]
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Known:
+        watched = signs.watch(outcome)
+        failing = signs.warnings(watched, outcome.config.watch)
+        return cls(outcome, learnt.tell(outcome), decisions.warnings(outcome.prepared), watched, failing)
+
+    @property
+    def name(self) -> str:
+        return self.outcome.config.name
+
+    @property
+    def warnings(self) -> list[str]:
+        """All of them as texts."""
+        return [*self.grouping, *(each.warning for each in self.answers if each.warning), *self.failing.values()]
 
 
 @dataclass(frozen=True)
@@ -78,13 +106,11 @@ def write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: P
 
 def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    answers = [learnt.tell(outcome) for outcome in outcomes]
-    grouping = [decisions.warnings(outcome.prepared) for outcome in outcomes]
+    known = [Known.of(outcome) for outcome in outcomes]
     tables = _tables(outcomes, session.points) if session.points else None
     shown = _shown(outcomes, tables)
     whole = range(len(outcomes)) if len(outcomes) <= MOST_KEPT else shown
-    told = list(zip(outcomes, answers, grouping, strict=True))
-    summary = _summary(told, set(whole), session)
+    summary = _summary(known, set(whole), session)
     if tables:
         summary = {**summary, **study_tables.to_record(tables)}
     # Last, because it is the longest.
@@ -94,7 +120,7 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
         _write_run(outcomes[at], store, folder / outcomes[at].config.name if len(outcomes) > 1 else folder)
     page = ReportInput(
         title=session.title,
-        runs=tuple(_page(outcomes[at], answers[at], store) for at in shown),
+        runs=tuple(_page(known[at], store) for at in shown),
         counts=tuple(_counts(outcomes)),
         environment=summary["environment"],
         subtitle=f"{_runs(len(outcomes))}, {clock(session.wall_seconds)}",
@@ -112,27 +138,22 @@ def _tables(outcomes: Sequence[Outcome], points: Sequence[Point]) -> StudyTables
     return tabulate(points, [outcome.matrix for outcome in outcomes], costs)
 
 
-def _summary(
-    told: Sequence[tuple[Outcome, tuple[TaskAnswers, ...], list[str]]], whole: Collection[int], session: Session
-) -> dict[str, Any]:
-    """`told`: each run with what is known of its answers and the warnings of its grouping; `whole`: places of those
-    that everything is kept of."""
+def _summary(known: Sequence[Known], whole: Collection[int], session: Session) -> dict[str, Any]:
+    """`whole`: places of the runs that everything is kept of."""
     runs = {
-        outcome.config.name: {
-            **_figures(outcome, [*grouping, *(each.warning for each in answers if each.warning)]),
-            **(_details(outcome, answers) if at in whole else {}),
-        }
-        for at, (outcome, answers, grouping) in enumerate(told)
+        one.name: {**_figures(one.outcome, one.warnings), **(_details(one) if at in whole else {})}
+        for at, one in enumerate(known)
     }
     warnings = [
-        *_missing(session.failed, len(told)),
-        *decisions.gather({outcome.config.name: grouping for outcome, _, grouping in told}),
-        *learnt.gather({outcome.config.name: answers for outcome, answers, _ in told}),
+        *_missing(session.failed, len(known)),
+        *decisions.gather({one.name: one.grouping for one in known}),
+        *learnt.gather({one.name: one.answers for one in known}),
+        *signs.gather({one.name: one.failing for one in known}),
     ]
-    known = {
+    facts = {
         "title": session.title, "wall_seconds": session.wall_seconds, **session.facts, "failed": list(session.failed)
     }  # fmt: skip
-    return {**known, "environment": environment(), "warnings": warnings, "runs": runs}
+    return {**facts, "environment": environment(), "warnings": warnings, "runs": runs}
 
 
 def _missing(failed: Sequence[str], finished: int) -> Iterator[str]:
@@ -174,13 +195,15 @@ def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
     }
 
 
-def _details(outcome: Outcome, answers: Sequence[TaskAnswers]) -> dict[str, Any]:
-    """The rest of a run: stages, answers, decisions, configuration."""
+def _details(one: Known) -> dict[str, Any]:
+    """The rest of a run: stages, answers, signs, decisions, configuration."""
+    outcome = one.outcome
     config, plan = outcome.config, outcome.prepared.plan
     return {
         "stages": [_train_facts(stage, outcome.trainings[stage.key]) for stage in plan.trains],
         "evaluations": [{"key": s.key, "task": s.task, **outcome.answers[s.key].result} for s in plan.evals],
-        "answers": [learnt.to_record(told) for told in answers],
+        "answers": [learnt.to_record(told) for told in one.answers],
+        "signs": signs.to_record(one.signs),
         **_decisions(outcome.prepared),
         "served": decisions.served(outcome.prepared),
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
@@ -261,7 +284,8 @@ def _export(stage: Path, folder: Path) -> None:
 # The page -------------------------------------------------------------------------------------------------------
 
 
-def _page(outcome: Outcome, answers: tuple[TaskAnswers, ...], store: Store) -> RunReport:
+def _page(one: Known, store: Store) -> RunReport:
+    outcome = one.outcome
     plan, config = outcome.prepared.plan, outcome.config
     return RunReport(
         name=config.name,
@@ -273,7 +297,8 @@ def _page(outcome: Outcome, answers: tuple[TaskAnswers, ...], store: Store) -> R
         predictions=tuple(p for stage in _final(outcome) for p in _examples(outcome, stage, store)),
         seconds=dict(_seconds(outcome)),
         notes={_named(stage): outcome.trainings[stage.key].notes for stage in plan.trains},
-        answers=answers,
+        answers=one.answers,
+        signs=one.signs,
     )
 
 

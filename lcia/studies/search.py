@@ -84,7 +84,8 @@ class Space:
             InputError: the draw is not a valid configuration.
         """
         study, name = self.study, f"trial{number:03d}"
-        values = {**draw.values, "evaluation.split": study.objective.split}
+        # Groups are not compared in a trial: it is there for its score.
+        values = {**draw.values, "evaluation.split": study.objective.split, "watch.rows": 0}
         if isinstance(study.scheduler, Asha):
             values |= {"evaluation.upper_triangle": True, "evaluation.zero_shot": True}
         config = configured(study, draw.method, values, f"{name} ({draw.method})")

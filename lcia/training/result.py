@@ -50,6 +50,12 @@ class TrainResult:
         return int(self.result["steps"]) - begun
 
     @property
+    def kl_from_start(self) -> float | None:
+        """KL(tuned || start) on rows of the stage, nats per answer token (training.drift); None: an older result."""
+        found: float | None = self.result.get("kl_from_start")
+        return found
+
+    @property
     def notes(self) -> str:
         """What happened on the way, for people; empty: nothing."""
         return history(self.result)

@@ -27,6 +27,7 @@ from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Trai
 from lcia.stage import TrainStage
 from lcia.store.folders import Checkpoints, Store
 from lcia.training.checkpoint import State, resume, save
+from lcia.training.drift import Start
 from lcia.training.finite import cause, check_weights
 from lcia.training.look_back import LookAgain
 from lcia.training.parallel import check_even_split, from_main, gather_verified, refuse_engines, synchronised, wrap
@@ -62,7 +63,8 @@ class Worker:
 
 @dataclass
 class Loop:
-    """A stage in training, as one worker sees it. `module` is what gradients go through: the assistant's, or DDP's."""
+    """A stage in training, as one worker sees it. `module` is what gradients go through: the assistant's, or DDP's.
+    `start`: the weights before the first step."""
 
     stage: TrainStage
     assistant: Assistant
@@ -71,6 +73,7 @@ class Loop:
     module: torch.nn.Module
     steps: int
     state: State
+    start: Start
 
     @property
     def accelerator(self) -> Accelerator:
@@ -110,7 +113,8 @@ def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None
         _train(loop)
         kept = loop.state.strategy.finish(_look_back(loop))
         check_weights(loop.state.parameters, worker.accelerator)
-    _publish(loop, kept, started)
+        kl = loop.start.kl(assistant.module, _look_back(loop))
+    _publish(loop, kept, kl, started)
     _release(loop)
 
 
@@ -123,7 +127,8 @@ def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     kept = _give_adapter(stage, assistant, worker.store)
     module = wrap(assistant, worker.options.parallelism, worker.accelerator)
     steps = total_steps(stage.training, len(rows))
-    loop = Loop(stage, assistant, worker, rows, module, steps, _fresh(stage, assistant, steps))
+    state = _fresh(stage, assistant, steps)
+    loop = Loop(stage, assistant, worker, rows, module, steps, state, Start(state.parameters))
     assistant.module.train()
     trained = Trained(loop.state.parameters, assistant.adapters.layers())
     loop.state.strategy.start(trained, loop.state.optimizer, kept)
@@ -302,13 +307,13 @@ def _explained(loop: Loop) -> Iterator[None]:
         ) from error
 
 
-def _publish(loop: Loop, kept: dict[str, Tensor], started: float) -> None:
+def _publish(loop: Loop, kept: dict[str, Tensor], kl: float, started: float) -> None:
     """The main worker writes the finished stage into the store; the others wait for it."""
     theta, checksum = gather_verified(loop.state.parameters, loop.accelerator)
     if loop.accelerator.is_main_process:
         result = {"steps": loop.steps, "seconds": time.perf_counter() - started, "checksum": checksum,
                   "workers": loop.accelerator.num_processes, "parallelism": loop.worker.options.parallelism,
-                  "rows": len(loop.rows), **loop.state.notes}  # fmt: skip
+                  "rows": len(loop.rows), "kl_from_start": kl, **loop.state.notes}  # fmt: skip
         with loop.worker.store.publish(loop.stage.key, loop.stage.record) as folder:
             loop.assistant.adapters.save(ADAPTER, folder, theta)
             _write(folder, kept, loop.state.lines, result)

@@ -64,11 +64,13 @@ def work_of(prepared: Sequence[Prepared], store: Store, where: LaunchConfig) -> 
     """
     trains, evals = union(one.plan for one in prepared)
     new_trains, new_evals = ([s for s in trains if not store.has(s.key)], [s for s in evals if not store.has(s.key)])
-    keys = {key for one in prepared for key in one.catalog.shards.values()}
+    catalogs = {id(one.catalog.shards): one.catalog for one in prepared}.values()
+    keys = {key for one in catalogs for key in (*one.shards.values(), *one.fits.values())}
     rows, measured = {key: count_rows(store.fetch(key)) for key in keys}, Measured.of(store)
     training = _hours(measured.training(new_trains, rows), where.train_groups)
     answering = _hours(measured.answering(new_evals, rows), where.eval_actors)
-    asked = sum(len(one.plan.trains) for one in prepared), sum(len(one.plan.cells) for one in prepared)
+    plans = [one.plan for one in prepared]
+    asked = sum(len(each.trains) for each in plans), sum(len(each.cells) + len(each.fits) for each in plans)
     return {
         "runs": len(prepared),
         "train": _counted(asked[0], len(trains), len(new_trains), training),

@@ -215,6 +215,8 @@ def send_stage(mirror: Mirror, child: Child, store: Store, seen: Mapping[int, in
     last, samples = int(training.result["steps"]), training.steps_timed * child.stage.training.batch_size
     speed = Point("train_samples_per_second", samples / training.seconds, last, at)
     mirror.points(key, [Point("train_seconds", training.seconds, last, at), speed])
+    if training.kl_from_start is not None:
+        mirror.points(key, [Point("kl_from_start", training.kl_from_start, last, at)])
     for file in training.adapter:
         mirror.file(key, file, "adapter")
     mirror.end(key, "FINISHED", at)
@@ -234,7 +236,7 @@ def send_results(mirror: Mirror, folder: Path, keys: Mapping[str, str], main: st
     runs = json.loads((folder / SUMMARY).read_text())["runs"]
     for name, key in keys.items():
         if name in runs:
-            mirror.points(key, _accuracies(runs[name], at))
+            mirror.points(key, [*_accuracies(runs[name], at), *_signs(runs[name], at)])
     for file in (PAGE, SUMMARY):
         mirror.file(main, folder / file)
 
@@ -247,6 +249,14 @@ def _accuracies(run: Mapping[str, Any], at: int) -> Iterator[Point]:
     for name, metric in run["metrics"].items():
         if metric["value"] is not None:
             yield Point(name, metric["value"], len(matrix.tasks), at)
+
+
+def _signs(run: Mapping[str, Any], at: int) -> Iterator[Point]:
+    """What was watched of each training, by the number of tasks learnt by then; and how many warnings there are."""
+    for number, stage in enumerate(run["signs"]["stages"], start=1):
+        known = ((name, stage[name]) for name in ("fell", "gain", "at_bound", "kl") if stage[name] is not None)
+        yield from (Point(f"watch/{name}", value, number, at) for name, value in known)
+    yield Point("watch/warnings", float(len(run["warnings"])), len(run["signs"]["stages"]), at)
 
 
 def _now() -> int:

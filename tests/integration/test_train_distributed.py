@@ -87,6 +87,17 @@ def test_the_adapter_does_not_depend_on_workers_and_sharding(out: Path, layout: 
     assert _apart(many, one) <= EXACT
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("layout", SPREAD)
+def test_nor_does_the_divergence_from_the_start(out: Path, layout: str, strategy: str) -> None:
+    one, many = (
+        json.loads((_stage(out / f"{name}-float64", strategy) / "result.json").read_text())["kl_from_start"]
+        for name in ("ddp-1", layout)
+    )
+    assert many == pytest.approx(one, rel=1e-6)
+    assert one > 1e-4
+
+
 @pytest.mark.parametrize("strategy", KEEPING)
 @pytest.mark.parametrize("layout", SPREAD)
 def test_nor_does_what_an_adapter_keeps_for_its_next_task(out: Path, layout: str, strategy: str) -> None:

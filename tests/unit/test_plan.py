@@ -38,6 +38,30 @@ def _plan(order: tuple[str, ...] = TASKS, **values: Any) -> Plan:
     return plan(_planner(**values), _catalog(order))
 
 
+def _fitted(order: tuple[str, ...] = TASKS, fits: Sequence[str] = TASKS, **values: Any) -> Plan:
+    return plan(_planner(**values), replace(_catalog(order), fits={task: f"{task}/first" for task in fits}))
+
+
+def test_every_group_is_asked_about_every_task_that_has_rows_to_compare_by() -> None:
+    made = _fitted(fits=("GQA", "Grounding"))
+    newest = made.groups[-1]
+    assert [(fit.task, fit.group) for fit in made.fits] == [
+        ("GQA", 0), ("GQA", 1), ("Grounding", 0), ("Grounding", 1)
+    ]  # fmt: skip
+    for fit in made.fits:
+        assert (fit.stage.shards, fit.stage.default) == (f"{fit.task}/first", newest[fit.group])
+    assert {fit.stage.key for fit in made.fits} <= {stage.key for stage in made.evals}
+    assert {stage.key for stage in union([made])[1]} == {stage.key for stage in made.evals}
+    # They are no part of the matrix.
+    assert {cell.stage.key for cell in made.cells} == {stage.key for stage in _plan().evals}
+
+
+def test_where_there_is_one_group_there_is_nothing_to_compare() -> None:
+    assert _fitted(grouping={"enabled": False}).fits == ()
+    assert _fitted(("GQA", "OCR-VQA")).fits == ()
+    assert _fitted(protocol="multitask").fits == ()
+
+
 def _distinct(tasks: Sequence[str] = TASKS, texts: Mapping[str, str] = TEXTS, **values: Any) -> int:
     """Trainings that all orders ask for together; features are the same objects for all of them, as in a study."""
     planner, catalog = _planner(**values), _catalog(tuple(tasks), texts)

@@ -74,7 +74,8 @@ def test_progress_tells_every_step_and_every_answered_row(ran: Ran) -> None:
     plan = ran.outcomes[0].prepared.plan
     for stage in plan.trains:
         assert [p.step for p in ran.seen if p.stage == stage.key] == [1, 2, 3]
-    for wanted in plan.evals:
+    for cell in plan.cells:
+        wanted = cell.stage
         [told] = [p for p in ran.seen if p.stage == wanted.key]
         assert (told.kind, told.label, told.step, told.steps) == ("eval", wanted.task, ROWS, ROWS)
 
@@ -171,9 +172,12 @@ def test_only_the_splits_that_are_needed_are_read(tmp_path: Path) -> None:
             run([parse(RunConfig, {**RUN, "evaluation": {}, **values}, "test")], executor)
         return set(executor.shards)
 
-    assert shards() == {"GQA/train", "GQA/test", "Grounding/train", "Grounding/test"}
+    needed = {"GQA/train", "GQA/test", "Grounding/train", "Grounding/test"}
+    # Groups are compared on validation rows.
+    assert shards() == needed | {"GQA/validation", "Grounding/validation"}
+    assert shards(watch={"rows": 0}) == shards(grouping={"enabled": False}) == needed
     assert shards(protocol="zero_shot") == {"GQA/test", "Grounding/test"}
-    assert shards(evaluation={"split": "train"}) == {"GQA/train", "Grounding/train"}
+    assert shards(evaluation={"split": "train"}, watch={"rows": 0}) == {"GQA/train", "Grounding/train"}
 
 
 def test_only_a_stream_with_groups_needs_features(tmp_path: Path) -> None:

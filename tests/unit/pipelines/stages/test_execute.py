@@ -82,7 +82,7 @@ def test_small_generated_data_is_written_without_ray(tmp_path: Path) -> None:
         seen = {{}}
         here = RayExecutor(LaunchConfig(storage={str(tmp_path)!r}), lambda: None, lambda found: seen.update(found))
         prepare([parse(RunConfig, RUN, "test")], here)
-        assert len(seen) == 8 and all(stage.done for stage in seen.values()), seen
+        assert len(seen) == 10 and all(stage.done for stage in seen.values()), seen
         assert "ray" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=100)

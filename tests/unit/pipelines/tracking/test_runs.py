@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
 from lcia.metrics.matrix import metrics
 from lcia.protocols import Progress
+from lcia.report import signs
 from lcia.report.run_folder import Session, write
 from lcia.run import Outcome, run
 from lcia.store.folders import Store
@@ -185,7 +187,15 @@ def test_what_the_run_folder_says_is_sent_and_nothing_else(
     scores = outcome.matrix.scores
     accuracies = {("acc/VQAv2", 1): scores[0, 0], ("acc/VQAv2", 2): scores[1, 0], ("acc/OCR-VQA", 2): scores[1, 1]}
     figures = {(name, 2): m.value for name, m in metrics(outcome.matrix).items() if m.value is not None}
-    assert sent == {**accuracies, **figures}
+    watched = {
+        (f"watch/{name}", number): value
+        for number, stage in enumerate(signs.watch(outcome).stages, start=1)
+        for name in ("fell", "gain", "at_bound", "kl")
+        if (value := getattr(stage, name)) is not None
+    }
+    assert ("watch/kl", 2) in watched
+    [run] = json.loads((tmp_path / "stream" / "summary.json").read_text())["runs"].values()
+    assert sent == {**accuracies, **figures, **watched, ("watch/warnings", 2): len(run["warnings"])}
     assert [name for run, name, _ in recorder.files if run == key] == ["report.html", "summary.json"]
 
 
