@@ -158,6 +158,8 @@ class KroneckerConfig(Section):
     """Greatest length of the pull, as a multiple of the mean length of the task's own clipped gradient over the steps
     of the stage so far.
     """
+    scope: Literal["layer", "global"] = "layer"
+    """Whether these lengths are compared in each layer, or over all layers at once."""
     temperature: Positive = 4.0
     """What scores are divided by before labels are drawn from them at a task's end. At 1 the curvature vanishes where
     the model is sure, on what it knows best.
@@ -170,7 +172,7 @@ class KroneckerConfig(Section):
     """
 
     def first(self) -> StrategyConfig:
-        return self.model_copy(update={"gamma": 0.0, "rho": 1.0})
+        return self.model_copy(update={"gamma": 0.0, "rho": 1.0, "scope": "layer"})
 
 
 StrategyConfig: TypeAlias = (

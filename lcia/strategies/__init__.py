@@ -45,7 +45,9 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
         case m.EwcConfig():
             return EwcStrategy(config.pull, config.missing_gradient)
         case m.KroneckerConfig():
-            return KroneckerStrategy(Kronecker(config.gamma, config.rho, config.temperature, config.rows, config.k))
+            return KroneckerStrategy(
+                Kronecker(config.gamma, config.rho, config.temperature, config.rows, config.k, config.scope)
+            )
         case _:
             assert_never(config)
 

@@ -2,14 +2,14 @@
 
 At a task's end some of its rows are seen once more, and the Kronecker factors of their curvature are kept beside the
 adapter. At every step of a later task the gradient of q, the predicted rise of the old tasks' loss, is added to the
-task's own, with a weight that keeps it no longer than the task's gradient has been on average.
+task's own, in each layer with a weight that keeps it no longer than the task's gradient there has been on average.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,14 +23,14 @@ from lcia.ema.sharding import local, part_of
 from lcia.ema.tracked import Tracked
 from lcia.protocols import UNTRAINED, Look, LookBack, Strategy, Trained, TunedLinear
 from lcia.strategies.factors import Curvature, named, stored
-from lcia.strategies.pulls import each, pulls
+from lcia.strategies.pulls import Force, each, pulls
 from lcia.strategies.watch import watched
 
 KRONECKER = "kronecker."
 """Prefix of the curvature of an adapter's tasks in what a stage keeps for the next one."""
 
-SUMS = ("steps", "|g|", "c", "capped", "q")
-"""What is added up over the steps of a stage; of q the last one is kept."""
+SUMS = ("steps", "c", "capped", "q")
+"""What is added up over the steps of a stage, of c and capped the mean over the layers; of q the last one is kept."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,12 @@ class Kronecker:
     temperature: float
     rows: int
     k: int
+    scope: Literal["layer", "global"] = "layer"
 
 
 class KroneckerStrategy(Strategy):
     """theta* is theta; the step goes along g + c h with h = grad q and c = min(gamma, rho m / |h|), where m is the mean
-    of |g| over the steps of the stage so far."""
+    of |g| over the steps of the stage so far; c, m, |g| and |h| are those of each layer, or of all."""
 
     def __init__(self, rule: Kronecker) -> None:
         self.rule = rule
@@ -57,6 +58,7 @@ class KroneckerStrategy(Strategy):
     def start(self, trained: Trained, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
         self.trained, self.tracked = trained, Tracked(trained.parameters)
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.tracked.device)
+        self.norms = self.sums.new_zeros(0)
         found = {key.removeprefix(KRONECKER): value for key, value in kept.items() if key.startswith(KRONECKER)}
         if not found:
             return
@@ -68,27 +70,45 @@ class KroneckerStrategy(Strategy):
         }
         if self.rule.gamma:
             self.pulls = pulls(trained.layers, self.old)
+            self._layers = self._layer_of_each()
+            self.norms = self.sums.new_zeros(sum(act.count for act in self.pulls) if self.rule.scope == "layer" else 1)
             self._handles = attach(optimizer, self.tracked, self.before, None)
+
+    def _layer_of_each(self) -> Tensor:
+        """For each tracked tensor the number of its layer, counted over the pulls in turn, [tensors]."""
+        layers, first = dict[int, int](), 0
+        for act in self.pulls:
+            layers |= {id(parameter): first + place for place, parameter in act.members()}
+            first += act.count
+        return torch.tensor([layers[id(p)] for p in self.tracked.parameters], device=self.tracked.device)
 
     @torch.no_grad()
     def before(self, step: Step) -> None:
         """Adds c h to the gradient that the optimizer is about to step with."""
         gradients, _ = self.tracked.gradients("error")
         found = [act() for act in self.pulls]
-        forces = [force for _, mine in found for force in mine]
-        own = self.tracked.add_over_shards(_squares([g for g in gradients if g is not None])).sum().sqrt()
-        self.sums[:2] += torch.stack([torch.ones_like(own), own])
-        mean = self.sums[1] / self.sums[0]
-        most = self.rule.rho * mean / _squares([h for _, h in forces]).sum().sqrt()
+        weights = self._weights([g for g in gradients if g is not None], [forces for _, forces in found])
+        parts = torch.split(weights, [act.count for act in self.pulls])
+        for act, (_, forces), part in zip(self.pulls, found, parts, strict=True):
+            act.weigh(forces, part)
+        pairs = [(p.grad, part_of(h, p)) for _, forces in found for force in forces for p, h in each(force)]
+        mine = [local(gradient) for gradient, _ in pairs if gradient is not None]
+        torch._foreach_add_(mine, [h.view(g.shape) for (_, h), g in zip(pairs, mine, strict=True)])
+        self.sums[1:3] += torch.stack([weights.mean(), (weights < self.rule.gamma).to(weights).mean()])
+        self.sums[3] = torch.stack([q for q, _ in found]).sum()
+
+    def _weights(self, gradients: list[Tensor], forces: list[list[Force]]) -> Tensor:
+        """c of each layer, [layers]; the means of |g| go on by one step."""
+        squares = self.tracked.add_over_shards(_squares(gradients))[:, 0]
+        lengths = pulled = torch.cat([act.lengths(mine) for act, mine in zip(self.pulls, forces, strict=True)])
+        own = torch.zeros_like(lengths).index_add_(0, self._layers, squares).sqrt()
+        if self.rule.scope == "global":
+            own, pulled = own.norm()[None], lengths.norm()[None]
+        self.norms += own
+        self.sums[0] += 1
+        most = self.rule.rho * self.norms / self.sums[0] / pulled
         # 0 / 0, a pull of nothing: any weight will do.
-        weight = most.nan_to_num(self.rule.gamma).clamp(max=self.rule.gamma)
-        for _, h in forces:
-            h.mul_(weight)
-        pairs = [(p.grad, part_of(h, p)) for force in forces for p, h in each(force) if p.grad is not None]
-        mine = [local(gradient) for gradient, _ in pairs]
-        torch._foreach_add_(mine, [part.view(g.shape) for (_, part), g in zip(pairs, mine, strict=True)])
-        self.sums[2:4] += torch.stack([weight, (weight < self.rule.gamma).to(weight)])
-        self.sums[4] = torch.stack([q for q, _ in found]).sum()
+        return most.nan_to_num(self.rule.gamma).clamp(max=self.rule.gamma).expand_as(lengths)
 
     def finish(self, look_back: LookBack) -> dict[str, Tensor]:
         for handle in self._handles:
@@ -99,18 +119,19 @@ class KroneckerStrategy(Strategy):
 
     def statistics(self) -> dict[str, float]:
         """`old_loss_rise`: q before the last step, in nats per answer token, summed over the adapter's old tasks;
-        `pull_weight`: mean of c over the steps so far; `pull_capped`: share of them in which the cap bound."""
+        `pull_weight`: mean of c over layers and steps so far; `pull_capped`: share of them in which the cap bound."""
         if not self._handles:
             return {}
-        steps, _, weight, capped, rise = self.sums.tolist()
+        steps, weight, capped, rise = self.sums.tolist()
         return {"old_loss_rise": rise, "pull_weight": weight / max(steps, 1), "pull_capped": capped / max(steps, 1)}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums behind m and statistics(). theta_0 and the curvature are the last stage's and given at the start."""
-        return {"sums": self.sums}
+        return {"sums": self.sums, "norms": self.norms}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.sums.copy_(state["sums"])
+        self.norms.copy_(state["norms"])
 
 
 def _like(layer: TunedLinear) -> Tensor:

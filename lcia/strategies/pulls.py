@@ -46,6 +46,7 @@ class Pull(ABC):
     """
 
     def __init__(self, layers: Sequence[TunedLinear], known: Sequence[Curvature]) -> None:
+        self.count = len(layers)
         self.inputs = Factor.stack([each.inputs.factor() for each in known])
         self.outputs = Factor.stack([each.outputs.factor() for each in known])
         # Both factors of a layer without a trace are zero: old tasks do not need it.
@@ -59,6 +60,26 @@ class Pull(ABC):
     def __call__(self) -> tuple[Tensor, list[Force]]:
         """q, 0-dim, the sum over the layers, and its gradients."""
 
+    @property
+    @abstractmethod
+    def pulled(self) -> list[list[torch.nn.Parameter]]:
+        """The parameters of each of its forces."""
+
+    def members(self) -> Iterator[tuple[int, torch.nn.Parameter]]:
+        """Each parameter with the place of its layer."""
+        for parameters in self.pulled:
+            yield from enumerate(parameters)
+
+    def lengths(self, forces: Sequence[Force]) -> Tensor:
+        """|h| of each layer, [layers]."""
+        squares = [torch.linalg.vector_norm(h.reshape(self.count, -1).double(), dim=1).square() for _, h in forces]
+        return torch.stack(squares).sum(0).sqrt()
+
+    def weigh(self, forces: Sequence[Force], weights: Tensor) -> None:
+        """Multiplies the forces of each layer by its weight, [layers]."""
+        for _, h in forces:
+            h.mul_(weights if self.count == 1 else weights[:, None, None])
+
 
 class ProductPull(Pull):
     """dW = s (B A - B0 A0), never formed: it is s U V with U = [B - B0, B0] [out, 2r] and V = [A; A - A0] [2r, in]."""
@@ -69,6 +90,10 @@ class ProductPull(Pull):
         self.ups = [layer.up for layer in layers]
         self.down_origins = [_copy(down) for down in self.downs]
         self.up_origins = [_copy(up) for up in self.ups]
+
+    @property
+    def pulled(self) -> list[list[torch.nn.Parameter]]:
+        return [self.downs, self.ups]
 
     def __call__(self) -> tuple[Tensor, list[Force]]:
         u = torch.cat([_moved(self.ups, self.up_origins), _stack(self.up_origins)], -1)
@@ -89,6 +114,10 @@ class WholePull(Pull):
         super().__init__([layer], [known])
         self.parameters = [layer.up] if layer.bias is None else [layer.up, layer.bias]
         self.origins = [_copy(parameter) for parameter in self.parameters]
+
+    @property
+    def pulled(self) -> list[list[torch.nn.Parameter]]:
+        return [[parameter] for parameter in self.parameters]
 
     def __call__(self) -> tuple[Tensor, list[Force]]:
         pairs = zip(self.parameters, self.origins, strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lcia.strategies.factors import Curvature
 from lcia.strategies.kronecker import Kronecker, KroneckerStrategy, curvature, draw
 from lcia.strategies.pulls import each, pulls
 
+Scope: TypeAlias = Literal["layer", "global"]
 IN, HIDDEN, VOCABULARY, RANK, SCALE = 4, 5, 7, 2, 1.5
 RULE = Kronecker(gamma=10.0, rho=1.0, temperature=4.0, rows=8, k=64)
 
@@ -247,9 +249,14 @@ def second_stage(rule: Kronecker) -> tuple[Model, KroneckerStrategy, torch.optim
     return model, strategy, optimizer
 
 
-@pytest.mark.parametrize("gamma", [1e-3, 1e9])
-def test_a_step_goes_along_the_gradient_and_the_pull_that_is_never_longer(gamma: float) -> None:
-    rule = Kronecker(gamma, 0.5, 4.0, 8, 64)
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("gamma", [1e-3, 0.1, 1e9])
+def test_a_step_goes_along_the_gradient_and_the_pull_that_is_never_longer(gamma: float, scope: Scope) -> None:
+    rule = Kronecker(gamma, 0.5, 4.0, 8, 64, scope)
     model, strategy, optimizer = second_stage(rule)
     moved(model)
     parameters = list(model.trained().parameters.values())
@@ -259,20 +266,24 @@ def test_a_step_goes_along_the_gradient_and_the_pull_that_is_never_longer(gamma:
     with torch.no_grad():
         forces = {id(p): h for act in strategy.pulls for force in act()[1] for p, h in each(force)}
     optimizer.step()
-    flat_own = torch.cat([g.flatten() for g in own])
-    flat = torch.cat([forces[id(p)].flatten() for p in parameters])
-    most = 0.5 * flat_own.norm() / flat.norm()
-    weight = min(gamma, float(most))
-    added = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]) - flat_own
-    torch.testing.assert_close(added, weight * flat, rtol=1e-10, atol=1e-12)
+    # LoRA's two matrices are one layer, the weights and the bias of the head the other.
+    layers = [[0, 1], [2, 3]]
+    weights = []
+    for places in layers if scope == "layer" else [[*layers[0], *layers[1]]]:
+        pulled = flat([forces[id(parameters[place])] for place in places])
+        weight = min(gamma, 0.5 * float(flat([own[place] for place in places]).norm() / pulled.norm()))
+        added = flat([torch.zeros(0) if (p := parameters[at]).grad is None else p.grad - own[at] for at in places])
+        torch.testing.assert_close(added, weight * pulled, rtol=1e-10, atol=1e-12)
+        weights.append(weight)
     figures = strategy.statistics()
-    assert figures["pull_weight"] == pytest.approx(weight)
-    assert figures["pull_capped"] == float(weight < gamma)
+    assert figures["pull_weight"] == pytest.approx(sum(weights) / len(weights))
+    assert figures["pull_capped"] == sum(weight < gamma for weight in weights) / len(weights)
     assert figures["old_loss_rise"] > 0
 
 
-def test_the_cap_is_the_mean_gradient_of_the_stage_so_far() -> None:
-    model, strategy, optimizer = second_stage(Kronecker(1e9, 1.0, 4.0, 8, 64))
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_cap_is_the_mean_gradient_of_the_stage_so_far(scope: Scope) -> None:
+    model, strategy, optimizer = second_stage(Kronecker(1e9, 1.0, 4.0, 8, 64, scope))
     moved(model)
     parameters = list(model.trained().parameters.values())
     lengths = (6.0, 2.0, 0.0)
@@ -284,8 +295,10 @@ def test_the_cap_is_the_mean_gradient_of_the_stage_so_far() -> None:
         optimizer.step()
         added = [p.grad.clone() for p in parameters if p.grad is not None]
         added[0].view(-1)[0] -= length
-    # After gradients of 6, 2 and 0 the pull is as long as their mean.
-    assert float(torch.cat([a.flatten() for a in added]).norm()) == pytest.approx(sum(lengths) / 3)
+    # After gradients of 6, 2 and 0 the pull is as long as their mean: in the only layer that has any, or over both.
+    held = added[:2] if scope == "layer" else added
+    assert float(flat(held).norm()) == pytest.approx(sum(lengths) / 3)
+    assert bool(flat(added[2:]).any()) == (scope == "global")
     assert strategy.statistics()["pull_capped"] == 1.0
 
 
