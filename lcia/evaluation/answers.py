@@ -21,9 +21,11 @@ SCHEMA = pa.schema(
         pa.field("prediction", pa.string(), nullable=False),
         pa.field("references", pa.list_(pa.string()), nullable=False),
         pa.field("adapter", pa.string()),
+        pa.field("images", pa.string()),
     ]
 )
-"""One answered sample; `adapter` is the key of the TrainStage that answered, null for the bare base."""
+"""One answered sample; `adapter` is the key of the TrainStage that answered, null for the bare base. `images` is the
+same for samples about the same pictures, null for one without; older answers lack it."""
 
 
 def write_answers(records: Iterable[dict[str, Any]], seconds: float, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -79,7 +80,16 @@ def _record(adapter: str | None, row: int, sample: Sample, prediction: str) -> d
         "prediction": prediction,
         "references": list(sample.references),
         "adapter": adapter,
+        "images": _images(sample.images),
     }
+
+
+def _images(encoded: Sequence[bytes]) -> str | None:
+    """32 hex digits that tell pictures from others by their files; None: there are none."""
+    found = hashlib.blake2b(digest_size=16)
+    for image in encoded:
+        found.update(len(image).to_bytes(8, "little") + image)
+    return found.hexdigest() if encoded else None
 
 
 def evaluate_stage(

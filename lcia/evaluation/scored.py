@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcia.evaluation.answers import read_answers, read_result
+from lcia.metrics.stats import clustered_interval
 from lcia.types import TaskSpec
 
 SCORINGS = ("strict", "legacy")
@@ -24,7 +25,8 @@ EXAMPLES = 3
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """`scores[strict | legacy]` [samples], each in [0, 1], in the order of the rows; `percent` is their mean.
+    """`scores[strict | legacy]` [samples], each in [0, 1], in the order of the rows. `percent` is their mean,
+    `intervals` the mean's 95 % interval, samples about the same pictures taken together (None: fewer than two pictures).
 
     `majority` is the most frequent reference, `constant` what always giving it scores, in percent. `most_said` counts
     the most frequent predictions. `examples` are the first answers. `result` is the stage's own record: samples,
@@ -33,6 +35,7 @@ class Scored:
 
     scores: Mapping[str, NDArray[np.float64]]
     percent: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float] | None]
     majority: str
     constant: Mapping[str, float]
     most_said: tuple[tuple[str, int], ...]
@@ -46,16 +49,26 @@ def read_scored(folder: Path, task: TaskSpec) -> Scored:
     references = [record["references"] for record in records]
     scorers = dict(zip(SCORINGS, (task.strict, task.legacy), strict=True))
     scores = {name: [scorer(r["prediction"], r["references"]) for r in records] for name, scorer in scorers.items()}
-    answer = _majority(references)
+    answer, clusters = _majority(references), _clusters(records)
     return Scored(
         scores={name: np.array(values, dtype=np.float64) for name, values in scores.items()},
         percent={name: 100 * fmean(values) for name, values in scores.items()},
+        intervals={name: _percent(clustered_interval(values, clusters)) for name, values in scores.items()},
         majority=answer,
         constant={name: 100 * fmean(scorer(answer, right) for right in references) for name, scorer in scorers.items()},
         most_said=tuple(Counter(record["prediction"].strip() for record in records).most_common(MOST_NAMED)),
         examples=tuple(records[:EXAMPLES]),
         result=read_result(folder),
     )
+
+
+def _clusters(records: Sequence[Mapping[str, Any]]) -> list[object]:
+    """What each sample shares with others: its pictures; one whose pictures are not known stands alone."""
+    return [record.get("images") or record["row"] for record in records]
+
+
+def _percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (max(0.0, 100 * interval[0]), min(100.0, 100 * interval[1]))
 
 
 def _majority(references: Sequence[Sequence[str]]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from lcia.types import InputError
 ENOUGH_PAIRS = 6
 """Of fewer, Wilcoxon's test cannot reach 0.05, and a t test rests on its assumption alone."""
 LEVEL = 0.05
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), std, len(values))
 
 
-def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Comparison:
+def paired(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0) -> Comparison:
     """Compares two methods on the same orders and seeds: a[k] and b[k] belong together.
 
     Paired t (assumes normal differences), Wilcoxon's signed ranks (assumes symmetric ones) and a percentile bootstrap
@@ -112,6 +114,28 @@ def bootstrap_mean(
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws.mean(axis=1), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def clustered_interval(
+    values: Sequence[float], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Interval of the mean of values that come in clusters, [samples] both; None: fewer than two clusters.
+
+    m +- t_(G - 1) se with se^2 = G / (G - 1) sum over the G clusters of (sum of (value - m))^2 / n^2: values of one
+    cluster may move together, clusters do not (Liang and Zeger 1986; for benchmarks: Miller 2024, arXiv 2411.00640).
+    """
+    from scipy import stats
+
+    mean = float(np.mean(values))
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    count = len(sums)
+    if count < 2:
+        return None
+    error = sqrt(count / (count - 1) * sum(each**2 for each in sums.values())) / len(values)
+    reach = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    return mean - reach, mean + reach
 
 
 def _t(differences: NDArray[np.float64]) -> float:

@@ -16,7 +16,7 @@ class TaskAnswers:
 
     `majority` is the most frequent reference of the evaluated samples, `majority_score` what always giving it scores.
     `learnt_counts` and `final_counts` are the most frequent predictions, right after the task was trained and at the
-    end.
+    end. `interval` is that of `final` over new samples (evaluation.scored).
     """
 
     task: str
@@ -27,6 +27,7 @@ class TaskAnswers:
     final: float | None
     learnt_counts: tuple[tuple[str, int], ...]
     final_counts: tuple[tuple[str, int], ...]
+    interval: tuple[float, float] | None = None
 
     @property
     def bar(self) -> float:
@@ -71,6 +72,7 @@ def _tell(outcome: Outcome) -> Iterator[TaskAnswers]:
                 final=final.percent[scoring] if final else None,
                 learnt_counts=learnt.most_said if learnt else (),
                 final_counts=final.most_said if final else (),
+                interval=final.intervals[scoring] if final else None,
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from lcia.data.minicoin.rows import generate
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.evaluation.answers import SCHEMA, read_answers, read_result
-from lcia.evaluation.evaluate import Predictor, evaluate_stage
+from lcia.evaluation.evaluate import Predictor, _record, evaluate_stage
 from lcia.stage import EvaluateStage, ShardStage
 from lcia.store.folders import Store
 from lcia.types import GeneratedSource, Sample
@@ -95,6 +96,7 @@ def test_a_record_holds_what_was_asked_what_was_said_and_by_whom(store: Store) -
         assert record == {
             "row": row, "id": sample.id, "instruction": record["instruction"], "question": question,
             "prediction": f"a {sample.id} 9", "references": list(sample.references), "adapter": "a",
+                "images": record["images"],
         }  # fmt: skip
         assert record["instruction"] in question
 
@@ -179,5 +181,20 @@ def test_answers_from_before_seconds_were_measured_are_counted(store: Store) -> 
     assert read_result(folder) == {"samples": ROWS, "seconds": None}
 
 
-def test_only_the_adapter_of_an_answer_may_be_missing() -> None:
-    assert [field.name for field in SCHEMA if field.nullable] == ["adapter"]
+def test_samples_about_one_picture_are_known_by_it() -> None:
+    [one, *others] = generate(SOURCE, 0, 3)
+    same = replace(one, id="another question", messages=others[0].messages)
+    noted = [_record("a", 0, sample, "")["images"] for sample in (one, same, *others, replace(one, images=()))]
+    assert noted[0] == noted[1]
+    assert len({*noted[1:4]}) == 3
+    assert noted[-1] is None
+    # Two pictures are not one whose file is both together.
+    first, second = one.images[0], others[0].images[0]
+    told = [
+        _record("a", 0, replace(one, images=images), "")["images"] for images in ((first, second), (first + second,))
+    ]
+    assert told[0] != told[1]
+
+
+def test_only_the_adapter_and_the_pictures_of_an_answer_may_be_missing() -> None:
+    assert [field.name for field in SCHEMA if field.nullable] == ["adapter", "images"]

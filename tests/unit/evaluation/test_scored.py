@@ -21,12 +21,14 @@ def _long(prediction: str, references: object) -> float:
     return min(len(prediction) / 10, 1.0)
 
 
-def _scored(folder: Path, *said: tuple[str, list[str]]) -> Scored:
+def _scored(folder: Path, *said: tuple[str, list[str]], images: str = "") -> Scored:
+    """`images`: a letter for the picture of each sample; without, nothing is known of them."""
     records = [
         {"row": row, "id": str(row), "instruction": "", "question": "?", "prediction": prediction,
-         "references": references, "adapter": None}
+         "references": references, "adapter": None} | ({"images": images[row]} if images else {})
         for row, (prediction, references) in enumerate(said)
     ]  # fmt: skip
+    folder.mkdir(exist_ok=True)
     write_answers(reversed(records), 2.5, folder)
     return read_scored(folder, TaskSpec("GQA", SOURCE, SOURCE, None, "last_line", _equal, _long))
 
@@ -53,3 +55,15 @@ def test_the_five_most_frequent_answers_are_named_with_their_counts(tmp_path: Pa
 def test_the_first_answers_are_kept_whole(tmp_path: Path) -> None:
     scored = _scored(tmp_path, *((word, [word]) for word in "abcde"))
     assert [(record["id"], record["prediction"]) for record in scored.examples] == [("0", "a"), ("1", "b"), ("2", "c")]
+
+
+def test_samples_about_one_picture_are_taken_together(tmp_path: Path) -> None:
+    said = [(answer, ["yes"]) for answer in ("yes", "yes", "no", "no", "yes", "yes")]
+    together, apart = (_scored(tmp_path / name, *said, images=name) for name in ("aabbcc", "abcdef"))
+    unknown = _scored(tmp_path / "unknown", *said)
+    assert unknown.intervals == apart.intervals
+    widths = [found.intervals["strict"] for found in (together, apart)]
+    assert widths[0] == (0.0, 100.0)
+    assert widths[1] is not None
+    assert widths[1][1] - widths[1][0] < 120
+    assert _scored(tmp_path / "aaaaaa", *said, images="aaaaaa").intervals == {"strict": None, "legacy": None}

@@ -124,3 +124,33 @@ def test_without_variation_there_is_a_difference_and_no_p_value(a, b):
 def test_unpaired_values_are_refused():
     with pytest.raises(InputError, match="3 and 2"):
         stats.paired([1, 2, 3], [1, 2])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_clustered_interval_is_that_of_a_regression_with_clustered_errors(shared):
+    from statsmodels.api import OLS
+
+    rng = np.random.default_rng(0)
+    clusters = rng.integers(0, 20, 60) if shared else np.arange(60)
+    values = (rng.random(20)[clusters % 20] + rng.random(60) > 1).astype(float)
+    fitted = OLS(values, np.ones(60)).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    assert stats.clustered_interval(values.tolist(), clusters.tolist()) == pytest.approx(fitted.conf_int()[0])
+
+
+def test_samples_that_stand_alone_give_students_interval():
+    from scipy.stats import t
+
+    values = [1.0, 0.0, 1.0, 1.0]
+    low, high = stats.clustered_interval(values, range(4))
+    assert (low + high) / 2 == pytest.approx(0.75)
+    assert (high - low) / 2 == pytest.approx(t.ppf(0.975, 3) * 0.25)
+
+
+def test_two_questions_about_each_picture_that_agree_are_worth_one():
+    once, twice = [1.0, 0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    alone = stats.clustered_interval(once, range(5))
+    assert stats.clustered_interval(twice, [n // 2 for n in range(10)]) == pytest.approx(alone)
+
+
+def test_one_picture_says_nothing_of_others():
+    assert stats.clustered_interval([1.0, 0.0], ["a", "a"]) is None
