@@ -26,7 +26,7 @@ EXAMPLES = 3
 @dataclass(frozen=True, eq=False)
 class Scored:
     """`scores[strict | legacy]` [samples], each in [0, 1], in the order of the rows. `percent` is their mean,
-    `intervals` the mean's 95 % interval, samples about the same pictures taken together (None: fewer than two pictures).
+    `intervals` its 95 % interval, samples about the same pictures taken together (None: fewer than two pictures).
 
     `majority` is the most frequent reference, `constant` what always giving it scores, in percent. `most_said` counts
     the most frequent predictions. `examples` are the first answers. `result` is the stage's own record: samples,
