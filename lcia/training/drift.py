@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lcia.ema.sharding import local
 from lcia.protocols import UNTRAINED, Look, LookBack
 
-ROWS = 32
-"""Of a stage that are looked at: two forward passes over them are two to four optimizer steps' time."""
+ROWS = 16
+"""Of a stage that are looked at: two forward passes over them take less than an optimizer step with as many rows."""
 
 
 class Start:

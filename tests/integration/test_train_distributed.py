@@ -24,7 +24,7 @@ PROGRAMS = Path(__file__).resolve().parents[1] / "programs"
 ADAPTER = "adapter_model.safetensors"
 KEPT = "kept.safetensors"
 SPREAD = ("ddp-2", "fsdp2-2", "ddp-4", "fsdp2-4")
-STRATEGIES = ("sequential", "paper", "proximal", "curvature", "kronecker")
+STRATEGIES = ("sequential", "paper", "curvature", "kronecker")
 KEEPING = ("curvature", "kronecker")
 EXACT = 1e-12
 """In float64, relative to the largest entry: what the order of additions leaves (1e-14 was measured)."""

@@ -45,7 +45,6 @@ STEPS, SAVED_AT = 3, 2
 STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"kind": "sequential"},
     "paper": {"kind": "paper"},
-    "proximal": {"kind": "proximal", "stability": "relative", "rho": 3.0},
     "curvature": {"kind": "curvature", "lambda": 0.3, "pull": 1000.0},
     # Four workers have three, three, two and two of the rows. Factors of 192 are sketched, those of 96 are whole.
     "kronecker": {"kind": "kronecker", "rows": 10, "k": 96},
