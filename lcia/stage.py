@@ -17,7 +17,7 @@ from pydantic import Field
 from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, TrainingConfig
 from lcia.config.sections import Section
 from lcia.config.strategies import StrategyConfig
-from lcia.types import InstructionRule, Source, Split
+from lcia.types import InstructionRule, Source, Split, Stretch
 
 SCHEMA = 2
 """Incremented when equal records would no longer give equal results; every key changes with it.
@@ -67,6 +67,8 @@ class ShardStage(_Stage):
     instruction: InstructionRule
     max_samples: int | None = None
     max_image_pixels: int
+    # Not written while tasks are whole: what is stored stays valid.
+    stretch: Stretch | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def identifying(self) -> dict[str, object]:

@@ -23,6 +23,9 @@ COIN_ORDER = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", 
 
 # --- benchmarks -----------------------------------------------------------------------------------------------------
 
+# Not written while tasks are whole: what is stored stays valid.
+Stretches: TypeAlias = Annotated[Count, Field(exclude_if=lambda value: value == 1)]
+
 
 class MiniCoinConfig(Section):
     """Eight generated tasks in CoIN's formats, any size from a seed."""
@@ -43,6 +46,8 @@ class MiniCoinConfig(Section):
     """Test rows of each task."""
     seed: Seed = 0
     """What the pictures and questions are drawn from."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
 class CoinConfig(Section):
@@ -71,6 +76,8 @@ class CoinConfig(Section):
     """Which of the eight tasks, in the order of the stream."""
     max_samples: Count | None = None
     """Only the first so many rows of each split; null: all."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
 ScorerName: TypeAlias = Literal["exact", "multiple_choice", "soft_accuracy", "contains", "iou", "rouge_l"]
@@ -128,6 +135,8 @@ class CustomConfig(Section):
     """
     seed: Seed = 0
     """What that draw follows from."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
 BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | CustomConfig, Field(discriminator="kind")]
