@@ -18,6 +18,7 @@ from lcia.config.strategies import AverageSection
 from lcia.data.shards import Rows
 from lcia.evaluation.answers import ANSWERS
 from lcia.metrics import matrix as matrices
+from lcia.metrics.adaptation import Round, rounds
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
 from lcia.report import decisions, learnt, study_tables
@@ -168,6 +169,7 @@ def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
         "metrics": _metrics(outcome.matrix),
         "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
         "matrix": matrices.to_json(outcome.matrix),
+        **({"rounds": [each._asdict() for each in found]} if (found := _rounds(outcome)) else {}),
         "train_seconds": outcome.train_seconds,
         "kept_mb": outcome.kept_mb,
         "eval_seconds": sum(outcome.answers[stage.key].result["seconds"] or 0.0 for stage in plan.evals),
@@ -186,6 +188,12 @@ def _details(outcome: Outcome, answers: Sequence[TaskAnswers]) -> dict[str, Any]
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
         "config": config.model_dump(mode="json", by_alias=True),
     }
+
+
+def _rounds(outcome: Outcome) -> tuple[Round, ...]:
+    """Of a stream whose tasks are cut into stretches; else none."""
+    stretches = outcome.prepared.benchmark.stretches
+    return rounds(outcome.matrix, stretches) if stretches > 1 and outcome.config.is_stream else ()
 
 
 def _metrics(scores: AccuracyMatrix) -> dict[str, Any]:
@@ -274,6 +282,7 @@ def _page(outcome: Outcome, answers: tuple[TaskAnswers, ...], store: Store) -> R
         seconds=dict(_seconds(outcome)),
         notes={_named(stage): outcome.trainings[stage.key].notes for stage in plan.trains},
         answers=answers,
+        rounds=_rounds(outcome),
     )
 
 
