@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, TrainingConfig
+from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, NoiseConfig, TrainingConfig
 from lcia.config.sections import Section
 from lcia.config.strategies import StrategyConfig
 from lcia.types import InstructionRule, Source, Split, Stretch
@@ -138,6 +138,8 @@ class TrainStage(_ModelStage):
     training: TrainingConfig
     strategy: Annotated[StrategyConfig, Field(discriminator="kind")]
     seed: int
+    # Here and not in the shards, which runs with and without noise share. Not written where there is none.
+    noise: NoiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @cached_property
     def model_key(self) -> str:

@@ -142,6 +142,19 @@ class CustomConfig(Section):
 BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | CustomConfig, Field(discriminator="kind")]
 
 
+class NoiseConfig(Section):
+    """Answers of training rows that are replaced on purpose. What is evaluated keeps its own."""
+
+    kind: Literal["swap", "gibberish"]
+    """What stands in place of an answer: that of another row of the task, drawn at random (`swap`; it may happen to be
+    the same), or as many random letters (`gibberish`).
+    """
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Share of the training rows whose answer is replaced; each row is drawn by itself."""
+    seed: Seed = 0
+    """What is drawn for a row follows from this and from the row's id."""
+
+
 class DataConfig(Section):
     """How strict reading is. `max_image_pixels` guards against decompression bombs."""
 
@@ -149,6 +162,9 @@ class DataConfig(Section):
     """Share of a split's rows that may be unusable before the run is refused."""
     max_image_pixels: Count = 50_000_000
     """Larger pictures make their row unusable: a guard against decompression bombs."""
+    # Not written where there is none: what is stored stays valid.
+    noise: NoiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Wrong answers to train on, to see what a method makes of them; null: none."""
 
 
 # --- model ----------------------------------------------------------------------------------------------------------
@@ -387,7 +403,7 @@ class RunConfig(Section):
     (`zero_shot`, the lower end).
     """
     data: DataConfig = DataConfig()
-    """How strict reading is."""
+    """How strict reading is, and whether some answers are replaced before training."""
     assistant: AssistantConfig = TinyConfig()
     """The model that is tuned."""
     lora: LoraConfig = LoraConfig()

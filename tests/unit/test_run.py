@@ -246,3 +246,23 @@ def test_stretches_are_tasks_of_the_stream_with_rows_of_their_own(tmp_path: Path
     }
     # Stretches ask as their task does, so that they share its adapter.
     assert [placement.group for placement in prepared.plan.placements] == [0, 1, 0, 1]
+
+
+def test_noise_changes_trainings_and_neither_data_nor_questions(tmp_path: Path) -> None:
+    executor = LocalExecutor(Store(str(tmp_path)))
+    noisy = {**RUN, "data": {"noise": {"kind": "gibberish", "share": 1.0}}}
+    clean, rough = run([parse(RunConfig, RUN, "clean"), parse(RunConfig, noisy, "rough")], executor)
+    assert clean.prepared.catalog.shards == rough.prepared.catalog.shards
+    for one, other in zip(clean.prepared.plan.trains, rough.prepared.plan.trains, strict=True):
+        assert one.shards == other.shards
+        losses = [outcome.trainings[stage.key].steps[-1]["loss"] for outcome, stage in ((clean, one), (rough, other))]
+        assert losses[0] != losses[1]
+    asked = [
+        [
+            (a["id"], a["references"])
+            for stage in outcome.prepared.plan.evals
+            for a in read_answers(executor.store.fetch(stage.key))
+        ]
+        for outcome in (clean, rough)
+    ]
+    assert asked[0] == asked[1]

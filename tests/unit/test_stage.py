@@ -93,6 +93,7 @@ def test_a_stage_comes_back_from_its_json_equal_and_with_its_key(name: str) -> N
         {"lora": {**GOLDEN["record"]["lora"], "r": 4}},
         {"training": {**GOLDEN["record"]["training"], "learning_rate": 0.004000001}},
         {"strategy": {**GOLDEN["record"]["strategy"], "lambda": 0.31}},
+        {"noise": {"kind": "swap", "share": 0.2}},
     ],
     ids=lambda change: next(iter(change)),
 )

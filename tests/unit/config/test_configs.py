@@ -17,6 +17,7 @@ from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import count, expand
 from lcia.studies.search import Space
+from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -207,3 +208,15 @@ def test_a_protocol_says_what_is_trained_and_grouped(
 ) -> None:
     config = RunConfig.model_validate(settings)
     assert (config.trains, config.is_stream, config.groups) == (trains, is_stream, groups)
+
+
+def test_a_configuration_speaks_of_noise_only_where_there_is_some() -> None:
+    assert "noise" not in RunConfig().model_dump(mode="json")["data"]
+    noisy = RunConfig.model_validate({"data": {"noise": {"kind": "swap", "share": 0.2}}})
+    assert noisy.model_dump(mode="json")["data"]["noise"] == {"kind": "swap", "share": 0.2, "seed": 0}
+    assert RunConfig.model_validate(noisy.model_dump(mode="json")) == noisy
+
+
+def test_a_share_of_noise_that_is_none_is_refused_by_its_place() -> None:
+    with pytest.raises(InputError, match=r"data\.noise\.share.*less than or equal to 1.*2"):
+        load(RunConfig, None, ["data.noise.kind=swap", "data.noise.share=2"])
