@@ -12,11 +12,12 @@ import pytest
 
 from lcia import benchmarks
 from lcia.config.load import load
-from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig, TrainingConfig
+from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, MiniCoinConfig, RunConfig, TrainingConfig
 from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import count, expand
 from lcia.studies.search import Space
+from lcia.training.sampling import total_steps
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 
@@ -132,6 +133,34 @@ def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, group
     assert {point.config.strategy.kind for point in tuned} == STRATEGY_KINDS
     pulls = {point.config.strategy.pull for point in tuned if isinstance(point.config.strategy, EwcConfig)}
     assert pulls == {1_000, 10_000, 100_000}
+    assert {point.method for point in points if point.is_reference} == {"kronecker"}
+
+
+FIVE = {"kronecker", "sequential", "ewc", "curvature", "paper"}
+
+
+def test_the_study_of_rapid_switches_has_the_same_steps_in_one_piece_and_in_four() -> None:
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "rapid-switch.yaml"))
+    cells = {(point.method, point.config.benchmark.stretches, point.order, point.seed) for point in points}
+    assert cells == set(product(FIVE, (4, 1), ("origin", "reverse"), range(3)))
+    assert next(point.label for point in points if point.is_reference) == "kronecker, stretches=4"
+    for point in points:
+        benchmark, training = point.config.benchmark, point.config.training
+        assert isinstance(benchmark, MiniCoinConfig)
+        assert benchmark.stretches * total_steps(training, benchmark.train_size // benchmark.stretches) == 80
+
+
+def test_the_study_of_rough_gradients_has_every_method_under_four_conditions() -> None:
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "rough.yaml"))
+    found: dict[tuple[str, float, int], list[str]] = {}
+    for point in points:
+        noise, batch = point.config.data.noise, point.config.training.batch_size
+        found.setdefault((noise.kind, noise.share, batch) if noise else ("", 0, batch), []).append(
+            point.config.strategy.kind
+        )
+    assert found.keys() == {("", 0, 16), ("swap", 0.2, 16), ("gibberish", 0.1, 16), ("", 0, 1)}
+    assert all(sorted(kinds) == sorted([*FIVE] * 6) for kinds in found.values())
+    assert {point.config.training.max_steps for point in points} == {80}
     assert {point.method for point in points if point.is_reference} == {"kronecker"}
 
 
