@@ -41,7 +41,9 @@ class LocalExecutor:
     def shard(self, stages: Sequence[ShardStage]) -> None:
         for stage in stages:
             if not self.store.usable(stage.key):
-                reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels)
+                reading = Reading.of(
+                    stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels, stage.stretch
+                )
                 with self.store.publish(stage.key, stage.record) as folder:
                     write_source(reading, folder)
 

@@ -184,6 +184,7 @@ class Planner:
             # The first stage of an adapter has nothing to average with, and so shares its key across all bounds.
             strategy=config.strategy.first() if first else config.strategy,
             seed=config.seed,
+            noise=config.data.noise,
         )
 
     def _ask(

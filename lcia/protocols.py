@@ -44,6 +44,18 @@ class TunedLinear:
         return self.up.shape[0], inputs + (self.bias is not None)
 
 
+class TrainingRows(Protocol):
+    """The rows that a stage is trained on, by row number."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> list[Sample]:
+        """The samples at these row numbers, in this order; equal numbers are allowed."""
+
+    def lengths(self) -> NDArray[np.int64]:
+        """[rows]; stands for the tokens of a sample where samples of like length are put together."""
+
+
 class Adapters(Protocol):
     """The LoRA adapters g0, g1, ... on one frozen base."""
 

@@ -253,6 +253,7 @@ def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> 
         instruction=task.instruction,
         max_samples=task.max_samples,
         max_image_pixels=config.data.max_image_pixels,
+        stretch=task.stretch,
     )
 
 

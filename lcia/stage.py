@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, TrainingConfig
+from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, NoiseConfig, TrainingConfig
 from lcia.config.sections import Section
 from lcia.config.strategies import StrategyConfig
-from lcia.types import InstructionRule, Source, Split
+from lcia.types import InstructionRule, Source, Split, Stretch
 
 SCHEMA = 2
 """Incremented when equal records would no longer give equal results; every key changes with it.
@@ -67,6 +67,8 @@ class ShardStage(_Stage):
     instruction: InstructionRule
     max_samples: int | None = None
     max_image_pixels: int
+    # Not written while tasks are whole: what is stored stays valid.
+    stretch: Stretch | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def identifying(self) -> dict[str, object]:
@@ -136,6 +138,8 @@ class TrainStage(_ModelStage):
     training: TrainingConfig
     strategy: Annotated[StrategyConfig, Field(discriminator="kind")]
     seed: int
+    # Here and not in the shards, which runs with and without noise share. Not written where there is none.
+    noise: NoiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @cached_property
     def model_key(self) -> str:

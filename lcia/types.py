@@ -110,8 +110,23 @@ Source: TypeAlias = FileSource | GeneratedSource
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """One of `of` short tasks that a task is cut into: its row `number` (from 0), and every `of`-th row from there."""
+
+    number: int
+    of: int
+
+    def name_of(self, task: str) -> str:
+        """What the short task is called; people count from 1."""
+        return f"{task}.{self.number + 1}"
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """One task of a benchmark. `strict` is the right scorer, `legacy` does as CoIN's scripts do (docs/method.md 6)."""
+    """One task of a benchmark. `strict` is the right scorer, `legacy` does as CoIN's scripts do (docs/method.md 6).
+
+    `stretch`: of the first `max_samples` rows of each split, only those of this stretch.
+    """
 
     name: str
     train: Source
@@ -121,26 +136,49 @@ class TaskSpec:
     strict: Scorer
     legacy: Scorer
     max_samples: int | None = None
+    stretch: Stretch | None = None
 
     @property
     def sources(self) -> dict[Split, Source | None]:
         """What each split is read from; None where the task has none."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def only(self, stretch: Stretch) -> TaskSpec:
+        """The task with the rows of this stretch alone."""
+        return replace(self, name=stretch.name_of(self.name), stretch=stretch)
+
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A stream of tasks by name, with the named orders that it has beside "given" and "reverse"."""
+    """A stream of tasks by name, with the named orders that it has beside "given" and "reverse".
+
+    `stretches`: into how many short tasks each of `tasks` is cut, which the stream then consists of; 1: it is not cut.
+    """
 
     name: str
     tasks: tuple[TaskSpec, ...]
     orders: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    stretches: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(task.name for task in self.tasks)
 
     def order(self, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The stream: `order_of_tasks`; of tasks that are cut all first stretches in that order, then all second ones,
+        and so on.
+
+        Raises:
+            InputError: as order_of_tasks.
+        """
+        tasks = self.order_of_tasks(wanted)
+        return tuple(cut.name_of(task) for cut in self._cuts for task in tasks) if self._cuts else tasks
+
+    @property
+    def _cuts(self) -> tuple[Stretch, ...]:
+        return tuple(Stretch(number, self.stretches) for number in range(self.stretches)) if self.stretches > 1 else ()
+
+    def order_of_tasks(self, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
         """The tasks in the order of that name, or as they are listed; None: as the benchmark has them.
 
         Raises:
@@ -162,7 +200,9 @@ class Benchmark:
         return named[name]
 
     def __getitem__(self, name: str) -> TaskSpec:
+        """A task of the stream."""
         for task in self.tasks:
-            if task.name == name:
-                return task
-        raise InputError(f"benchmark {self.name} has no task {name!r}; it has {', '.join(self.names)}")
+            for spec in [task.only(cut) for cut in self._cuts] or [task]:
+                if spec.name == name:
+                    return spec
+        raise InputError(f"benchmark {self.name} has no task {name!r}; it has {', '.join(self.order(None))}")

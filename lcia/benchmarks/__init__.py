@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from lcia.benchmarks import coin, custom, minicoin
@@ -15,11 +16,15 @@ from lcia.types import Benchmark
 
 
 def build(config: BenchmarkConfig) -> Benchmark:
-    """The benchmark that a configuration names; no file is opened yet.
+    """The benchmark that a configuration names, cut into stretches where it asks for them; no file is opened yet.
 
     Raises:
         InputError: a task that the benchmark does not have, or none, or one twice.
     """
+    return replace(_whole(config), stretches=config.stretches)
+
+
+def _whole(config: BenchmarkConfig) -> Benchmark:
     match config:
         case MiniCoinConfig():
             return minicoin.benchmark(config)

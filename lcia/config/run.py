@@ -24,6 +24,9 @@ COIN_ORDER = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", 
 
 # --- benchmarks -----------------------------------------------------------------------------------------------------
 
+# Not written while tasks are whole: what is stored stays valid.
+Stretches: TypeAlias = Annotated[Count, Field(exclude_if=lambda value: value == 1)]
+
 
 class MiniCoinConfig(Section):
     """Eight generated tasks in CoIN's formats, any size from a seed."""
@@ -44,6 +47,8 @@ class MiniCoinConfig(Section):
     """Test rows of each task."""
     seed: Seed = 0
     """What the pictures and questions are drawn from."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
 class CoinConfig(Section):
@@ -72,6 +77,8 @@ class CoinConfig(Section):
     """Which of the eight tasks, in the order of the stream."""
     max_samples: Count | None = None
     """Only the first so many rows of each split; null: all."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
 ScorerName: TypeAlias = Literal["exact", "multiple_choice", "soft_accuracy", "contains", "iou", "rouge_l"]
@@ -129,9 +136,24 @@ class CustomConfig(Section):
     """
     seed: Seed = 0
     """What that draw follows from."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
 BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | CustomConfig, Field(discriminator="kind")]
+
+
+class NoiseConfig(Section):
+    """Answers of training rows that are replaced on purpose. What is evaluated keeps its own."""
+
+    kind: Literal["swap", "gibberish"]
+    """What stands in place of an answer: that of another row of the task, drawn at random (`swap`; it may happen to be
+    the same), or as many random letters (`gibberish`).
+    """
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Share of the training rows whose answer is replaced; each row is drawn by itself."""
+    seed: Seed = 0
+    """What is drawn for a row follows from this and from the row's id."""
 
 
 class DataConfig(Section):
@@ -141,6 +163,9 @@ class DataConfig(Section):
     """Share of a split's rows that may be unusable before the run is refused."""
     max_image_pixels: Count = 50_000_000
     """Larger pictures make their row unusable: a guard against decompression bombs."""
+    # Not written where there is none: what is stored stays valid.
+    noise: NoiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Wrong answers to train on, to see what a method makes of them; null: none."""
 
 
 # --- model ----------------------------------------------------------------------------------------------------------
@@ -379,7 +404,7 @@ class RunConfig(Section):
     (`zero_shot`, the lower end).
     """
     data: DataConfig = DataConfig()
-    """How strict reading is."""
+    """How strict reading is, and whether some answers are replaced before training."""
     assistant: AssistantConfig = TinyConfig()
     """The model that is tuned."""
     lora: LoraConfig = LoraConfig()

@@ -11,4 +11,5 @@
 - `pixels`: pictures become pixels
 - `parquet`: samples as Parquet rows
 - `shards`: the shards of a source: written, judged, read
+- `noise`: training rows whose answers are replaced
 """

@@ -42,13 +42,18 @@ Raw: TypeAlias = tuple[int, str, object | RowError]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive records of one file. `start`, `stop`: bytes (JSON, tar), row groups (Parquet) or rows (generated)."""
+    """Consecutive records of one file. `start`, `stop`: bytes (JSON, tar), row groups (Parquet) or rows (generated).
+
+    Of its `rows` records the first `skip` are passed over, and from there on every `step`-th is read.
+    """
 
     file: str
     start: int
     stop: int
     first: int
     rows: int
+    skip: int = 0
+    step: int = 1
 
 
 def numbered_chunks(name: str, rows: int) -> Iterator[Chunk]:
@@ -76,7 +81,7 @@ def chunks(file: str, kind: Format) -> Iterator[Chunk]:
 
 
 def records(chunk: Chunk, kind: Format, max_image: int) -> Iterator[Raw]:
-    """The chunk's first `rows` records; images that travel with them as bytes.
+    """The records that the chunk asks for; images that travel with them as bytes.
 
     A tar row with an image of more than `max_image` bytes is a defect, and that image is not read.
     """
@@ -98,7 +103,7 @@ def _records(chunk: Chunk, kind: Format, max_image: int | None) -> Iterator[Raw]
             found = _tar_records(chunk, max_image)
         case _:
             assert_never(kind)
-    return islice(found, chunk.rows)
+    return islice(found, chunk.skip, chunk.rows, chunk.step)
 
 
 def stem(file: str) -> str:

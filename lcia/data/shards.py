@@ -235,6 +235,7 @@ class Rows:
         self._folders, self._cache_bytes = tuple(folders), cache_bytes
         entries = [(folder / f["name"], f["groups"]) for folder in self._folders for f in _index(folder)]
         self._files = [path for path, _ in entries]
+        self._ends = np.cumsum([count_rows(folder) for folder in self._folders], dtype=np.int64)
         self._groups = [(path, number) for path, groups in entries for number in range(len(groups))]
         self._stops = np.cumsum([rows for _, groups in entries for rows in groups], dtype=np.int64)
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
@@ -255,6 +256,11 @@ class Rows:
                 raise IndexError(f"row {index} of {len(self)}")
             found[index] = self._sample(index)
         return [found[index] for index in indices]
+
+    def folder_of(self, index: int) -> range:
+        """The row numbers of the folder that a row lies in."""
+        folder = int(np.searchsorted(self._ends, index, side="right"))
+        return range(int(self._ends[folder - 1]) if folder else 0, int(self._ends[folder]))
 
     def instructions(self) -> dict[str, int]:
         """Distinct instructions in order of first appearance, with the number of their samples."""

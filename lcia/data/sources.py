@@ -15,7 +15,7 @@ from lcia.data.file_rows import FileRows
 from lcia.data.formats import Chunk
 from lcia.data.minicoin.rows import MiniCoinRows
 from lcia.data.records import Checked
-from lcia.types import FileSource, GeneratedSource, InstructionRule, Sample, Source
+from lcia.types import FileSource, GeneratedSource, InputError, InstructionRule, Sample, Source, Stretch
 
 
 class SourceRows(Protocol):
@@ -50,16 +50,30 @@ class Reading:
     instruction: InstructionRule
     limit: int | None
     max_image_pixels: int
+    stretch: Stretch | None = None
 
     @classmethod
-    def of(cls, source: Source, instruction: InstructionRule, limit: int | None, max_image_pixels: int) -> Reading:
-        """Of the first `limit` rows, or of all."""
-        return cls(rows_of(source), instruction, limit, max_image_pixels)
+    def of(
+        cls,
+        source: Source,
+        instruction: InstructionRule,
+        limit: int | None,
+        max_image_pixels: int,
+        stretch: Stretch | None = None,
+    ) -> Reading:
+        """Of the first `limit` rows, or of all; of these only the rows of the stretch, if there is one."""
+        return cls(rows_of(source), instruction, limit, max_image_pixels, stretch)
 
 
 def all_chunks(reading: Reading) -> Iterator[Chunk]:
-    """Every chunk of a source up to the reading's limit, in order, found in this process."""
-    return limited(reading.rows.chunks(), reading.limit)
+    """Every chunk of a source up to the reading's limit that holds rows of its stretch, in order, found in this
+    process.
+
+    Raises:
+        InputError: there are so few rows that the stretch has none.
+    """
+    found = limited(reading.rows.chunks(), reading.limit)
+    return found if reading.stretch is None else cut(found, reading.stretch)
 
 
 def limited(found: Iterable[Chunk], limit: int | None) -> Iterator[Chunk]:
@@ -75,8 +89,25 @@ def limited(found: Iterable[Chunk], limit: int | None) -> Iterator[Chunk]:
         left -= chunk.rows
 
 
+def cut(found: Iterable[Chunk], stretch: Stretch) -> Iterator[Chunk]:
+    """The rows of a stretch, counted over all chunks, so that it does not matter where these begin.
+
+    Raises:
+        InputError: the stretch has no rows.
+    """
+    before = 0
+    for chunk in found:
+        skip = (stretch.number - before) % stretch.of
+        if skip < chunk.rows:
+            yield replace(chunk, skip=skip, step=stretch.of)
+        before += chunk.rows
+    if 0 < before <= stretch.number:
+        raise InputError(f"{before} rows cannot be cut into {stretch.of} tasks: lower benchmark.stretches")
+
+
 def check(reading: Reading, chunk: Chunk) -> Iterator[Checked]:
-    """Every record of a chunk as a sample or as a defect; none is left out but those of the source's other side."""
+    """Every record that a chunk asks for as a sample or as a defect; none is left out but those of the source's other
+    side."""
     return reading.rows.check(chunk, reading.instruction, reading.max_image_pixels)
 
 

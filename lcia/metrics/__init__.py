@@ -2,5 +2,6 @@
 
 - `scoring`: an answer against its references
 - `matrix`: the accuracy matrix and its metrics
+- `adaptation`: how fast a stream of stretches is learnt
 - `stats`: intervals and paired tests
 """

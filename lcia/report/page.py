@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lcia.config.run import GroupingConfig
 from lcia.config.watch import WatchConfig
 from lcia.grouping.codebook import Placement, Route, group_name
+from lcia.metrics.adaptation import Round
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.report import figures, wording
 from lcia.report.figures import StageSteps
@@ -93,7 +94,7 @@ class RunReport:
     """One method on one order with one seed; `seconds` per stage, in the order they ran; `notes` by the same names: how
     a stage came through interruptions.
 
-    `served`: task trained last -> task asked about -> group that answers -> samples.
+    `served`: task trained last -> task asked about -> group that answers -> samples. `rounds`: of tasks that are cut.
     """
 
     name: str
@@ -107,6 +108,7 @@ class RunReport:
     notes: Mapping[str, str] = field(default_factory=dict)
     answers: tuple[TaskAnswers, ...] = ()
     signs: Signs = NOTHING_WATCHED
+    rounds: tuple[Round, ...] = ()
 
     @property
     def slug(self) -> str:

@@ -18,6 +18,7 @@ from lcia.config.strategies import AverageSection
 from lcia.data.shards import Rows
 from lcia.evaluation.answers import ANSWERS
 from lcia.metrics import matrix as matrices
+from lcia.metrics.adaptation import Round, rounds
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
 from lcia.report import decisions, learnt, signs, study_tables
@@ -189,6 +190,7 @@ def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
         "metrics": _metrics(outcome.matrix),
         "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
         "matrix": matrices.to_json(outcome.matrix),
+        **({"rounds": [each._asdict() for each in found]} if (found := _rounds(outcome)) else {}),
         "train_seconds": outcome.train_seconds,
         "kept_mb": outcome.kept_mb,
         "eval_seconds": sum(outcome.answers[stage.key].result["seconds"] or 0.0 for stage in plan.evals),
@@ -209,6 +211,12 @@ def _details(one: Known) -> dict[str, Any]:
         "counts": {label: asdict(counts) for label, counts in outcome.prepared.counts.items()},
         "config": config.model_dump(mode="json", by_alias=True),
     }
+
+
+def _rounds(outcome: Outcome) -> tuple[Round, ...]:
+    """Of a stream whose tasks are cut into stretches; else none."""
+    stretches = outcome.prepared.benchmark.stretches
+    return rounds(outcome.matrix, stretches) if stretches > 1 and outcome.config.is_stream else ()
 
 
 def _metrics(scores: AccuracyMatrix) -> dict[str, Any]:
@@ -299,6 +307,7 @@ def _page(one: Known, store: Store) -> RunReport:
         notes={_named(stage): outcome.trainings[stage.key].notes for stage in plan.trains},
         answers=one.answers,
         signs=one.signs,
+        rounds=_rounds(outcome),
     )
 
 

@@ -42,6 +42,11 @@ class StudyTables:
     costs: Spreads
     effects: Mapping[str, OrderEffect] = field(default_factory=dict)
 
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Of all labels; where a study varies its benchmark, some have tasks that others do not have."""
+        return tuple(dict.fromkeys(task for row in self.tasks.values() for task in row))
+
 
 KEYS = frozenset(each.name for each in fields(StudyTables)) | {"first", "against_first"}
 """Of the record of a study in its summary; the last two stood there before any method could be the reference."""

@@ -73,7 +73,8 @@ def count(study: StudyConfig) -> int:
 def _listed(study: StudyConfig) -> dict[str, tuple[Any, ...]]:
     """The varied keys of a grid."""
     if not isinstance(study.search, GridConfig):
-        most = study.search.num_samples * len(study.seeds) * len(tasks_of(study))
+        base = _base_of(study)
+        most = study.search.num_samples * len(study.seeds) * len(benchmarks.build(base.benchmark).order(base.order))
         raise InputError(
             f"study {study.name} draws its runs, so they are not known before it runs; it trains {most} stages at most"
         )
@@ -110,9 +111,13 @@ def orders_of(study: StudyConfig) -> Sequence[Order]:
 
 
 def tasks_of(study: StudyConfig) -> tuple[str, ...]:
-    """The tasks of the base in its order."""
-    base = parse(RunConfig, study.base, f"base of study {study.name}")
-    return benchmarks.build(base.benchmark).order(base.order)
+    """The tasks of the base in its order; whole ones, where the base cuts them into stretches."""
+    base = _base_of(study)
+    return benchmarks.build(base.benchmark).order_of_tasks(base.order)
+
+
+def _base_of(study: StudyConfig) -> RunConfig:
+    return parse(RunConfig, study.base, f"base of study {study.name}")
 
 
 def _points(study: StudyConfig) -> Iterator[Point]:

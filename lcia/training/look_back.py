@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lcia.data.shards import Rows
-from lcia.protocols import UNTRAINED, Assistant, Batch, Look
+from lcia.protocols import UNTRAINED, Assistant, Batch, Look, TrainingRows
 from lcia.stage import TrainStage, digest
 from lcia.training.sampling import drawn
 
@@ -25,7 +24,7 @@ class LookAgain:
 
     stage: TrainStage
     assistant: Assistant
-    rows: Rows
+    rows: TrainingRows
     accelerator: Accelerator
     micro_batch: int
 

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcia import strategies
+from lcia.data.noise import with_noise
 from lcia.data.shards import Rows
 from lcia.ema.sharding import is_dtensor, whole
-from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Trained
+from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Trained, TrainingRows
 from lcia.stage import TrainStage
 from lcia.store.folders import Checkpoints, Store
 from lcia.training.checkpoint import State, resume, save
@@ -69,7 +70,7 @@ class Loop:
     stage: TrainStage
     assistant: Assistant
     worker: Worker
-    rows: Rows
+    rows: TrainingRows
     module: torch.nn.Module
     steps: int
     state: State
@@ -123,7 +124,7 @@ def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None
 
 def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     """The loop before its first step, or after the last one that a checkpoint holds."""
-    rows = Rows([worker.store.fetch(key) for key in stage.shards])
+    rows = with_noise(Rows([worker.store.fetch(key) for key in stage.shards]), stage.noise)
     kept = _give_adapter(stage, assistant, worker.store)
     module = wrap(assistant, worker.options.parallelism, worker.accelerator)
     steps = total_steps(stage.training, len(rows))

@@ -59,7 +59,7 @@ class RayExecutor:
         self._side_by_side(self.missing(stages), self._write_shards)
 
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
-        reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels)
+        reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels, stage.stretch)
         known = stage.source.known_rows
         if known is not None and known <= SMALL_ROWS:
             write_source(reading, folder)

@@ -71,7 +71,7 @@ def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
 
 
 def _reading(config: RunConfig, task: TaskSpec, source: Source) -> Reading:
-    return Reading.of(source, task.instruction, task.max_samples, config.data.max_image_pixels)
+    return Reading.of(source, task.instruction, task.max_samples, config.data.max_image_pixels, task.stretch)
 
 
 def _assistant(config: RunConfig) -> Assistant:

@@ -18,7 +18,7 @@ from lcia.config.run import ClipConfig, DataConfig, EmbedderConfig, TfidfConfig
 from lcia.data import shards as data
 from lcia.data.sources import Reading
 from lcia.embedders import embed as local
-from lcia.types import FileSource, GeneratedSource, Source
+from lcia.types import FileSource, GeneratedSource, Source, Stretch
 from pipelines.stages.embed import embed_on_ray
 from pipelines.stages.shard import shard_on_ray
 
@@ -39,11 +39,11 @@ def _cluster() -> Iterator[None]:
 # Shards -----------------------------------------------------------------------------------------------------------
 
 
-def _same(source: Source, tmp_path: Path) -> data.ShardCounts:
+def _same(source: Source, tmp_path: Path, stretch: Stretch | None = None) -> data.ShardCounts:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    reading = Reading.of(source, "last_line", None, DataConfig().max_image_pixels)
+    reading = Reading.of(source, "last_line", None, DataConfig().max_image_pixels, stretch)
     counts = data.write_source(reading, here)
     assert shard_on_ray(reading, there) == counts
     assert {p.name: p.read_bytes() for p in here.iterdir()} == {p.name: p.read_bytes() for p in there.iterdir()}
@@ -58,6 +58,10 @@ def test_real_questions(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "easyvqa"
     source = FileSource(str(root / "shape" / "test.json"), "llava", split="test", image_root=str(root))
     assert _same(source, tmp_path).bad == 0
+
+
+def test_a_stretch_of_rows(tmp_path: Path) -> None:
+    assert _same(GeneratedSource("VQAv2", "train", 602, 0), tmp_path, Stretch(1, 3)).good == 201
 
 
 def test_bad_rows_are_reported_alike(tmp_path: Path) -> None:

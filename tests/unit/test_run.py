@@ -238,3 +238,35 @@ def test_rows_that_cannot_be_used_stop_a_run_before_anything_is_trained(tmp_path
     with pytest.raises(InputError, match=r"mine/train: 1 of 2 rows cannot be used \(bad_field 1\)"):
         run([parse(RunConfig, values, "test")], executor)
     assert not hasattr(executor, "asked")
+
+
+def test_stretches_are_tasks_of_the_stream_with_rows_of_their_own(tmp_path: Path) -> None:
+    cut = {**RUN, "benchmark": {**RUN["benchmark"], "stretches": 2}}
+    [outcome] = run([parse(RunConfig, cut, "cut")], LocalExecutor(Store(str(tmp_path))))
+    prepared = outcome.prepared
+    assert outcome.matrix.tasks == ("GQA.1", "Grounding.1", "GQA.2", "Grounding.2")
+    assert {label: counts.rows for label, counts in prepared.counts.items()} == {
+        f"{task}/{split}": rows / 2 for task in outcome.matrix.tasks for split, rows in (("train", 16), ("test", ROWS))
+    }
+    # Stretches ask as their task does, so that they share its adapter.
+    assert [placement.group for placement in prepared.plan.placements] == [0, 1, 0, 1]
+
+
+def test_noise_changes_trainings_and_neither_data_nor_questions(tmp_path: Path) -> None:
+    executor = LocalExecutor(Store(str(tmp_path)))
+    noisy = {**RUN, "data": {"noise": {"kind": "gibberish", "share": 1.0}}}
+    clean, rough = run([parse(RunConfig, RUN, "clean"), parse(RunConfig, noisy, "rough")], executor)
+    assert clean.prepared.catalog.shards == rough.prepared.catalog.shards
+    for one, other in zip(clean.prepared.plan.trains, rough.prepared.plan.trains, strict=True):
+        assert one.shards == other.shards
+        losses = [outcome.trainings[stage.key].steps[-1]["loss"] for outcome, stage in ((clean, one), (rough, other))]
+        assert losses[0] != losses[1]
+    asked = [
+        [
+            (a["id"], a["references"])
+            for stage in outcome.prepared.plan.evals
+            for a in read_answers(executor.store.fetch(stage.key))
+        ]
+        for outcome in (clean, rough)
+    ]
+    assert asked[0] == asked[1]

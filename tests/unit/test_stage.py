@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lcia.config.run import LoraConfig, TextConfig, TinyConfig, TrainingConfig
 from lcia.config.strategies import CurvatureConfig
 from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage, digest
-from lcia.types import FileSource, GeneratedSource
+from lcia.types import FileSource, GeneratedSource, Stretch
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "train_stage.json").read_text())
 
@@ -25,6 +25,7 @@ SHARD = ShardStage(
     max_image_pixels=9,
 )
 FILES = ShardStage.model_validate({**SHARD.record, "source": FileSource("rows.json", "llava")})
+CUT = ShardStage.model_validate({**SHARD.record, "task": "GQA.2", "stretch": Stretch(1, 4)})
 EMBED = EmbedStage(shards="s", embedder=TextConfig(kind="text", model="encoder"), identity="e")
 TRAIN = TrainStage(
     tasks=("GQA",),
@@ -47,7 +48,7 @@ EVAL = EvaluateStage(
     routes=(("Answer briefly.", "k0"), ("Überall?", None)),
     max_new_tokens=8,
 )
-STAGES = {"shard": SHARD, "files": FILES, "embed": EMBED, "train": TRAIN, "eval": EVAL}
+STAGES = {"shard": SHARD, "files": FILES, "cut": CUT, "embed": EMBED, "train": TRAIN, "eval": EVAL}
 
 
 def _reversed(value: Any) -> Any:
@@ -92,6 +93,7 @@ def test_a_stage_comes_back_from_its_json_equal_and_with_its_key(name: str) -> N
         {"lora": {**GOLDEN["record"]["lora"], "r": 4}},
         {"training": {**GOLDEN["record"]["training"], "learning_rate": 0.004000001}},
         {"strategy": {**GOLDEN["record"]["strategy"], "lambda": 0.31}},
+        {"noise": {"kind": "swap", "share": 0.2}},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -101,6 +103,16 @@ def test_whatever_can_change_a_training_changes_its_key(change: dict[str, Any]) 
 
 def test_kinds_of_stages_never_share_a_key() -> None:
     assert len({stage.key for stage in STAGES.values()}) == len(STAGES)
+
+
+def test_rows_of_a_whole_task_are_stored_under_the_key_that_they_always_had() -> None:
+    # What `b2sum -l 128` gives for the record below as canonical JSON.
+    assert SHARD.record == {
+        "kind": "shard", "task": "GQA", "split": "test", "fingerprint": "f", "instruction": "last_line",
+        "max_samples": None, "max_image_pixels": 9,
+        "source": {"task": "GQA", "split": "test", "rows": 4, "seed": 0, "instructions": "origin"},
+    }  # fmt: skip
+    assert SHARD.key == "fdcb2aac6a1a9b3cb5d21a6cbb36c7f3"
 
 
 def test_workers_keep_their_model_for_stages_that_differ_in_training_only() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import count
 from random import Random
 
 from lcia.benchmarks.coin import TASKS
@@ -37,8 +37,8 @@ class MiniCoinRows:
         Raises:
             RowError: a picture is larger than `max_pixels`.
         """
-        drawn = islice(generate(self.source, chunk.start, chunk.stop), chunk.rows)
-        for number, sample in enumerate(drawn, chunk.first):
+        drawn = generate(self.source, chunk.start + chunk.skip, chunk.start + chunk.rows, chunk.step)
+        for number, sample in zip(count(chunk.first + chunk.skip, chunk.step), drawn, strict=False):
             check_messages(sample.messages, len(sample.images))
             for image, data in enumerate(sample.images):
                 check_image(data, f"{sample.id}#{image}", max_pixels)
@@ -57,10 +57,10 @@ class Row:
     prompt: str
 
 
-def generate(source: GeneratedSource, start: int, stop: int) -> Iterator[Sample]:
+def generate(source: GeneratedSource, start: int, stop: int, step: int = 1) -> Iterator[Sample]:
     """Rows start..stop-1 of a source; a row depends on its number alone, so blocks may be cut anywhere."""
     check_task(source.task)
-    for i in range(start, min(stop, source.rows)):
+    for i in range(start, min(stop, source.rows), step):
         row = draw(source, i)
         asked = Message("user", f"{IMAGE_TOKEN}\n{row.prompt}")
         answer = row.question.answer

@@ -12,11 +12,13 @@ import pytest
 
 from lcia import benchmarks
 from lcia.config.load import load
-from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, RunConfig, TrainingConfig
+from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, MiniCoinConfig, RunConfig, TrainingConfig
 from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import count, expand
 from lcia.studies.search import Space
+from lcia.training.sampling import total_steps
+from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -134,6 +136,34 @@ def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, group
     assert {point.method for point in points if point.is_reference} == {"kronecker"}
 
 
+FIVE = {"kronecker", "sequential", "ewc", "curvature", "paper"}
+
+
+def test_the_study_of_rapid_switches_has_the_same_steps_in_one_piece_and_in_four() -> None:
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "rapid-switch.yaml"))
+    cells = {(point.method, point.config.benchmark.stretches, point.order, point.seed) for point in points}
+    assert cells == set(product(FIVE, (4, 1), ("origin", "reverse"), range(3)))
+    assert next(point.label for point in points if point.is_reference) == "kronecker, stretches=4"
+    for point in points:
+        benchmark, training = point.config.benchmark, point.config.training
+        assert isinstance(benchmark, MiniCoinConfig)
+        assert benchmark.stretches * total_steps(training, benchmark.train_size // benchmark.stretches) == 80
+
+
+def test_the_study_of_rough_gradients_has_every_method_under_four_conditions() -> None:
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "rough.yaml"))
+    found: dict[tuple[str, float, int], list[str]] = {}
+    for point in points:
+        noise, batch = point.config.data.noise, point.config.training.batch_size
+        found.setdefault((noise.kind, noise.share, batch) if noise else ("", 0, batch), []).append(
+            point.config.strategy.kind
+        )
+    assert found.keys() == {("", 0, 16), ("swap", 0.2, 16), ("gibberish", 0.1, 16), ("", 0, 1)}
+    assert all(sorted(kinds) == sorted([*FIVE] * 6) for kinds in found.values())
+    assert {point.config.training.max_steps for point in points} == {80}
+    assert {point.method for point in points if point.is_reference} == {"kronecker"}
+
+
 def test_the_study_of_easyvqa_is_the_run_under_every_method_over_three_seeds():
     run = load(RunConfig, CONFIGS / "easyvqa.yaml", ["benchmark.root=/data"])
     points = expand(load(StudyConfig, CONFIGS / "studies" / "easyvqa.yaml", ["base.benchmark.root=/data"]))
@@ -207,3 +237,15 @@ def test_a_protocol_says_what_is_trained_and_grouped(
 ) -> None:
     config = RunConfig.model_validate(settings)
     assert (config.trains, config.is_stream, config.groups) == (trains, is_stream, groups)
+
+
+def test_a_configuration_speaks_of_noise_only_where_there_is_some() -> None:
+    assert "noise" not in RunConfig().model_dump(mode="json")["data"]
+    noisy = RunConfig.model_validate({"data": {"noise": {"kind": "swap", "share": 0.2}}})
+    assert noisy.model_dump(mode="json")["data"]["noise"] == {"kind": "swap", "share": 0.2, "seed": 0}
+    assert RunConfig.model_validate(noisy.model_dump(mode="json")) == noisy
+
+
+def test_a_share_of_noise_that_is_none_is_refused_by_its_place() -> None:
+    with pytest.raises(InputError, match=r"data\.noise\.share.*less than or equal to 1.*2"):
+        load(RunConfig, None, ["data.noise.kind=swap", "data.noise.share=2"])

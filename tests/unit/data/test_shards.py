@@ -18,7 +18,7 @@ from lcia.data.formats import CHUNK_ROWS
 from lcia.data.parquet import SCHEMA, decode, encode, size_of
 from lcia.data.shards import Rows, ShardCounts, complaint, count_rows, count_source, read_counts, refuse, write_source
 from lcia.data.sources import Reading, all_chunks
-from lcia.types import FileSource, GeneratedSource, InputError, InstructionRule, Message, Sample, Source
+from lcia.types import FileSource, GeneratedSource, InputError, InstructionRule, Message, Sample, Source, Stretch
 
 
 def reading(source: Source, instruction: InstructionRule = "last_line", limit: int | None = None) -> Reading:
@@ -237,3 +237,16 @@ def test_a_chunk_is_passed_on_in_pieces_of_their_bytes_and_no_row_is_lost(
         ((), (), source.path),
     ]  # fmt: skip
     assert [len(piece.bad) for piece in cut] == [0, 0, 1]
+
+
+# Stretches
+
+
+def test_bad_rows_are_counted_in_the_stretch_that_they_are_in(tmp_path: Path) -> None:
+    source = rows_file(tmp_path, [str(n) for n in range(10)])
+    raw = json.loads((tmp_path / "rows.json").read_text())
+    raw[3]["conversations"] = []
+    (tmp_path / "rows.json").write_text(json.dumps(raw))
+    pixels = DataConfig().max_image_pixels
+    found = [count_source(Reading.of(source, "last_line", None, pixels, Stretch(n, 4))) for n in range(4)]
+    assert [(counts.rows, counts.bad) for counts in found] == [(3, 0), (3, 0), (2, 0), (2, 1)]

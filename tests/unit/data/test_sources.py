@@ -14,7 +14,7 @@ from lcia.data import formats
 from lcia.data.formats import CHUNK_ROWS, chunks
 from lcia.data.records import Defect
 from lcia.data.sources import Reading, all_chunks, check, fingerprint, rows_of
-from lcia.types import FileSource, Format, GeneratedSource, InputError, Sample
+from lcia.types import FileSource, Format, GeneratedSource, InputError, Sample, Stretch
 from tests.unit.data.rows import (
     PIXELS,
     chat_row,
@@ -63,6 +63,46 @@ def test_generated_rows_do_not_depend_on_chunks() -> None:
     reading = Reading.of(source, "last_line", CHUNK_ROWS + 5, PIXELS)
     numbers = [number for chunk in all_chunks(reading) for number, _ in check(reading, chunk)]
     assert numbers == list(range(1, CHUNK_ROWS + 6))
+
+
+def stretch_of(source: FileSource | GeneratedSource, stretch: Stretch | None) -> list[tuple[int, str]]:
+    """Record numbers and ids."""
+    reading = Reading.of(source, "last_line", None, PIXELS, stretch)
+    return [(number, row.id) for chunk in all_chunks(reading) for number, row in check(reading, chunk)]
+
+
+@pytest.mark.parametrize("kind", ["llava", "parquet", "webdataset", "generated"])
+def test_a_stretch_is_every_nth_row_wherever_chunks_and_files_begin(folder: Path, kind: str) -> None:
+    """Oracle: all rows, cut by python's slices."""
+    source: FileSource | GeneratedSource = GeneratedSource("VQAv2", "train", CHUNK_ROWS + 20, 3)
+    for file in range(2 if kind != "generated" else 0):
+        rows = [train_row(id=f"{file}-{i}") for i in range(CHUNK_ROWS + 2)]
+        if kind == "llava":
+            (folder / f"{file}.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+        elif kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{file}.parquet", row_group_size=100)
+        else:
+            members = [(f"{i:04}.json", json.dumps(row).encode()) for i, row in enumerate(rows)]
+            tar_of(folder / f"{file}.tar", members)
+        source = FileSource(str(folder), kind, "train", str(folder))  # type: ignore[arg-type]
+    whole = stretch_of(source, None)
+    assert len(whole) > CHUNK_ROWS
+    assert [stretch_of(source, Stretch(number, 5)) for number in range(5)] == [whole[n::5] for n in range(5)]
+
+
+def test_chunks_without_a_row_of_the_stretch_are_left_out(folder: Path) -> None:
+    for number in range(6):
+        (folder / f"{number}.json").write_text(json.dumps([train_row(id=str(number))]))
+    source = FileSource(str(folder), "llava", "train", str(folder))
+    assert stretch_of(source, Stretch(1, 4)) == [(1, "1"), (1, "5")]
+
+
+def test_more_stretches_than_rows_are_refused(folder: Path) -> None:
+    (folder / "rows.json").write_text(json.dumps([train_row(id=str(n)) for n in range(3)]))
+    source = FileSource(str(folder / "rows.json"), "llava", "train", str(folder))
+    assert stretch_of(source, Stretch(2, 4)) == [(3, "2")]
+    with pytest.raises(InputError, match=r"3 rows cannot be cut into 4 tasks: lower benchmark\.stretches"):
+        stretch_of(source, Stretch(3, 4))
 
 
 @pytest.mark.parametrize("name", ["a" * 300 + ".png", "images/\ud800.png", "images", "/dev/zero", "../x.png"])

@@ -12,6 +12,7 @@ from PIL import Image
 from lcia.config.run import GroupingConfig
 from lcia.grouping.codebook import Placement, Route
 from lcia.metrics import stats
+from lcia.metrics.adaptation import Round
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.report import page, wording
 from lcia.report.figures import StageSteps
@@ -268,6 +269,12 @@ def test_answers_stand_beside_a_constant_one_and_unlearnt_tasks_are_marked():
     assert "red not learnt 100 50.0 yes 52.0 40.0 yes (96) , (empty) (4) no (100)" in page.text
     assert page.text.count("not learnt") == 1
     assert "x" * 50 not in page.text
+
+
+def test_rounds_of_stretches_are_told_where_there_are_some():
+    page = page_of(replace(run(), rounds=(Round(None, 60.0), Round(44.04, 78.0))))
+    assert "1 \u2013 60.0 2 44.0 78.0" in page.text
+    assert "Rounds" not in page_of(run()).text
 
 
 def test_the_loss_has_a_figure_where_it_was_recorded():

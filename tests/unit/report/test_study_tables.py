@@ -14,7 +14,7 @@ from lcia.config.load import parse
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import Comparison
 from lcia.report.study_tables import KEYS, StudyTables, from_record, reach, tabulate, to_record
-from lcia.studies.compare import Cost
+from lcia.studies.compare import Cost, TaskSpread
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import expand
 from pipelines.terminal.tables import study_tables
@@ -124,3 +124,9 @@ def test_a_study_of_one_run_has_no_spread_and_nothing_to_compare() -> None:
     assert record["methods"]["ours"]["avg_acc"]["std"] is None
     assert (record["orders"], record["comparisons"]) == ({}, {})
     assert from_record(json.loads(json.dumps(record))).methods["ours"]["fwt"] is None
+
+
+def test_the_tasks_are_those_of_all_labels_in_their_order() -> None:
+    known = TaskSpread(None, None)
+    found = replace(tables(), tasks={"cut": {"a.1": known, "a.2": known}, "whole": {"a": known}})
+    assert found.task_names == ("a.1", "a.2", "a")

@@ -103,6 +103,13 @@ def test_all_orders_of_a_base_that_names_an_order_permute_that_one() -> None:
     assert [p.order for p in points] == [("GQA", "OCR-VQA"), ("OCR-VQA", "GQA")]
 
 
+def test_orders_of_a_stream_of_stretches_are_those_of_its_tasks() -> None:
+    cut = {**BASE, "benchmark": {**BASE["benchmark"], "stretches": 4}}  # type: ignore[dict-item]
+    assert [p.order for p in expand(_study(base=cut, orders="all"))] == list(permutations(TASKS))
+    assert next(p.order for p in expand(_study(base=cut, orders={"latin": 1}))) == TASKS
+    assert len(expand(_study(base=cut, vary={"benchmark.stretches": [1, 4]}, orders=["reverse"]))) == 2
+
+
 def test_given_orders_are_taken_as_they_stand() -> None:
     assert [p.config.order for p in expand(_study())] == [None]
     assert [p.config.order for p in expand(_study(orders=[list(TASKS[::-1])]))] == [TASKS[::-1]]

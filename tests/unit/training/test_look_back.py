@@ -12,10 +12,11 @@ from torch import nn
 
 from lcia import assistants
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TinyConfig
+from lcia.config.run import NoiseConfig, RunConfig, TinyConfig
+from lcia.data.noise import with_noise
 from lcia.data.shards import Rows
 from lcia.local import LocalExecutor
-from lcia.protocols import UNTRAINED, Assistant
+from lcia.protocols import UNTRAINED, Assistant, TrainingRows
 from lcia.run import prepare
 from lcia.stage import TrainStage
 from lcia.store.folders import Store
@@ -45,7 +46,9 @@ def assistant(stage: tuple[TrainStage, Rows]) -> Assistant:
     return built
 
 
-def look_again(stage: tuple[TrainStage, Rows], assistant: Assistant, rank: int = 0, world: int = 1) -> LookAgain:
+def look_again(
+    stage: tuple[TrainStage, TrainingRows], assistant: Assistant, rank: int = 0, world: int = 1
+) -> LookAgain:
     accelerator = SimpleNamespace(process_index=rank, num_processes=world, device=torch.device("cpu"))
     return LookAgain(stage[0], assistant, stage[1], cast(Any, accelerator), micro_batch=4)
 
@@ -117,3 +120,16 @@ def test_a_rows_seed_is_its_own_and_the_same_in_every_strategy(
     assert mine != theirs
     assert mine != look_again(stage, assistant)._seed(4)
     assert 0 <= mine < 2**63
+
+
+def test_rows_are_seen_again_with_the_answers_that_were_trained_on(
+    stage: tuple[TrainStage, Rows], assistant: Assistant
+) -> None:
+    train, rows = stage
+    noisy = with_noise(rows, NoiseConfig(kind="gibberish", share=1))
+    clean, changed = (
+        torch.cat([look.batch["labels"].flatten() for look in look_again((train, each), assistant)(5, True)])
+        for each in (rows, noisy)
+    )
+    expected = [assistant.collate(noisy.take([row]))["labels"].flatten() for row in drawn(20, 5, train.seed).tolist()]
+    assert changed.tolist() == torch.cat(expected).tolist() != clean.tolist()
