@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from lcia.config.run import GroupingConfig
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.matrix import AccuracyMatrix, metrics
-from lcia.report import figures, wording
-from lcia.report.figures import StageSteps
+from lcia.report import wording
+from lcia.report.figures.run import StageSteps, beta_trajectories, heat_map, loss_curves, pull_trajectories
+from lcia.report.figures.study import accuracy_curves, strips, trade_off
+from lcia.report.figures.style import MOST_LINES, save_png, svg
 from lcia.report.learnt import TaskAnswers
 from lcia.report.study_tables import StudyTables, reach
 from lcia.types import IMAGE_TOKEN
@@ -132,7 +134,7 @@ class ReportInput:
 def write(report: ReportInput, folder: Path) -> Path:
     """Writes report.html and figures/*.png under `folder`; returns the page's path."""
     for name, figure in _figures(report).items():
-        figures.save_png(figure, folder / "figures" / f"{name}.png")
+        save_png(figure, folder / "figures" / f"{name}.png")
     page = folder / PAGE
     page.write_text(render(report), encoding="utf-8")
     return page
@@ -140,7 +142,7 @@ def write(report: ReportInput, folder: Path) -> Path:
 
 def render(report: ReportInput) -> str:
     """The whole page as text."""
-    drawn = {name: figures.svg(figure, name) for name, figure in _figures(report, heat_maps=False).items()}
+    drawn = {name: svg(figure, name) for name, figure in _figures(report, heat_maps=False).items()}
     return (
         _environment()
         .get_template("report.html.j2")
@@ -155,7 +157,7 @@ def render(report: ReportInput) -> str:
             best=wording.best([metrics(run.matrix) for run in report.runs]),
             best_mean=wording.best(list(report.study.methods.values())) if report.study else {},
             every_run={name: metrics(matrix) for name, matrix in list(report.matrices.items())[:MOST_LISTED]},
-            undrawn=max(0, len(_curves(report)) - figures.MOST_LINES),
+            undrawn=max(0, len(_curves(report)) - MOST_LINES),
             names_and_metrics=[(run.name, metrics(run.matrix)) for run in report.runs],
             reasons=_reasons(report.runs),
             notes=_notes(report.runs),
@@ -191,16 +193,16 @@ def _slugs(runs: Sequence[RunReport]) -> list[str]:
 
 def _figures(report: ReportInput, heat_maps: bool = True) -> dict[str, Figure]:
     """Every figure of the page by name; the page itself shows matrices as tables instead of `heat_maps`."""
-    drawn = {"curves": figures.accuracy_curves(_curves(report)), **_study_figures(report)}
+    drawn = {"curves": accuracy_curves(_curves(report)), **_study_figures(report)}
     for slug, run in zip(_slugs(report.runs), report.runs, strict=True):
         if heat_maps:
-            drawn[f"matrix-{slug}"] = figures.heat_map(run.matrix)
+            drawn[f"matrix-{slug}"] = heat_map(run.matrix)
         if any(stage.has("loss") for stage in run.steps):
-            drawn[f"loss-{slug}"] = figures.loss_curves(run.steps)
+            drawn[f"loss-{slug}"] = loss_curves(run.steps)
         if any(stage.has_beta for stage in run.steps):
-            drawn[f"beta-{slug}"] = figures.beta_trajectories(run.steps)
+            drawn[f"beta-{slug}"] = beta_trajectories(run.steps)
         if any(stage.has_pull for stage in run.steps):
-            drawn[f"pull-{slug}"] = figures.pull_trajectories(run.steps)
+            drawn[f"pull-{slug}"] = pull_trajectories(run.steps)
     return drawn
 
 
@@ -217,8 +219,8 @@ def _study_figures(report: ReportInput) -> dict[str, Figure]:
             values.setdefault(label, []).append((" > ".join(report.matrices[name].tasks), average))
         if forgotten is not None and learnt is not None:
             found.setdefault(label, []).append((forgotten, learnt))
-    drawn = {"strips": figures.strips(values, "avg_acc")} if len(labels) > 1 else {}
-    return {**drawn, "trade-off": figures.trade_off(found)} if len(found) > 1 else drawn
+    drawn = {"strips": strips(values, "avg_acc")} if len(labels) > 1 else {}
+    return {**drawn, "trade-off": trade_off(found)} if len(found) > 1 else drawn
 
 
 def _curves(report: ReportInput) -> dict[str, list[AccuracyMatrix]]:

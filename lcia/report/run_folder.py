@@ -22,7 +22,7 @@ from lcia.metrics.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
 from lcia.report import decisions, learnt, study_tables
 from lcia.report.environment import environment
-from lcia.report.figures import StageSteps
+from lcia.report.figures.run import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Prediction, ReportInput, RunReport
 from lcia.report.page import write as write_page

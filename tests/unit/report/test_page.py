@@ -14,7 +14,7 @@ from lcia.grouping.codebook import Placement, Route
 from lcia.metrics import stats
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.report import page, wording
-from lcia.report.figures import StageSteps
+from lcia.report.figures.run import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Decision, Prediction, ReportInput, RunReport
 from lcia.report.study_tables import StudyTables
