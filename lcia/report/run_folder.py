@@ -108,8 +108,12 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
 
 
 def _tables(outcomes: Sequence[Outcome], points: Sequence[Point]) -> StudyTables:
-    costs = [Cost(outcome.train_seconds / 60, outcome.kept_mb) for outcome in outcomes]
-    return tabulate(points, [outcome.matrix for outcome in outcomes], costs)
+    return tabulate(points, [outcome.matrix for outcome in outcomes], [_cost(outcome) for outcome in outcomes])
+
+
+def _cost(outcome: Outcome) -> Cost:
+    adapters, kept = len(outcome.newest), outcome.kept_mb
+    return Cost(outcome.train_seconds / 60, kept, adapters, outcome.adapters_mb, adapters * kept)
 
 
 def _summary(
@@ -170,6 +174,8 @@ def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
         "matrix": matrices.to_json(outcome.matrix),
         "train_seconds": outcome.train_seconds,
         "kept_mb": outcome.kept_mb,
+        "adapters": len(outcome.newest),
+        "adapters_mb": outcome.adapters_mb,
         "eval_seconds": sum(outcome.answers[stage.key].result["seconds"] or 0.0 for stage in plan.evals),
     }
 
