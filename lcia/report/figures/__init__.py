@@ -5,5 +5,7 @@ Every function imports matplotlib late. Names of tasks and runs are data: no tex
 - `style`: colours and letters; a figure as PNG or SVG
 - `run`: one run: matrix, loss, beta, pull
 - `study`: several runs beside each other
+- `search`: the trials of a search
+- `scales`: where varied values lie on an axis
 - `grouping`: which tasks share an adapter
 """

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcia.metrics.matrix import AccuracyMatrix
-from lcia.report.figures.style import COLOURS, INK, LINES, MARKERS, MOST_LINES, once, styled
+from lcia.metrics.stats import Spread
+from lcia.report.figures.scales import Scale, set_x
+from lcia.report.figures.style import COLOURS, INK, LINES, MARKERS, MOST_LINES, legend_columns, once, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MOST_SINGLE = 400
+"""Single runs that are drawn beside their mean in a panel; more would not be seen, only make the page heavier."""
+Measured: TypeAlias = Mapping[str, Sequence[tuple[Any, Spread]]]
+"""Name -> a spread at each value of a scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What one varied number does to a score: name -> value of the number -> a score for each run with that value."""
+
+    scale: Scale
+    found: Mapping[str, Mapping[float, Sequence[float]]]
 
 
 @styled
@@ -29,7 +45,8 @@ def accuracy_curves(runs: Mapping[str, Sequence[AccuracyMatrix]]) -> Figure:
     tasks = list(dict.fromkeys(task for found in drawn.values() for matrix in found for task in matrix.tasks))
     columns = min(4, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(2.4 * columns + 0.4, 1.9 * rows + 0.5 + 0.16 * (len(drawn) // 3)))
+    width = 2.4 * columns + 0.4
+    figure = Figure(figsize=(width, 1.9 * rows + 0.4 + _legend_height(drawn, width)))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for panel, task in zip(panels, tasks, strict=False):
         _draw_curves(panel, task, drawn)
@@ -37,8 +54,7 @@ def accuracy_curves(runs: Mapping[str, Sequence[AccuracyMatrix]]) -> Figure:
         spare.set_axis_off()
     figure.supxlabel("tasks trained", fontsize=9)
     figure.supylabel("score in percent", fontsize=9)
-    handles, labels = once(*panels[: len(tasks)])
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    _name_lines(figure, panels[: len(tasks)])
     return figure
 
 
@@ -75,7 +91,7 @@ def trade_off(runs: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     from matplotlib.figure import Figure
 
     drawn = dict(list(runs.items())[:MOST_LINES])
-    figure = Figure(figsize=(6.4, 3.9 + 0.16 * (len(drawn) // 3)))
+    figure = Figure(figsize=(6.4, 3.8 + _legend_height(drawn, 6.4)))
     axes = figure.subplots()
     for number, (name, points) in enumerate(drawn.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS)]
@@ -83,7 +99,7 @@ def trade_off(runs: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
         axes.plot(forgotten, learnt, marker, color=colour, markersize=3, alpha=0.4, linestyle="none")
         axes.plot(forgotten.mean(), learnt.mean(), marker, color=colour, markersize=9, label=name, linestyle="none")
     axes.set(xlabel="forgetting in percent", ylabel="new_acc in percent")
-    figure.legend(*once(axes), loc="outside upper center", ncols=3)
+    _name_lines(figure, [axes])
     return figure
 
 
@@ -106,5 +122,83 @@ def strips(runs: Mapping[str, Sequence[tuple[str, float]]], metric: str) -> Figu
     axes.set_yticks(range(len(drawn)), list(drawn))
     axes.set(xlabel=f"{metric} in percent", ylim=(len(drawn) - 0.5, -0.5))
     if told and len(orders) > 1:
-        figure.legend(*once(axes), loc="outside upper center", ncols=1 if len(max(orders, key=len)) > 40 else 3)
+        _name_lines(figure, [axes])
     return figure
+
+
+@styled
+def responses(panels: Sequence[Response], measure: str, averaged: bool) -> Figure:
+    """A panel per varied number, a point per run. `averaged`: with a line through the means of each name, in a band of
+    one standard deviation. At most MOST_LINES names are drawn."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    width = 3.2 * columns + 0.4
+    names = [name for panel in panels for name in panel.found]
+    figure = Figure(figsize=(width, 2.4 * rows + 0.5 + _legend_height(dict.fromkeys(names), width)))
+    places = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for panel, response in zip(places, panels, strict=False):
+        _draw_response(panel, response, averaged)
+    for spare in places[len(panels) :]:
+        spare.set_axis_off()
+    figure.supylabel(measure, fontsize=9)
+    _name_lines(figure, places)
+    return figure
+
+
+def _draw_response(panel: Axes, response: Response, averaged: bool) -> None:
+    set_x(panel, response.scale)
+    few = sum(len(scores) for found in response.found.values() for scores in found.values()) <= MOST_SINGLE
+    for number, (name, found) in enumerate(list(response.found.items())[:MOST_LINES]):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        single = [(value, score) for value in sorted(found) for score in found[value]]
+        if averaged:
+            _draw_means(panel, found, {"color": colour, "label": name}, marker + LINES[number // len(COLOURS)])
+        if few or not averaged:
+            size, label = (2, None) if averaged else (5, name)
+            panel.plot(*zip(*single, strict=True), marker, color=colour, markersize=size, alpha=0.6, label=label)
+
+
+def _draw_means(panel: Axes, found: Mapping[float, Sequence[float]], look: Mapping[str, Any], form: str) -> None:
+    values = np.array(sorted(found))
+    mean = np.array([np.mean(found[value]) for value in values])
+    spread = np.array([np.std(found[value], ddof=1) if len(found[value]) > 1 else 0.0 for value in values])
+    panel.plot(values, mean, form, markersize=4, **look)
+    panel.fill_between(values, mean - spread, mean + spread, color=look["color"], alpha=0.2, linewidth=0)
+
+
+@styled
+def spreads_over(scale: Scale, panels: Mapping[str, Measured]) -> Figure:
+    """A panel for each measure over the same scale: a line through the means of each name, standard deviations as bars.
+    At most MOST_LINES names are drawn."""
+    from matplotlib.figure import Figure
+
+    width = 3.1 * len(panels) + 0.2
+    names = [name for measured in panels.values() for name in measured]
+    figure = Figure(figsize=(width, 2.6 + _legend_height(dict.fromkeys(names), width)))
+    places = figure.subplots(1, len(panels), squeeze=False).ravel()
+    for panel, (title, measured) in zip(places, panels.items(), strict=True):
+        set_x(panel, scale)
+        panel.set_title(title)
+        for number, (name, found) in enumerate(list(measured.items())[:MOST_LINES]):
+            form = MARKERS[number % len(MARKERS)] + LINES[number // len(COLOURS)]
+            x, mean = [scale.x(value) for value, _ in found], [spread.mean for _, spread in found]
+            bars = [spread.std or 0.0 for _, spread in found]
+            colour = COLOURS[number % len(COLOURS)]
+            panel.errorbar(x, mean, bars, fmt=form, color=colour, label=name, markersize=4, capsize=2)
+    _name_lines(figure, places)
+    return figure
+
+
+def _name_lines(figure: Figure, panels: Iterable[Axes]) -> None:
+    """A legend above the panels."""
+    handles, labels = once(*panels)
+    columns = legend_columns(labels, figure.get_figwidth())
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+
+
+def _legend_height(names: Iterable[str], width: float) -> float:
+    """Inches that it takes."""
+    drawn = list(names)[:MOST_LINES]
+    return 0.16 * -(-len(drawn) // legend_columns(drawn, width))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -63,6 +63,13 @@ def once(*axes: Axes) -> tuple[list[Artist], list[str]]:
         handles, labels = one.get_legend_handles_labels()
         unique |= dict(zip(labels, handles, strict=True))
     return list(unique.values()), list(unique)
+
+
+def legend_columns(labels: Iterable[str], width: float) -> int:
+    """How many columns of a legend with such labels fit into a figure `width` inches wide, three at most."""
+    # An inch holds about fourteen letters; mark and gap take the room of seven.
+    longest = max((len(label) for label in labels), default=0) + 7
+    return max(1, min(3, int(14 * width / longest)))
 
 
 def save_png(figure: Figure, path: Path) -> Path:
