@@ -7,5 +7,6 @@
 - `decisions`: what grouping decided, and why
 - `learnt`: whether a task was learnt, and what is answered most
 - `study_tables`: tables of a study
+- `study_figures`: figures of a study and the numbers behind them
 - `wording`: numbers and times in words
 """

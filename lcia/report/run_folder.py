@@ -27,7 +27,7 @@ from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Prediction, ReportInput, RunReport
 from lcia.report.page import write as write_page
 from lcia.report.study_tables import StudyTables, tabulate
-from lcia.report.wording import clock
+from lcia.report.wording import clock, failures
 from lcia.run import Outcome, Prepared, keys_of
 from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
@@ -102,6 +102,8 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
         study=tables,
         matrices={outcome.config.name: outcome.matrix for outcome in outcomes},
         search=session.facts.get("search", {}),
+        stages=session.facts.get("stages", {}),
+        failed=failures(session.failed, session.facts.get("search", {})),
     )
     write_page(page, folder)
     return summary
