@@ -99,7 +99,7 @@ class Outcome:
     @property
     def adapters_mb(self) -> float:
         """Megabytes of the adapters of all groups at the end."""
-        return sum(path.stat().st_size for training in self.newest for path in training.adapter) / 1e6
+        return sum(training.adapter_bytes for training in self.newest) / 1e6
 
 
 def run(configs: Sequence[RunConfig], executor: Executor) -> list[Outcome]:
