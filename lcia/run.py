@@ -89,11 +89,21 @@ class Outcome:
         return sum(training.seconds for training in self.trainings.values())
 
     @property
+    def newest(self) -> list[TrainResult]:
+        """The newest training of each group at the end."""
+        groups = self.prepared.plan.groups
+        return [self.trainings[key] for key in (groups[-1].values() if groups else ())]
+
+    @property
     def kept_mb(self) -> float:
         """Megabytes that lie beside the adapter for its next stage: mean over the groups at the end."""
-        groups = self.prepared.plan.groups
-        sizes = [self.trainings[key].kept_bytes / 1e6 for key in (groups[-1].values() if groups else ())]
+        sizes = [training.kept_bytes / 1e6 for training in self.newest]
         return float(np.mean(sizes)) if sizes else 0.0
+
+    @property
+    def adapters_mb(self) -> float:
+        """Megabytes of the adapters of all groups at the end."""
+        return sum(training.adapter_bytes for training in self.newest) / 1e6
 
 
 def run(configs: Sequence[RunConfig], executor: Executor) -> list[Outcome]:

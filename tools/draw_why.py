@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcia.report.figures import COLOURS, INK, LINES, MARKERS, STYLE
+from lcia.report.figures.style import COLOURS, INK, LINES, MARKERS, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,9 +3,10 @@
 - `run_folder`: the files of a run's folder
 - `environment`: what its numbers were made with
 - `page`: report.html
-- `figures`: its figures
+- `figures`: its figures, one module for each kind
 - `decisions`: what grouping decided, and why
 - `learnt`: whether a task was learnt, and what is answered most
 - `study_tables`: tables of a study
+- `study_figures`: figures of a study and the numbers behind them
 - `wording`: numbers and times in words
 """

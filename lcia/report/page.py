@@ -17,10 +17,13 @@ from lcia.config.watch import WatchConfig
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.adaptation import Round
 from lcia.metrics.matrix import AccuracyMatrix, metrics
-from lcia.report import figures, wording
-from lcia.report.figures import StageSteps
+from lcia.report import wording
+from lcia.report.figures.run import StageSteps, beta_trajectories, heat_map, loss_curves, pull_trajectories
+from lcia.report.figures.study import accuracy_curves
+from lcia.report.figures.style import MOST_LINES, save_png, svg
 from lcia.report.learnt import TaskAnswers
 from lcia.report.signs import NOTHING_WATCHED, Signs, shown_by
+from lcia.report.study_figures import Drawn, draw_study
 from lcia.report.study_tables import StudyTables, reach
 from lcia.types import IMAGE_TOKEN
 
@@ -121,6 +124,8 @@ class ReportInput:
 
     `study`: the tables over labels, where the runs are those of a study; `runs` may then be a choice of them, and
     `matrices` holds every run's by name. `search`: of a study that drew its runs, its objective and trials as JSON.
+    `stages`: how many trainings were asked for, distinct, and trained; `failed`: name of a run or trial -> why, where
+    that is known.
     """
 
     title: str
@@ -132,12 +137,14 @@ class ReportInput:
     study: StudyTables | None = None
     matrices: Mapping[str, AccuracyMatrix] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+    stages: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(report: ReportInput, folder: Path) -> Path:
     """Writes report.html and figures/*.png under `folder`; returns the page's path."""
-    for name, figure in _figures(report).items():
-        figures.save_png(figure, folder / "figures" / f"{name}.png")
+    for name, figure in _figures(report, _study_figures(report)).items():
+        save_png(figure, folder / "figures" / f"{name}.png")
     page = folder / PAGE
     page.write_text(render(report), encoding="utf-8")
     return page
@@ -145,7 +152,8 @@ def write(report: ReportInput, folder: Path) -> Path:
 
 def render(report: ReportInput) -> str:
     """The whole page as text."""
-    drawn = {name: figures.svg(figure, name) for name, figure in _figures(report, heat_maps=False).items()}
+    study = _study_figures(report)
+    figures = _figures(report, study, heat_maps=False)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -153,14 +161,15 @@ def render(report: ReportInput) -> str:
             report=report,
             trials=wording.trials(report.search) if report.search else (),
             slugs=_slugs(report.runs),
-            figures=drawn,
+            figures={name: svg(figure, name) for name, figure in figures.items()},
+            numbers={name: drawn.numbers for name, drawn in study.items()},
             headline=HEADLINE,
             image_token=IMAGE_TOKEN,
             metrics=[metrics(run.matrix) for run in report.runs],
             best=wording.best([metrics(run.matrix) for run in report.runs]),
             best_mean=wording.best(list(report.study.methods.values())) if report.study else {},
             every_run={name: metrics(matrix) for name, matrix in list(report.matrices.items())[:MOST_LISTED]},
-            undrawn=max(0, len(_curves(report)) - figures.MOST_LINES),
+            undrawn=max(0, len(_curves(report)) - MOST_LINES),
             names_and_metrics=[(run.name, metrics(run.matrix)) for run in report.runs],
             reasons=_reasons(report.runs),
             notes=_notes(report.runs),
@@ -196,36 +205,23 @@ def _slugs(runs: Sequence[RunReport]) -> list[str]:
     return [slug if plain.count(slug) == 1 else f"{slug}-{number}" for number, slug in enumerate(plain, start=1)]
 
 
-def _figures(report: ReportInput, heat_maps: bool = True) -> dict[str, Figure]:
+def _figures(report: ReportInput, study: Mapping[str, Drawn], heat_maps: bool = True) -> dict[str, Figure]:
     """Every figure of the page by name; the page itself shows matrices as tables instead of `heat_maps`."""
-    drawn = {"curves": figures.accuracy_curves(_curves(report)), **_study_figures(report)}
+    drawn = {"curves": accuracy_curves(_curves(report)), **{name: one.figure for name, one in study.items()}}
     for slug, run in zip(_slugs(report.runs), report.runs, strict=True):
         if heat_maps:
-            drawn[f"matrix-{slug}"] = figures.heat_map(run.matrix)
+            drawn[f"matrix-{slug}"] = heat_map(run.matrix)
         if any(stage.has("loss") for stage in run.steps):
-            drawn[f"loss-{slug}"] = figures.loss_curves(run.steps)
+            drawn[f"loss-{slug}"] = loss_curves(run.steps)
         if any(stage.has_beta for stage in run.steps):
-            drawn[f"beta-{slug}"] = figures.beta_trajectories(run.steps)
+            drawn[f"beta-{slug}"] = beta_trajectories(run.steps)
         if any(stage.has_pull for stage in run.steps):
-            drawn[f"pull-{slug}"] = figures.pull_trajectories(run.steps)
+            drawn[f"pull-{slug}"] = pull_trajectories(run.steps)
     return drawn
 
 
-def _study_figures(report: ReportInput) -> dict[str, Figure]:
-    """Of a study whose runs learnt tasks one after another: what was learnt against what was forgotten, and every run's
-    avg_acc."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    values: dict[str, list[tuple[str, float]]] = {}
-    labels = report.study.labels if report.study else {}
-    for name, label in labels.items():
-        measured = metrics(report.matrices[name])
-        average, forgotten, learnt = (measured[key].value for key in ("avg_acc", "forgetting", "new_acc"))
-        if average is not None:
-            values.setdefault(label, []).append((" > ".join(report.matrices[name].tasks), average))
-        if forgotten is not None and learnt is not None:
-            found.setdefault(label, []).append((forgotten, learnt))
-    drawn = {"strips": figures.strips(values, "avg_acc")} if len(labels) > 1 else {}
-    return {**drawn, "trade-off": figures.trade_off(found)} if len(found) > 1 else drawn
+def _study_figures(report: ReportInput) -> dict[str, Drawn]:
+    return draw_study(report.study, report.matrices, report.search) if report.study else {}
 
 
 def _curves(report: ReportInput) -> dict[str, list[AccuracyMatrix]]:

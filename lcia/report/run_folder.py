@@ -23,13 +23,13 @@ from lcia.metrics.matrix import AccuracyMatrix
 from lcia.plan import ZERO_SHOT, Cell
 from lcia.report import decisions, learnt, signs, study_tables
 from lcia.report.environment import environment
-from lcia.report.figures import StageSteps
+from lcia.report.figures.run import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Prediction, ReportInput, RunReport
 from lcia.report.page import write as write_page
 from lcia.report.signs import Signs
 from lcia.report.study_tables import StudyTables, tabulate
-from lcia.report.wording import clock
+from lcia.report.wording import clock, failures
 from lcia.run import Outcome, Prepared, keys_of
 from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store
@@ -129,14 +129,20 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
         study=tables,
         matrices={outcome.config.name: outcome.matrix for outcome in outcomes},
         search=session.facts.get("search", {}),
+        stages=session.facts.get("stages", {}),
+        failed=failures(session.failed, session.facts.get("search", {})),
     )
     write_page(page, folder)
     return summary
 
 
 def _tables(outcomes: Sequence[Outcome], points: Sequence[Point]) -> StudyTables:
-    costs = [Cost(outcome.train_seconds / 60, outcome.kept_mb) for outcome in outcomes]
-    return tabulate(points, [outcome.matrix for outcome in outcomes], costs)
+    return tabulate(points, [outcome.matrix for outcome in outcomes], [_cost(outcome) for outcome in outcomes])
+
+
+def _cost(outcome: Outcome) -> Cost:
+    adapters, kept = len(outcome.newest), outcome.kept_mb
+    return Cost(outcome.train_seconds / 60, kept, adapters, outcome.adapters_mb, adapters * kept)
 
 
 def _summary(known: Sequence[Known], whole: Collection[int], session: Session) -> dict[str, Any]:
@@ -193,6 +199,8 @@ def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
         **({"rounds": [each._asdict() for each in found]} if (found := _rounds(outcome)) else {}),
         "train_seconds": outcome.train_seconds,
         "kept_mb": outcome.kept_mb,
+        "adapters": len(outcome.newest),
+        "adapters_mb": outcome.adapters_mb,
         "eval_seconds": sum(outcome.answers[stage.key].result["seconds"] or 0.0 for stage in plan.evals),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import ENOUGH_PAIRS, Comparison, Spread, smallest_wilcoxon_p
@@ -26,12 +26,19 @@ Spreads: TypeAlias = Mapping[str, Mapping[str, Spread | None]]
 """Label -> figure -> mean and spread over orders and seeds; None where a run leaves it undefined."""
 
 
+class Setting(NamedTuple):
+    """What a label stands for: a method with its varied values by their dotted names."""
+
+    method: str
+    varied: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class StudyTables:
     """`methods` per label, `orders` per label and named order, `tasks` per label and task; `comparisons`: metric ->
-    each label minus the label `reference` (empty: nothing is compared), paired by order and seed; `costs`: `minutes` of
-    training and `kept_mb` per label; `effects`: what the order does to avg_acc, per label with several orders.
-    `labels`: run name -> its label."""
+    each label minus the label `reference` (empty: nothing is compared), paired by order and seed; `costs`: per label
+    the fields of `Cost`; `effects`: what the order does to avg_acc, per label with several orders. `labels`: run name
+    -> its label; `settings`: label -> what it stands for, empty in a study from before they were kept."""
 
     reference: str
     labels: Mapping[str, str]
@@ -41,6 +48,7 @@ class StudyTables:
     comparisons: Mapping[str, Mapping[str, Comparison]]
     costs: Spreads
     effects: Mapping[str, OrderEffect] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -63,6 +71,7 @@ def tabulate(points: Sequence[Point], matrices: Sequence[AccuracyMatrix], costs:
         comparisons=compare_pairs(points, matrices),
         costs=compare_costs(points, costs),
         effects=order_effects(points, matrices),
+        settings={point.label: Setting(point.method, point.varied) for point in points},
     )
 
 
@@ -81,6 +90,7 @@ def to_record(tables: StudyTables) -> dict[str, Any]:
         },
         "costs": _plain(tables.costs),
         "effects": {label: effect._asdict() for label, effect in tables.effects.items()},
+        "settings": {label: setting._asdict() for label, setting in tables.settings.items()},
     }
 
 
@@ -103,6 +113,7 @@ def from_record(record: Mapping[str, Any]) -> StudyTables:
         },
         costs={label: _spreads(row) for label, row in record.get("costs", {}).items()},
         effects={label: OrderEffect(**row) for label, row in record.get("effects", {}).items()},
+        settings={label: Setting(**values) for label, values in record.get("settings", {}).items()},
     )
 
 

@@ -13,6 +13,7 @@ import yaml as yaml_format
 from lcia.config.load import flat
 from lcia.metrics.matrix import MEASURES, Metric
 from lcia.metrics.stats import Comparison, Spread
+from lcia.report.figures.scales import told
 from lcia.studies.search import ORDER, PLACE
 
 THUMBNAIL = 320
@@ -142,7 +143,7 @@ def trials(search: Mapping[str, Any]) -> list[list[str]]:
     metric = search["objective"]["metric"]
     rows = [["trial", *names, "order", "tasks", metric, "ended"]]
     for trial in search["trials"]:
-        drawn = [_drawn(trial["drawn"].get(name, "")) for name in names]
+        drawn = [told(trial["drawn"].get(name, "")) for name in names]
         order = trial["order"] if isinstance(trial["order"], str) else " > ".join(trial["order"] or ())
         value = number(trial["value"])
         ended = "best" if trial["number"] == search["best"] else "" if trial["whole"] else trial["failed"] or "stopped"
@@ -150,10 +151,12 @@ def trials(search: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def failures(runs: Iterable[str], search: Mapping[str, Any]) -> dict[str, str]:
+    """Runs and trials that failed -> why; of runs the reason is not kept. `search`: empty where nothing was drawn."""
+    trials = {f"trial {trial['number']}": trial["failed"] for trial in search.get("trials", ())}
+    return dict.fromkeys(runs, "") | {name: why for name, why in trials.items() if why}
+
+
 def is_code(name: str) -> bool:
     """Whether a drawn value is a part of an order, which has a column of its own."""
     return name == ORDER or (name.startswith(PLACE) and name.removeprefix(PLACE).isdigit())
-
-
-def _drawn(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -111,14 +111,18 @@ def _summaries(found: Sequence[AccuracyMatrix]) -> dict[str, Spread | None]:
 
 
 class Cost(NamedTuple):
-    """What a run takes besides scores: minutes of training and megabytes beside the adapter of a group."""
+    """What a run takes besides scores: minutes of training, and at its end megabytes beside the adapter of a group, the
+    number of adapters, and megabytes of all adapters and of all that is kept beside them."""
 
     minutes: float
     kept_mb: float
+    adapters: int
+    adapters_mb: float
+    all_kept_mb: float
 
 
 def compare_costs(points: Sequence[Point], costs: Sequence[Cost]) -> dict[str, dict[str, Spread]]:
-    """Mean and spread of both costs per label."""
+    """Mean and spread of every cost per label."""
     found = _by_label([point.label for point in points], costs)
     return {
         label: {name: spread(column) for name, column in zip(Cost._fields, zip(*rows, strict=True), strict=True)}

@@ -31,12 +31,13 @@ class Point:
     """One run of a study and where it lies: what tables group and pair by.
 
     `is_reference`: of the method that the others are compared with. `label`: the method with its varied values: the
-    runs that only differ by order and seed share it.
+    runs that only differ by order and seed share it. `varied`: those values by their dotted names.
     """
 
     method: str
     is_reference: bool
     label: str
+    varied: Mapping[str, Any]
     order: Order
     seed: int
     config: RunConfig
@@ -135,7 +136,8 @@ def _points(study: StudyConfig) -> Iterator[Point]:
             name = _name(number, label_of(method, varied, "-{}_{}"), "" if order is None else order_name, seed)
             # Copied, not validated once more: thousands of orders share all other parts.
             update = {"seed": seed, "name": name} | ({"order": order} if order else {})
-            yield Point(method, method == reference, label, order, seed, config.model_copy(update=update))
+            run = config.model_copy(update=update)
+            yield Point(method, method == reference, label, varied, order, seed, run)
             number += 1
 
 

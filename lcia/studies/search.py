@@ -92,10 +92,8 @@ class Space:
         told = label_of(draw.method, {key: _short(value) for key, value in draw.values.items()})
         label = f"{number}: {told}" + (f", {_told(draw.order)}" if draw.order else "")
         # None is the reference: what a search compares has been chosen by its results.
-        return [
-            Point(draw.method, False, label, draw.order, seed, self._run(config, draw, seed, f"{name}-seed{seed}"))
-            for seed in study.seeds
-        ]
+        runs = [self._run(config, draw, seed, f"{name}-seed{seed}") for seed in study.seeds]
+        return [Point(draw.method, False, label, draw.values, draw.order, run.seed, run) for run in runs]
 
     @staticmethod
     def _run(config: RunConfig, draw: Draw, seed: int, name: str) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ class TrainResult:
         """The files of the adapter."""
         return [self.folder / name for name in ADAPTER]
 
-    @property
+    # Both sizes are asked for once: the runs of a study share their trainings by the thousand.
+    @cached_property
+    def adapter_bytes(self) -> int:
+        """Size of the files of the adapter."""
+        return sum(path.stat().st_size for path in self.adapter)
+
+    @cached_property
     def kept_bytes(self) -> int:
         """Size of what the strategy keeps for the adapter's next stage."""
         kept = self.folder / KEPT

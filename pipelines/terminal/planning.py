@@ -161,15 +161,15 @@ def swept(prepared: Prepared) -> list[dict[str, Any]]:
 
 
 def _draw(found: Sequence[Mapping[str, Any]], tasks: Sequence[str], picture: Path) -> None:
-    from lcia.report import figures
+    from lcia.report.figures.grouping import Stripe, groupings
 
     stripes = [
-        figures.Stripe(row["low"], row["high"],
-                       tuple(next(g for g, own in enumerate(row["groups"]) if task in own) for task in tasks),
-                       row["suggested"])
+        Stripe(row["low"], row["high"],
+               tuple(next(g for g, own in enumerate(row["groups"]) if task in own) for task in tasks),
+               row["suggested"])
         for row in found
     ]  # fmt: skip
-    figures.groupings(tasks, stripes).savefig(picture, dpi=150, facecolor="white")
+    groupings(tasks, stripes).savefig(picture, dpi=150, facecolor="white")
 
 
 def _check_grouped(chosen: RunConfig) -> None:

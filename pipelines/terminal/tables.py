@@ -17,11 +17,12 @@ from lcia.metrics.stats import Comparison, Spread
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.report import wording
 from lcia.report.study_tables import Spreads, StudyTables, reach
-from lcia.studies.compare import Cost, OrderEffect, TaskSpread
+from lcia.studies.compare import OrderEffect, TaskSpread
 
 WIDTH = 160
 METRICS = tuple(name for name, measure in MEASURES.items() if measure.in_tables)
 STUDY_METRICS = ("avg_acc", "forgetting", "new_acc", "maa")
+STUDY_COSTS = ("minutes", "kept_mb")
 
 
 def console() -> Console:
@@ -74,7 +75,7 @@ def _methods_table(tables: StudyTables) -> Table:
     table = new_table("mean ± standard deviation (%)", "method", "runs", *STUDY_METRICS, "minutes", "kept MB")
     for label, values in tables.methods.items():
         costs = tables.costs.get(label, {})
-        add_row(table, label, *_spreads(values), *(wording.number(costs.get(name), 2) for name in Cost._fields))
+        add_row(table, label, *_spreads(values), *(wording.number(costs.get(name), 2) for name in STUDY_COSTS))
     told = "minutes: trainings of one run, shared ones included; kept MB: beside the adapter of a group"
     table.caption = Text(told, style="table.caption")
     return table

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.report import page
-from lcia.report.figures import StageSteps
+from lcia.report.figures.run import StageSteps
 from lcia.report.page import Decision, Prediction, ReportInput, RunReport
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -45,7 +45,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("session")
     executor = LocalExecutor(Store(str(folder / "store")))
     outcomes = run([parse(RunConfig, {**BASE, "name": n, **values}, n) for n, values in METHODS.items()], executor)
-    write(outcomes, Session("both", 12.5, {"stages": {"trained": 6}}), executor.store, folder / "both")
+    stages = {"asked": 6, "distinct": 6, "trained": 6}
+    write(outcomes, Session("both", 12.5, {"stages": stages}), executor.store, folder / "both")
     return Finished(folder / "both", json.loads((folder / "both" / "summary.json").read_text()), outcomes)
 
 
@@ -111,6 +112,7 @@ def test_what_is_kept_beside_the_adapters_is_told_per_group(finished: Finished) 
     sizes = [(folder / "kept.safetensors").stat().st_size for folder in last]
     assert sum(sizes) > 0
     assert runs["lcia"]["kept_mb"] == pytest.approx(sum(sizes) / 2 / 1e6)
+    assert (runs["lcia"]["adapters"], runs["sequential"]["adapters"]) == (2, 1)
 
 
 def test_decisions_come_with_the_samples_that_they_served(finished: Finished) -> None:

@@ -70,6 +70,15 @@ def test_runs_that_ask_for_the_same_stages_share_them(ran: Ran) -> None:
     assert sorted(ran.asked) == sorted(set(keys))
 
 
+def test_a_run_has_an_adapter_for_each_group_at_its_end(ran: Ran) -> None:
+    outcome = ran.outcomes[0]
+    first, second = outcome.prepared.plan.trains
+    assert [training.folder for training in outcome.newest] == [ran.store.fetch(s.key) for s in (first, second)]
+    sizes = [(ran.store.fetch(s.key) / "adapter_model.safetensors").stat().st_size for s in (first, second)]
+    # The small files beside the weights say how peft loads them.
+    assert sum(sizes) / 1e6 < outcome.adapters_mb < 1.1 * sum(sizes) / 1e6
+
+
 def test_progress_tells_every_step_and_every_answered_row(ran: Ran) -> None:
     plan = ran.outcomes[0].prepared.plan
     for stage in plan.trains:

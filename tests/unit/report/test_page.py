@@ -15,14 +15,15 @@ from lcia.metrics import stats
 from lcia.metrics.adaptation import Round
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.report import page, wording
-from lcia.report.figures import StageSteps
+from lcia.report.figures.run import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Decision, Prediction, ReportInput, RunReport
-from lcia.report.study_tables import StudyTables
+from lcia.report.study_tables import Setting, StudyTables
 from lcia.studies.compare import TaskSpread
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} \"'&"
 NAN = np.nan
+STAGES = {"asked": 12, "distinct": 9, "trained": 4}
 
 
 class Page(HTMLParser):
@@ -283,7 +284,7 @@ def test_the_loss_has_a_figure_where_it_was_recorded():
     assert "Training loss" not in page_of(run()).text
 
 
-def studied(shown=3):
+def studied(shown=3, **fields):
     """Two methods, two seeds; the best single run is one of the method that is worse on average."""
     averages = {"plain": (80.0, 20.0), "ours": (60.0, 62.0)}
     matrices = {
@@ -304,10 +305,28 @@ def studied(shown=3):
     }
     tasks = {label: {"red": TaskSpread(stats.spread([70.0, 70.0]), stats.spread([1.0, 4.0]))} for label in values}
     compared = stats.holm({"ours": stats.paired([60, 62], [80, 20])})
-    costs = {label: {"minutes": stats.spread([1.0, 2.0]), "kept_mb": stats.spread([0.0, 0.5])} for label in values}
-    tables = StudyTables("plain", labels, methods, {}, tasks, {"avg_acc": compared}, costs)
+    one = {
+        "minutes": [1.0, 2.0],
+        "kept_mb": [0.0, 0.5],
+        "adapters": [2, 3],
+        "adapters_mb": [4, 6],
+        "all_kept_mb": [0, 1],
+    }
+    costs = {label: {name: stats.spread(found) for name, found in one.items()} for label in values}
+    varied = {"grouping.threshold": 0.25, ATTACK: ATTACK, "lora.r": 8}
+    settings = {"plain": Setting(ATTACK, varied), "ours": Setting("ours", {**varied, "lora.r": 16})}
+    tables = StudyTables("plain", labels, methods, {}, tasks, {"avg_acc": compared}, costs, settings=settings)
     runs = tuple(RunReport(name, matrix, {}) for name, matrix in list(matrices.items())[:shown])
-    return page_of(*runs, study=tables, matrices=matrices)
+    return page_of(*runs, study=tables, matrices=matrices, **fields)
+
+
+def searched():
+    """A search of two trials, one of which has failed."""
+    drawn = {ATTACK: ATTACK, "strategy.rho": 1.5}
+    first = {"number": 0, "drawn": drawn, "tasks": 2, "whole": True, "value": 61.0, "failed": "", "order": None}
+    failed = {**first, "number": 1, "whole": False, "value": None, "failed": ATTACK}
+    objective = {"metric": "avg_acc", "direction": "max", "split": "validation"}
+    return {"objective": objective, "best": 0, "trials": [first, failed]}
 
 
 def test_a_study_is_told_by_means_and_spreads_and_only_a_mean_is_crowned():
@@ -334,6 +353,51 @@ def test_a_study_shows_what_was_learnt_against_what_was_forgotten_and_every_run(
     # Both methods have a row of their own, and the one order of the tasks is not told by colours.
     assert "avg_acc in percent" in found.text
     assert page_of(run()).text.count("forgetting in percent") == 0
+
+
+def test_every_figure_of_a_study_has_its_numbers_below_it():
+    found = studied()
+    figures = [attributes["aria-label"] for attributes in found.all("figure") if "below" in attributes["aria-label"]]
+    tables = [attributes.get("aria-label", "") for attributes in found.all("div")]
+    names = [name.removesuffix("; its numbers are below") for name in figures if name.endswith("are below")]
+    assert names == [
+        "new_acc against forgetting",
+        "avg_acc of every run",
+        "scores over each varied number",
+        "adapters, avg_acc and forgetting over the threshold",
+    ]
+    assert [table for table in tables if table.startswith("numbers of")] == [f"numbers of {name}" for name in names]
+    assert found.text.count("Numbers of this figure") == 4
+    assert f"lora.r 8 {' '.join(ATTACK.split())} 2 50.0 ± 42.4 lora.r 16 ours 2 61.0 ± 1.4" in found.text
+
+
+def test_a_search_shows_its_trials_as_lines_and_as_a_table():
+    found = studied(search=searched())
+    assert any("each trial was given" in attributes.get("aria-label", "") for attributes in found.all("figure"))
+    assert "All trials (2)" in found.text
+    assert f"0 {ATTACK} 1.5 2 61.0 best" in found.text
+    # A search over one value of a number has nothing to draw over it, and it groups by no threshold.
+    assert "What was varied" not in found.text
+    assert "Groups per threshold" not in found.text
+
+
+def test_what_a_study_is_told_by_stays_text():
+    failed = {ATTACK: ATTACK}
+    for found in (studied(failed=failed, stages=STAGES), studied(search=searched(), failed=failed, stages=STAGES)):
+        assert found.all("script") == []
+        assert not [attributes for _, attributes in found.tags if any(name.startswith("on") for name in attributes)]
+        assert {tag for tag, _ in found.tags} & {"img", "iframe", "link"} == set()
+
+
+def test_the_page_says_what_was_shared():
+    told = "The runs ask for 12 trainings, 9 of them distinct. 4 were trained in this session"
+    assert f"{told}; 5 were in the store already." in page_of(run(), stages=STAGES).text
+    assert "What was shared" not in page_of(run()).text
+
+
+def test_the_page_names_what_failed_with_the_reason_where_it_is_known():
+    text = page_of(run(), stages=STAGES, failed={"one": "", "trial 3": "loss is nan"}).text
+    assert "4 were trained in this session. Failed (2) one trial 3: loss is nan" in text
 
 
 def test_every_run_of_a_study_is_listed_and_the_page_says_which_it_shows():

@@ -29,7 +29,7 @@ def tables(**values: Any) -> StudyTables:
     points = expand(parse(StudyConfig, {**study, **values}, "test"))
     scores = np.random.default_rng(0).uniform(10, 90, (len(points), 3))
     matrices = [AccuracyMatrix(TASKS, np.array([[a, np.nan], [b, c]])) for a, b, c in scores]
-    return tabulate(points, matrices, [Cost(number + 1.5, 0.25) for number in range(len(points))])
+    return tabulate(points, matrices, [Cost(number + 1.5, 0.25, 2, 3.5, 0.5) for number in range(len(points))])
 
 
 def printed(found: StudyTables) -> str:
@@ -54,7 +54,7 @@ def test_the_tables_of_a_study_survive_json() -> None:
 
 def before(record: dict[str, Any]) -> dict[str, Any]:
     """The record as it was written before there was a reference."""
-    new = ("reference", "comparisons", "costs")
+    new = ("reference", "comparisons", "costs", "settings")
     old = {"difference": 1.0, "low": -1.0, "high": 3.0, "t_p": 0.25, "wilcoxon_p": 0.5, "n": 4}
     kept = {key: value for key, value in record.items() if key not in new}
     return {**kept, "first": "plain", "against_first": {"ours": old}}
@@ -66,6 +66,13 @@ def test_a_record_from_before_there_was_a_reference_is_read() -> None:
     shown = printed(found)
     assert "avg_acc minus that of plain" in shown
     assert "+1.0 [-1.0, +3.0]" in shown
+
+
+def test_a_label_is_a_method_with_its_varied_values() -> None:
+    record = to_record(tables(vary={"lora.r": [8, 16]}, seeds=[0]))
+    assert record["settings"]["ours, r=16"] == {"method": "ours", "varied": {"lora.r": 16}}
+    assert set(record["settings"]) == set(record["labels"].values())
+    assert from_record(before(record)).settings == {}
 
 
 def test_methods_come_with_their_costs_and_then_the_pairs_by_metric() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lcia.metrics.matrix import Metric
 from lcia.metrics.stats import Comparison, Spread
-from lcia.report.wording import best, corrected, difference, p_value, with_spread
+from lcia.report.wording import best, corrected, difference, failures, p_value, with_spread
 
 
 def test_the_best_run_has_the_highest_accuracy_and_the_least_forgetting() -> None:
@@ -34,3 +34,9 @@ def test_a_star_marks_what_is_significant() -> None:
     known = Comparison(1.0, 0.5, 1.5, 0.001, 0.004, 9, 2.0, t_holm=0.0004)
     assert corrected(known) == "<0.001 *"
     assert corrected(Comparison(1.0, 0.5, 1.5, 0.2, 0.2, 9, 2.0, t_holm=0.2)) == "0.200"
+
+
+def test_runs_are_named_that_failed_and_trials_with_the_reason() -> None:
+    trials = [{"number": 0, "failed": ""}, {"number": 3, "failed": "loss is nan"}]
+    assert failures(["one"], {"trials": trials}) == {"one": "", "trial 3": "loss is nan"}
+    assert failures([], {}) == {}

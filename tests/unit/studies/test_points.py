@@ -65,6 +65,14 @@ def test_names_say_number_method_values_order_and_seed() -> None:
     ]
 
 
+def test_a_run_knows_its_varied_values() -> None:
+    points = expand(_study(vary={"training.max_steps": [1, 2], "lora.r": [8]}))
+    assert [dict(point.varied) for point in points] == [
+        {"training.max_steps": 1, "lora.r": 8}, {"training.max_steps": 2, "lora.r": 8}
+    ]  # fmt: skip
+    assert [dict(point.varied) for point in expand(_study(seeds=[0, 1]))] == [{}, {}]
+
+
 def test_a_long_name_is_cut_before_its_order_and_seed() -> None:
     [first, second] = expand(_study(methods={"m" * 90: {}}, orders=["reverse"], seeds=[0, 12]))
     assert first.config.name == "0000-" + "m" * 44 + "-reverse-seed0"
@@ -302,9 +310,13 @@ def test_a_single_method_is_compared_with_nothing() -> None:
 
 def test_costs_are_gathered_per_label() -> None:
     points = expand(_study(methods=METHODS, seeds=[0, 1]))
-    found = compare_costs(points, [Cost(1.0, 0.0), Cost(3.0, 0.0), Cost(2.0, 5.0), Cost(2.0, 6.0)])
+    plain = [Cost(1.0, 0.0, 1, 2.0, 0.0), Cost(3.0, 0.0, 1, 2.0, 0.0)]
+    found = compare_costs(points, [*plain, Cost(2.0, 5.0, 2, 4.0, 10.0), Cost(2.0, 6.0, 3, 6.0, 18.0)])
     means = {label: {name: value.mean for name, value in row.items()} for label, row in found.items()}
-    assert means == {"plain": {"minutes": 2, "kept_mb": 0}, "ours": {"minutes": 2, "kept_mb": 5.5}}
+    assert means == {
+        "plain": {"minutes": 2, "kept_mb": 0, "adapters": 1, "adapters_mb": 2, "all_kept_mb": 0},
+        "ours": {"minutes": 2, "kept_mb": 5.5, "adapters": 2.5, "adapters_mb": 5, "all_kept_mb": 14},
+    }
 
 
 def test_a_study_that_names_nothing_is_one_run_of_the_default_method() -> None:

@@ -77,6 +77,7 @@ def test_a_trial_has_a_run_for_each_seed_on_the_objective_s_split() -> None:
     first, second = space.points(12, draw)
     assert [point.config.name for point in (first, second)] == ["trial012-seed3", "trial012-seed4"]
     assert first.label == second.label == "12: plain, max_steps=7, OCR-VQA > GQA > Grounding"
+    assert first.varied == second.varied == {"training.max_steps": 7}
     assert (first.config.seed, second.config.seed) == (3, 4)
     assert first.config.order == draw.order
     assert isinstance(first.config.strategy, SequentialConfig)
