@@ -178,11 +178,14 @@ def study(
 def report(
     run_folder: Annotated[Path, typer.Argument(help="A run's folder, for example runs/quickstart.")],
     as_json: AsJson = False,
+    again: Annotated[
+        bool, typer.Option("--rebuild", help="Make page, tables and adapters again from the stored results first.")
+    ] = False,
 ) -> None:
     """Print a finished run's table, or its summary as JSON."""
     from pipelines.terminal.commands import report as command
 
-    command(run_folder, as_json)
+    command(run_folder, as_json, again)
 
 
 @app.command()

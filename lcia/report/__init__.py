@@ -6,7 +6,9 @@
 - `figures`: its figures, one module for each kind
 - `decisions`: what grouping decided, and why
 - `learnt`: whether a task was learnt, and what is answered most
+- `signs`: signs of failure, and what is warned of
 - `study_tables`: tables of a study
 - `study_figures`: figures of a study and the numbers behind them
+- `rebuild`: a session's folder made again from stored results
 - `wording`: numbers and times in words
 """

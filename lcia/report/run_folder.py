@@ -160,7 +160,7 @@ def _summary(known: Sequence[Known], whole: Collection[int], session: Session) -
     facts = {
         "title": session.title, "wall_seconds": session.wall_seconds, **session.facts, "failed": list(session.failed)
     }  # fmt: skip
-    return {**facts, "environment": environment(), "warnings": warnings, "runs": runs}
+    return {"environment": environment(), **facts, "warnings": warnings, "runs": runs}
 
 
 def _missing(failed: Sequence[str], finished: int) -> Iterator[str]:

@@ -4,6 +4,7 @@
 - `ewc`: a pull towards the weights of earlier tasks, entry by entry
 - `kronecker`: a pull along the directions of LoRA's product that earlier tasks need
 - `factors`: the curvature of a linear layer, sketched
+- `pulls`: what holds layers at old weights
 - `watch`: inputs and output gradients of linear layers
 """
 

@@ -125,13 +125,26 @@ def _show_summary(summary: Mapping[str, Any], page: str | Path) -> None:
 # Everything else --------------------------------------------------------------------------------------------------
 
 
-def report(folder: Path, as_json: bool) -> None:
+def report(folder: Path, as_json: bool, again: bool) -> None:
+    if again:
+        _rebuild(folder)
     summary, page = _summary(folder)
     if as_json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
     else:
         _show_summary(summary, page)
     warn(summary.get("warnings", []))
+
+
+def _rebuild(folder: Path) -> None:
+    """Makes the session's folder again; its store lies beside it."""
+    from lcia.report.rebuild import rebuild
+    from lcia.store.folders import Store
+
+    summary = _read_summary(folder / SUMMARY)
+    if not summary["runs"]:
+        raise InputError(f"{folder} is not the folder of a session: it has no {SUMMARY}; {GIVE}")
+    rebuild(summary, Store(str(folder.absolute().parent / "store")), folder)
 
 
 def _summary(folder: Path) -> tuple[dict[str, Any], Path]:

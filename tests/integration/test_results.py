@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ import pytest
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
+from lcia.report.rebuild import rebuild
 from lcia.report.run_folder import Session, write, write_keys
 from lcia.run import Outcome, read_outcomes, run
 from lcia.store.folders import Store
+from lcia.studies.points import Point
 from pipelines import cli
 
 TASKS = ["VQAv2", "Grounding", "OCR-VQA"]
@@ -99,7 +102,8 @@ def test_every_stage_has_its_seconds_and_the_session_its_wall_time(finished: Fin
     assert [stage["tasks"] for stage in found["stages"]] == [[task] for task in TASKS]
     assert [stage["steps"] for stage in found["stages"]] == [40, 40, 40]
     assert all(stage["seconds"] > 0 for stage in (*found["stages"], *found["evaluations"]))
-    assert {stage["samples"] for stage in found["evaluations"]} == {20}
+    # Where there are groups, they are compared on 32 validation rows.
+    assert {stage["samples"] for stage in found["evaluations"]} == ({20, 32} if method == "lcia" else {20})
     assert found["train_seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]))
     assert found["eval_seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["evaluations"]))
 
@@ -205,7 +209,7 @@ def test_what_was_stored_before_seconds_were_measured_is_still_reported(finished
         for key, path in kept.items():
             path.write_bytes(before[key])
     found = json.loads((tmp_path / "summary.json").read_text())["runs"]["lcia"]
-    assert {(stage["samples"], stage["seconds"]) for stage in found["evaluations"]} == {(20, None)}
+    assert {(stage["samples"], stage["seconds"]) for stage in found["evaluations"]} == {(20, None), (32, None)}
 
 
 def test_a_run_says_which_results_it_needs(finished: Finished, tmp_path: Path) -> None:
@@ -214,3 +218,49 @@ def test_a_run_says_which_results_it_needs(finished: Finished, tmp_path: Path) -
     assert sorted(keys) == sorted(path.name for path in (finished.folder.parent / "store").glob("??/*"))
     plans = [outcome.prepared.plan for outcome in finished.outcomes]
     assert {stage.key for plan in plans for stage in (*plan.trains, *plan.evals)} <= set(keys)
+
+
+# Made again ---------------------------------------------------------------------------------------------------------
+
+
+def test_report_makes_a_session_again_from_files_alone(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.folder.parent, tmp_path / "runs")
+    folder = tmp_path / "runs" / "both"
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != "summary.json":
+            path.unlink()
+    assert call("report", folder, "--rebuild", "--json") == 0
+    after = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert json.loads(capsys.readouterr().out) == finished.summary
+    kept = {path for path in before if path.name != "keys.json"}
+    assert kept == set(after)
+    assert [str(path) for path in kept if path.suffix != ".png" and before[path] != after[path]] == []
+
+
+def test_a_study_is_made_again_with_its_tables(finished: Finished, tmp_path: Path) -> None:
+    runs = {name: outcome.config for name, outcome in zip(METHODS, finished.outcomes, strict=True)}
+    points = tuple(
+        Point(name, name == "lcia", f"{name}, r=8", {"lora.r": 8}, None, config.seed, config)
+        for name, config in runs.items()
+    )
+    store, folder = Store(str(finished.folder.parent / "store")), tmp_path / "study"
+    facts = {"stages": {"asked": 6, "distinct": 6, "trained": 6}, "environment": {"torch": "of that day"}}
+    written = json.loads(json.dumps(write(finished.outcomes, Session("s", 2.0, facts, points), store, folder)))
+    page = (folder / "report.html").read_text()
+    assert json.loads(json.dumps(rebuild(written, store, folder))) == written
+    assert (folder / "report.html").read_text() == page
+    assert "of that day" in page
+
+
+def test_what_is_not_stored_any_more_is_not_made_up(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "both").mkdir()
+    shutil.copyfile(finished.folder / "summary.json", tmp_path / "both" / "summary.json")
+    assert call("report", tmp_path / "both", "--rebuild") == 2
+    assert "results are not in" in capsys.readouterr().err
+    assert call("report", finished.folder / "lcia", "--rebuild") == 2
+    assert "is not the folder of a session" in capsys.readouterr().err
