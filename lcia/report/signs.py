@@ -184,7 +184,7 @@ def warnings(signs: Signs, limits: WatchConfig) -> dict[str, str]:
         "groups",
         "gain": f"is what the second half of their steps took off the loss (watch.gain: {limits.gain:g}). Fewer steps "
         "would do, or the learning rate is too low",
-        "bound": f"of their steps had beta at a bound or from the fallback (watch.bound: {limits.bound:g}). Move "
+        "bound": f"of beta lay at a bound or came from the fallback (watch.bound: {limits.bound:g}). Move "
         "strategy.beta_min and strategy.beta_max, or choose another rule",
         "kl": f"nats per answer token from the model before (watch.kl: {limits.kl:g}). Lower training.learning_rate, "
         "or protect more",

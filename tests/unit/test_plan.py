@@ -52,7 +52,7 @@ def test_every_group_is_asked_about_every_task_that_has_rows_to_compare_by() -> 
         assert (fit.stage.shards, fit.stage.default) == (f"{fit.task}/first", newest[fit.group])
     assert {fit.stage.key for fit in made.fits} <= {stage.key for stage in made.evals}
     assert {stage.key for stage in union([made])[1]} == {stage.key for stage in made.evals}
-    # They are no part of the matrix.
+    # The matrix does not hold them.
     assert {cell.stage.key for cell in made.cells} == {stage.key for stage in _plan().evals}
 
 
