@@ -79,7 +79,7 @@ def lcia(
 def quickstart(
     overrides: Overrides = None,
     storage: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("runs"),
-    workers: Annotated[int, typer.Option(help="Training workers.")] = 2,
+    workers: Annotated[int, typer.Option(help="Training workers of each of the two methods.")] = 1,
     settings: LaunchSet = None,
 ) -> None:
     """Compare sequential tuning with the default method on a short stream; no file needed."""

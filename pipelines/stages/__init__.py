@@ -3,7 +3,7 @@
 The driver:
 - `session`: connects to Ray or starts one, starts broker and servers, and ends what it has started
 - `execute`: the executor of a session: writes data stages itself, asks the broker for the others, and waits
-- `tune`: the runs of a study as trials of Ray Tune, each with an executor on the same broker
+- `search`: the trials of a study as Ray Tune draws them, each with an executor on the same broker
 
 Between driver and servers:
 - `broker`: the actor that knows what was asked for, who works on it, and how far that is
@@ -17,5 +17,5 @@ A stage each:
 
 A Ray on this machine alone:
 - `private`: starts it on loopback, with a token and a folder that other users cannot enter
-- `onenode`: its training workers meet in a file of that folder, not at an open port
+- `onenode`: Ray Train without what only clusters need; workers meet in a file of that folder, not at an open port
 """

@@ -56,12 +56,11 @@ class RayExecutor:
         return self._broker
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
-        self._side_by_side(self.missing(stages), self._write_shards)
+        self._side_by_side(self.missing(stages), _is_small, self._write_shards)
 
     def _write_shards(self, stage: ShardStage, folder: Path) -> None:
         reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels, stage.stretch)
-        known = stage.source.known_rows
-        if known is not None and known <= SMALL_ROWS:
+        if _is_small(stage):
             write_source(reading, folder)
         else:
             from pipelines.stages.shard import shard_on_ray
@@ -69,35 +68,45 @@ class RayExecutor:
             shard_on_ray(reading, folder)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
-        self._side_by_side(self.missing(stages), self._write_features)
+        self._side_by_side(self.missing(stages), _keeps_texts, self._write_features)
 
     def _write_features(self, stage: EmbedStage, folder: Path) -> None:
         shards = str(self.store.fetch(stage.shards))
-        if stage.embedder.feature_kind == "texts":
+        if _keeps_texts(stage):
             from lcia.embedders.embed import embed_shards
 
-            # The texts are the features: one column is read, which is done before a pool of actors has started.
             embed_shards(shards, stage.embedder, folder)
         else:
             from pipelines.stages.embed import embed_on_ray
 
             embed_on_ray(shards, stage.embedder, folder, self.launch.embed_actors, self.launch.gpus_per_actor)
 
-    def _side_by_side(self, stages: Sequence[SomeStage], write: Callable[[SomeStage, Path], object]) -> None:
+    def _side_by_side(
+        self,
+        stages: Sequence[SomeStage],
+        is_written_here: Callable[[SomeStage], bool],
+        write: Callable[[SomeStage, Path], object],
+    ) -> None:
         """Data stages wait for processes to start more than they compute, so several run at a time."""
 
         def one(stage: SomeStage) -> None:
             with self.store.publish(stage.key, stage.record) as folder:
                 write(stage, folder)
+            self._data[stage.key] = _begun(stage, done=True)
 
-        if stages:
+        if not stages:
+            return
+        self._data |= {stage.key: _begun(stage, done=False) for stage in stages}
+        self._watch()
+        with ThreadPoolExecutor(DATA_STAGES_AT_A_TIME) as pool:
+            # What needs no Ray is written while Ray starts, which waits for other processes most of the time.
+            written = [pool.submit(one, stage) for stage in stages if is_written_here(stage)]
             # Without their data the trainings are missing too: the servers import while it is read.
             self.connect()
-        for stage in stages:
-            self._show(stage, done=False)
-        with ThreadPoolExecutor(DATA_STAGES_AT_A_TIME) as pool:
-            for stage, _ in zip(stages, pool.map(one, stages), strict=True):
-                self._show(stage, done=True)
+            written += [pool.submit(one, stage) for stage in stages if not is_written_here(stage)]
+            for done in written:
+                done.result()
+                self._watch()
 
     def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
         """Hands stages to the broker and waits until each is done or has failed.
@@ -159,10 +168,20 @@ class RayExecutor:
         for watcher in self._watchers:
             watcher(snapshot)
 
-    def _show(self, stage: Stage, done: bool) -> None:
-        """Data stages are run from here, so their progress is known here."""
-        self._data[stage.key] = Progress(stage.key, stage.kind, stage.label, int(done), 1, {}, done=done)
-        self._watch()
+
+def _begun(stage: Stage, done: bool) -> Progress:
+    """Data stages are run from here, so their progress is known here."""
+    return Progress(stage.key, stage.kind, stage.label, int(done), 1, {}, done=done)
+
+
+def _is_small(stage: ShardStage) -> bool:
+    known = stage.source.known_rows
+    return known is not None and known <= SMALL_ROWS
+
+
+def _keeps_texts(stage: EmbedStage) -> bool:
+    """The texts are the features: one column is read, which is done before a pool of actors has started."""
+    return stage.embedder.feature_kind == "texts"
 
 
 def list_failures(stages: Sequence[Stage], errors: Mapping[str, str]) -> str:

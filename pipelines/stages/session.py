@@ -63,7 +63,10 @@ class Backend:
 
     def _start_servers(self, broker: BrokerHandle) -> list[threading.Thread]:
         # Before any thread does: what two threads import at once may be half there for one of them.
-        import ray.train.torch  # noqa: F401
+        if self.local:
+            import pipelines.stages.onenode  # noqa: F401
+        else:
+            import ray.train.torch  # noqa: F401
 
         from pipelines.stages import evaluate, train
 

@@ -65,9 +65,6 @@ def _why_lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
 
 def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from pipelines.stages.onenode import OneNodeConfig
 
     resources = {"CPU": launch.cpus_per_worker}
     if launch.gpus_per_worker:
@@ -77,13 +74,18 @@ def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str
     )
     failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
     name = f"{broker.name}-{group}-{uuid.uuid4().hex[:6]}"
-    return TorchTrainer(
-        _work,
-        train_loop_config={"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group},
-        torch_config=OneNodeConfig(folder=folder) if folder else TorchConfig(),
-        scaling_config=scaling,
-        run_config=RunConfig(name=name, storage_path=folder or f"{launch.root}/ray", failure_config=failures),
-    )
+    options = {
+        "train_loop_config": {"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group},
+        "scaling_config": scaling,
+        "run_config": RunConfig(name=name, storage_path=folder or f"{launch.root}/ray", failure_config=failures),
+    }
+    if folder:
+        from pipelines.stages.onenode import OneNodeTrainer
+
+        return OneNodeTrainer(_work, folder=folder, **options)
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer(_work, **options)
 
 
 def _work(settings: dict[str, Any]) -> None:
