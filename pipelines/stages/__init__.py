@@ -7,6 +7,7 @@ The driver:
 
 Between driver and servers:
 - `broker`: the actor that knows what was asked for, who works on it, and how far that is
+- `queues`: what waits there, in order, until all that it needs is done
 - `work`: what the broker hands out and answers
 
 A stage each:

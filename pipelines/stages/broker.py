@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from lcia.protocols import Progress
 from lcia.stage import EvaluateStage, TrainStage
-from pipelines.stages.work import BUILDS_ON_IT, NotYet, RowRange, ServerKind, SessionOver, Training, Work, row_ranges
+from pipelines.stages.queues import WorkQueue
+from pipelines.stages.work import BUILDS_ON_IT, News, NotYet, RowRange, ServerKind, SessionOver, Training, row_ranges
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+
+MOST_CALLS = 10_000
+"""Runs, trials and servers that may wait for the broker at a time; a call that waits costs it some kilobytes."""
 
 PATIENCE_S = 5.0
 """How long a worker waits for a stage before it says that it still lives (collectives time out after 30 minutes)."""
@@ -45,8 +49,13 @@ class Broker:
         """The attempt that failed first at this step of a stage."""
         self.running: dict[str, Training] = {}
         self.progress: dict[str, Progress] = {}
-        self.trainings: deque[Training] = deque()
-        self.row_ranges: deque[RowRange] = deque()
+        self.changed_at: dict[str, int] = {}
+        """When the progress of a stage changed last, counted in changes; the newest last."""
+        self.changes = 0
+        self.followed: list[tuple[tuple[str, ...], list[str]]] = []
+        """What each run waits for, and the part of it that may not be settled."""
+        self.trainings: WorkQueue[Training] = WorkQueue()
+        self.row_ranges: WorkQueue[RowRange] = WorkQueue()
         self.servers: Counter[ServerKind] = Counter()
         self.without_servers: dict[ServerKind, str] = {}
         """Why the last server of a kind has failed."""
@@ -60,16 +69,17 @@ class Broker:
             # What a group here has just published is in the store a moment before the group says that it is done.
             made_here = self.done | {work.key for work in self.running.values()}
             self.found.update(key for key in trainings if key not in made_here)
-            self.done.update(trainings)
+            self._note_done(trainings)
             self.change.notify_all()
 
     async def add_trainings(self, stages: Sequence[TrainStage]) -> None:
         """Queues training stages, parents before their children, that were not asked for yet."""
         async with self.change:
+            running = {work.key for work in self.running.values()}
             for stage in stages:
                 work = Training(stage)
-                if not self._known(work.key) and not self._inherits_failure(work):
-                    self.trainings.append(work)
+                if not self._known(work.key, running) and not self._inherits_failure(work):
+                    self.trainings.add(work, self.done)
                 self.asked.add(work.key)
             self._refuse_without_servers()
             self.change.notify_all()
@@ -79,25 +89,62 @@ class Broker:
         async with self.change:
             ranges = row_ranges(stage, rows, size)
             if not self._known(stage.key) and not self._inherits_failure(ranges[0]):
-                self.row_ranges.extend(ranges)
+                for work in ranges:
+                    self.row_ranges.add(work, self.done)
             self._refuse_without_servers()
             self.change.notify_all()
 
-    async def wait(self, keys: Sequence[str], patience: float = 1.0) -> dict[str, str] | NotYet:
-        """Errors by key; NotYet while a key is open, at the next change or after `patience` seconds."""
+    async def follow(self, keys: Sequence[str]) -> int:
+        """Notes what a run waits for; the number under which it waits."""
+        self.followed.append((tuple(keys), list(keys)))
+        return len(self.followed) - 1
+
+    async def wait(self, number: int, patience: float = 1.0) -> dict[str, str] | NotYet:
+        """Errors by key of what is followed under `number`; NotYet if a key is still open after `patience` seconds."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + patience
         async with self.change:
-            if any(key not in self.done and key not in self.errors for key in keys):
-                await self._pause(patience)
-                return NotYet()
-            return await self.failed(keys)
+            while self._is_open(number):
+                if (left := deadline - clock()) <= 0:
+                    return NotYet()
+                await self._pause(left)
+            return await self.failed(self.followed[number][0])
+
+    def _is_open(self, number: int) -> bool:
+        """Whether something that is followed is neither done nor failed; looks at each key but a few times in all."""
+        keys, unsettled = self.followed[number]
+        while unsettled and self._is_settled(unsettled[-1]):
+            unsettled.pop()
+        if not unsettled:
+            # One that had failed may have been asked for again since.
+            unsettled += [key for key in keys if not self._is_settled(key)]
+        return bool(unsettled)
+
+    def _is_settled(self, key: str) -> bool:
+        return key in self.done or key in self.errors
 
     async def failed(self, keys: Sequence[str]) -> dict[str, str]:
         """The errors of those that have failed, by key."""
         return {key: self.errors[key] for key in keys if key in self.errors and key not in self.done}
 
-    async def snapshot(self) -> dict[str, Progress]:
-        """The progress of all stages that were begun here and not given up, by key."""
-        return {key: replace(progress, done=key in self.done) for key, progress in self.progress.items()}
+    async def news(self, since: int) -> News:
+        """What has changed in the progress of stages after the news of number `since`; 0: all of it."""
+        changed: dict[str, Progress] = {}
+        gone: list[str] = []
+        for key, number in reversed(self.changed_at.items()):
+            if number <= since:
+                break
+            if key in self.progress:
+                changed[key] = replace(self.progress[key], done=key in self.done)
+            else:
+                gone.append(key)
+        return News(self.changes, changed, gone)
+
+    def _note_changed(self, key: str) -> None:
+        self.changes += 1
+        # The newest stands last.
+        self.changed_at.pop(key, None)
+        self.changed_at[key] = self.changes
 
     async def trained(self) -> int:
         """How many trainings were done here rather than found in the store."""
@@ -116,7 +163,7 @@ class Broker:
     async def next_training(self, group: str) -> Training | NotYet | SessionOver:
         """A stage whose parent is done, or the one that this group had before its restart."""
         async with self.change:
-            work = self.running.get(group) or self._take_ready(self.trainings)
+            work = self.running.get(group) or self.trainings.take()
             if work is None:
                 return await self._nothing_ready()
             self.attempts[work.key] += 1
@@ -126,21 +173,26 @@ class Broker:
     async def next_rows(self) -> RowRange | NotYet | SessionOver:
         """Some rows of an evaluation stage whose adapters are all trained."""
         async with self.change:
-            work = self._take_ready(self.row_ranges)
+            work = self.row_ranges.take()
             if work is None:
                 return await self._nothing_ready()
-            self.progress.setdefault(work.key, Progress(work.key, "eval", work.stage.label, 0, work.rows, {}))
+            if work.key not in self.progress:
+                self._set_progress(Progress(work.key, "eval", work.stage.label, 0, work.rows, {}))
             return work
 
     async def report(self, progress: Progress) -> None:
         """The newest progress of a stage."""
         if progress.stage not in self.given_up:
-            self.progress[progress.stage] = progress
+            self._set_progress(progress)
+
+    def _set_progress(self, progress: Progress) -> None:
+        self.progress[progress.stage] = progress
+        self._note_changed(progress.stage)
 
     async def finish(self, key: str) -> None:
         """A stage's result is in the store."""
         async with self.change:
-            self.done.add(key)
+            self._note_done([key])
             self.running = {group: work for group, work in self.running.items() if work.key != key}
             self.change.notify_all()
 
@@ -185,15 +237,24 @@ class Broker:
 
     def unfinished(self) -> set[str]:
         """Keys that are queued or running."""
-        queued: list[Training | RowRange] = [*self.trainings, *self.row_ranges, *self.running.values()]
-        return {work.key for work in queued} | self.progress.keys() - self.done
+        running = {work.key for work in self.running.values()}
+        return self.trainings.keys() | self.row_ranges.keys() | running | (self.progress.keys() - self.done)
 
-    def _known(self, key: str) -> bool:
+    def _note_done(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.done.add(key)
+            if key in self.progress:
+                self._note_changed(key)
+            self.trainings.note_done(key)
+            self.row_ranges.note_done(key)
+
+    def _known(self, key: str, running: Collection[str] = ()) -> bool:
         """Whether `key` is done, under way or given up; one that was lost with its workers may be asked for again."""
         if key in self.given_up:
             return True
         self.errors.pop(key, None)
-        return key in self.done or key in self.unfinished()
+        queued = key in self.trainings or key in self.row_ranges
+        return queued or key in self.done or key in running or key in self.progress
 
     def _inherits_failure(self, work: Training | RowRange) -> bool:
         """Whether a stage is given up because something that it needs was."""
@@ -201,13 +262,6 @@ class Broker:
             self.given_up.add(work.key)
             self.errors[work.key] = BUILDS_ON_IT
         return lost
-
-    def _take_ready(self, queue: deque[Work]) -> Work | None:
-        for work in queue:
-            if work.needs <= self.done:
-                queue.remove(work)
-                return work
-        return None
 
     async def _nothing_ready(self) -> NotYet | SessionOver:
         if self.closed:
@@ -222,13 +276,13 @@ class Broker:
     def _drop_given_up(self) -> None:
         """Takes everything that is given up, and what builds on it, out of the queues."""
         # Parents stand before their children, so one pass is enough.
-        self.trainings = self._kept(self.trainings)
-        self.row_ranges = self._kept(self.row_ranges)
+        self.trainings.keep(self._is_kept, self.done)
+        self.row_ranges.keep(self._is_kept, self.done)
         self.running = {group: work for group, work in self.running.items() if work.key not in self.given_up}
-        self.progress = {key: p for key, p in self.progress.items() if key not in self.given_up}
+        self._drop_progress(self.given_up)
 
-    def _kept(self, queue: deque[Work]) -> deque[Work]:
-        return deque(work for work in queue if work.key not in self.given_up and not self._inherits_failure(work))
+    def _is_kept(self, work: Training | RowRange) -> bool:
+        return work.key not in self.given_up and not self._inherits_failure(work)
 
     def _refuse_without_servers(self) -> None:
         for kind, message in self.without_servers.items():
@@ -236,14 +290,19 @@ class Broker:
 
     def _fail_kind(self, kind: ServerKind, message: str) -> None:
         # Without training there are no adapters, so nothing can be evaluated either.
-        lost = self.unfinished() if kind == "train" else {work.key for work in self.row_ranges}
+        lost = self.unfinished() if kind == "train" else self.row_ranges.keys()
         under_way = {key for key, p in self.progress.items() if p.kind == kind and key not in self.done}
         self.errors.update(dict.fromkeys((lost | under_way) - self.given_up, message))
         self.row_ranges.clear()
         if kind == "train":
             self.trainings.clear()
             self.running.clear()
-        self.progress = {key: p for key, p in self.progress.items() if key in self.done}
+        self._drop_progress(self.progress.keys() - self.done)
+
+    def _drop_progress(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if self.progress.pop(key, None):
+                self._note_changed(key)
 
 
 @dataclass(frozen=True)
@@ -277,7 +336,7 @@ def start_broker(name: str) -> BrokerHandle:
     """The broker of a new session, under a name by which servers find it."""
     import ray
 
-    return BrokerHandle(name, ray.remote(Broker).options(name=name, num_cpus=0, max_concurrency=1000).remote())
+    return BrokerHandle(name, ray.remote(Broker).options(name=name, num_cpus=0, max_concurrency=MOST_CALLS).remote())
 
 
 def find_broker(name: str) -> BrokerHandle:

@@ -46,6 +46,9 @@ class RayExecutor:
         self._found: list[str] = []
         """Trainings that the store held when they were asked for, and that the broker has not been told of."""
         self._data: dict[str, Progress] = {}
+        self._others: dict[str, Progress] = {}
+        self._news = 0
+        """The number of the broker's news that were heard last."""
 
     def connect(self) -> BrokerHandle:
         """The broker; it knows all trainings that the store held when they were asked for."""
@@ -136,8 +139,9 @@ class RayExecutor:
 
     def _wait(self, stages: Sequence[Stage]) -> None:
         """Waits until each stage is done or has failed; raises StageFailedError, which lists those that failed."""
-        keys, broker = [stage.key for stage in stages], self.connect()
-        while isinstance(errors := broker.ask(Broker.wait, keys), NotYet):
+        broker = self.connect()
+        number = broker.ask(Broker.follow, [stage.key for stage in stages])
+        while isinstance(errors := broker.ask(Broker.wait, number), NotYet):
             self._watch()
         self._watch()
         if errors:
@@ -164,7 +168,13 @@ class RayExecutor:
     def _watch(self) -> None:
         if not self._watchers:
             return
-        snapshot = {**self._data, **(self._broker.ask(Broker.snapshot) if self._broker else {})}
+        if self._broker:
+            news = self._broker.ask(Broker.news, self._news)
+            self._news = news.number
+            self._others |= news.changed
+            for key in news.gone:
+                self._others.pop(key, None)
+        snapshot = {**self._data, **self._others}
         for watcher in self._watchers:
             watcher(snapshot)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias, TypeVar
 
+from lcia.protocols import Progress
 from lcia.stage import EvaluateStage, TrainStage
 
 BUILDS_ON_IT = ""
@@ -60,6 +61,15 @@ class NotYet:
 @dataclass(frozen=True)
 class SessionOver:
     """No more work will come: the server may end."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What has changed since the news before: the progress of stages by key, and the keys of those given up."""
+
+    number: int
+    changed: Mapping[str, Progress]
+    gone: Sequence[str]
 
 
 Work = TypeVar("Work", Training, RowRange)

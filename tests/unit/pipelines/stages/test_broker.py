@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
@@ -11,7 +11,7 @@ from lcia.config.strategies import SequentialConfig
 from lcia.protocols import Progress
 from lcia.stage import EvaluateStage, TrainStage
 from pipelines.stages.broker import Broker
-from pipelines.stages.work import BUILDS_ON_IT, NotYet, RowRange, SessionOver, Training, row_ranges, until_over
+from pipelines.stages.work import BUILDS_ON_IT, News, NotYet, RowRange, SessionOver, Training, row_ranges, until_over
 
 T = TypeVar("T")
 MODEL = LlavaConfig(kind="llava", model="none")
@@ -51,6 +51,11 @@ async def given(broker: Broker, group: str = "group0") -> Training:
     work = await broker.next_training(group)
     assert isinstance(work, Training)
     return work
+
+
+async def waited(broker: Broker, *stages: TrainStage | EvaluateStage, patience: float = 1.0) -> dict[str, str] | NotYet:
+    """What a run hears that waits for these stages."""
+    return await broker.wait(await broker.follow([stage.key for stage in stages]), patience)
 
 
 async def given_rows(broker: Broker) -> RowRange:
@@ -117,7 +122,7 @@ def test_without_training_nothing_comes_and_all_who_wait_hear_why() -> None:
         await broker.add_trainings([A, CHILD])
         await given(broker)
         await broker.server_failed("train", "no memory")
-        return await broker.wait([A.key, CHILD.key])
+        return await waited(broker, A, CHILD)
 
     assert story(tell) == {A.key: "no memory", CHILD.key: "no memory"}
 
@@ -148,7 +153,7 @@ def test_who_waits_for_a_stage_under_way_is_told_to_ask_again() -> None:
     async def tell(broker: Broker) -> object:
         await broker.add_trainings([A])
         await given(broker)
-        return await broker.wait([A.key], patience=0.0)
+        return await waited(broker, A, patience=0.0)
 
     assert story(tell) == NotYet()
 
@@ -179,8 +184,7 @@ def test_a_stage_that_fails_takes_what_builds_on_it_and_nothing_else() -> None:
         await broker.finish(B.key)
         rows = await given_rows(broker)
         await broker.finish(of_b.key)
-        stages = (A, CHILD, GRANDCHILD, B, of_child, of_b)
-        return following.key, rows.key, await broker.wait([stage.key for stage in stages])
+        return following.key, rows.key, await waited(broker, A, CHILD, GRANDCHILD, B, of_child, of_b)
 
     following, rows, errors = story(tell)
     assert (following, rows) == (B.key, of_b.key)
@@ -195,7 +199,7 @@ def test_what_failed_for_good_fails_at_once_when_another_trial_asks_for_it() -> 
         await broker.report_error(await given(broker), "NaN", permanent=True)
         await broker.add_trainings([A, CHILD])
         await broker.add_evaluation(of_child, 1, 1)
-        return await broker.wait([A.key, CHILD.key, of_child.key])
+        return await waited(broker, A, CHILD, of_child)
 
     assert story(tell) == {A.key: "NaN", CHILD.key: BUILDS_ON_IT, of_child.key: BUILDS_ON_IT}
 
@@ -231,32 +235,66 @@ def test_failures_at_different_steps_leave_the_stage_to_its_workers() -> None:
 
 
 def test_a_stage_that_is_given_up_is_not_shown_as_under_way() -> None:
-    async def tell(broker: Broker) -> dict[str, Progress]:
+    async def tell(broker: Broker) -> tuple[News, News]:
         await broker.add_trainings([A])
+        await broker.report(Progress(A.key, "train", A.label, 1, 9, {}))
+        before = await broker.news(0)
         await broker.report_error(await given(broker), "NaN", permanent=True)
         # A report that was under way.
-        await broker.report(Progress(A.key, "train", A.label, 1, 9, {}))
-        return await broker.snapshot()
+        await broker.report(Progress(A.key, "train", A.label, 2, 9, {}))
+        return before, await broker.news(before.number)
 
-    assert story(tell) == {}
+    before, after = story(tell)
+    assert (list(before.changed), before.gone) == ([A.key], [])
+    assert (after.changed, after.gone) == ({}, [A.key])
 
 
-def test_a_snapshot_says_how_far_each_stage_is_and_which_are_done() -> None:
+def test_the_news_say_how_far_each_stage_is_and_which_are_done() -> None:
     answers = evaluation(A)
 
-    async def tell(broker: Broker) -> dict[str, Progress]:
+    async def tell(broker: Broker) -> Mapping[str, Progress]:
         await broker.add_trainings([A])
         await broker.add_evaluation(answers, 5, 2)
         await given(broker)
         await broker.report(Progress(A.key, "train", A.label, 9, 9, {"loss": 2.5}))
         await broker.finish(A.key)
         await given_rows(broker)
-        return await broker.snapshot()
+        return (await broker.news(0)).changed
 
     assert story(tell) == {
         A.key: Progress(A.key, "train", A.label, 9, 9, {"loss": 2.5}, done=True),
         answers.key: Progress(answers.key, "eval", answers.label, 0, 5, {}),
     }
+
+
+def test_news_hold_only_what_has_changed_since() -> None:
+    async def tell(broker: Broker) -> list[Mapping[str, Progress]]:
+        await broker.add_trainings([A, B])
+        for stage in (A, B):
+            await broker.report(Progress(stage.key, "train", stage.label, 1, 9, {}))
+        first = await broker.news(0)
+        await broker.report(Progress(A.key, "train", A.label, 2, 9, {}))
+        second = await broker.news(first.number)
+        return [first.changed, second.changed, (await broker.news(second.number)).changed]
+
+    first, second, third = story(tell)
+    assert first.keys() == {A.key, B.key}
+    assert {key: progress.step for key, progress in second.items()} == {A.key: 2}
+    assert third == {}
+
+
+def test_who_waits_for_a_stage_that_failed_waits_on_where_another_asks_for_it_again() -> None:
+    async def tell(broker: Broker) -> tuple[object, object]:
+        await broker.add_trainings([A, B])
+        number = await broker.follow([A.key, B.key])
+        await broker.server_failed("train", "no memory")
+        await broker.add_trainings([A, B])
+        open_again = await broker.wait(number, patience=0.0)
+        for _ in range(2):
+            await broker.finish((await given(broker)).key)
+        return open_again, await broker.wait(number)
+
+    assert story(tell) == (NotYet(), {})
 
 
 def test_what_is_asked_for_after_the_last_server_has_failed_fails_at_once() -> None:
@@ -268,7 +306,7 @@ def test_what_is_asked_for_after_the_last_server_has_failed_fails_at_once() -> N
         await broker.server_failed("train", "no memory")
         await broker.add_trainings([A])
         await broker.add_evaluation(answers, 1, 1)
-        return await broker.wait([A.key, answers.key])
+        return await waited(broker, A, answers)
 
     assert story(tell) == {A.key: "no memory", answers.key: "no memory"}
 
