@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.evaluation.answers import write_answers
 from lcia.protocols import Assistant
 from lcia.stage import EvaluateStage
@@ -41,7 +41,7 @@ class Predictor:
 
     def _open(self, key: str) -> Rows:
         if key not in self._rows:
-            self._rows[key] = Rows([self._store.fetch(key)])
+            self._rows[key] = Rows([self._store.files(key)])
             if len(self._rows) > self._max_adapters:
                 self._rows.popitem(last=False)
         return self._rows[key]
@@ -98,7 +98,7 @@ def evaluate_stage(
     """Answers a whole stage in this process and publishes it, unless the store has it."""
     if store.has(stage.key):
         return
-    total = len(Rows([store.fetch(stage.shards)]))
+    total = len(Rows([store.files(stage.shards)]))
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     for start in range(0, total, 100):

@@ -18,6 +18,7 @@ from lcia.config.run import ClipConfig, DataConfig, EmbedderConfig, TfidfConfig
 from lcia.data import shards as data
 from lcia.data.sources import Reading
 from lcia.embedders import embed as local
+from lcia.store.files import Shared
 from lcia.types import FileSource, GeneratedSource, Source, Stretch
 from pipelines.stages.embed import embed_on_ray
 from pipelines.stages.shard import shard_on_ray
@@ -45,7 +46,7 @@ def _same(source: Source, tmp_path: Path, stretch: Stretch | None = None) -> dat
     there.mkdir()
     reading = Reading.of(source, "last_line", None, DataConfig().max_image_pixels, stretch)
     counts = data.write_source(reading, here)
-    assert shard_on_ray(reading, there) == counts
+    assert shard_on_ray(reading, Shared.local(there)) == counts
     assert {p.name: p.read_bytes() for p in here.iterdir()} == {p.name: p.read_bytes() for p in there.iterdir()}
     return counts
 

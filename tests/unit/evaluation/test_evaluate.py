@@ -142,7 +142,7 @@ def test_the_adapters_used_last_stay_loaded_and_the_oldest_goes(store: Store) ->
 def test_the_rows_of_no_more_shards_are_held_open_than_adapters(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(
-        "lcia.evaluation.evaluate.Rows", lambda folders: opened.append(folders[0].name) or folders[0].name
+        "lcia.evaluation.evaluate.Rows", lambda folders: opened.append(name := folders[0].folder[-1]) or name
     )
     predictor, _ = _predictor(store, max_adapters=2)
     assert [predictor._open(key) for key in "abacbc"] == list("abacbc")
