@@ -20,11 +20,17 @@ from lcia.types import Sample
 
 
 class Predictor:
-    """Answers ranges of any EvaluateStage's rows; keeps the adapters used last, drops older ones."""
+    """Answers ranges of any EvaluateStage's rows; keeps the adapters used last, drops older ones.
 
-    def __init__(self, assistant: Assistant, store: Store, batch_size: int, max_adapters: int = 8) -> None:
+    `merge`: an adapter that has a whole batch to answer is merged into the base until another one is needed.
+    """
+
+    def __init__(
+        self, assistant: Assistant, store: Store, batch_size: int, max_adapters: int = 8, merge: bool = False
+    ) -> None:
         self._assistant, self._store = assistant, store
-        self._batch_size, self._max_adapters = batch_size, max_adapters
+        self._batch_size, self._max_adapters, self._merge = batch_size, max_adapters, merge
+        self._merged: str | None = None
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._rows: OrderedDict[str, Rows] = OrderedDict()
 
@@ -34,9 +40,10 @@ class Predictor:
         numbered = [(stage.adapter_of(s.instruction), i, s) for i, s in enumerate(samples, start)]
         numbered.sort(key=lambda item: (item[0] or "", item[1]))
         records: list[dict[str, Any]] = []
-        for adapter, items in groupby(numbered, key=lambda item: item[0]):
-            self._use(adapter)
-            records += self._answer(list(items), stage.max_new_tokens)
+        for adapter, run in groupby(numbered, key=lambda item: item[0]):
+            items = list(run)
+            self._use(adapter, merged=self._merge and len(items) >= self._batch_size)
+            records += self._answer(items, stage.max_new_tokens)
         return sorted(records, key=lambda record: record["row"])
 
     def _open(self, key: str) -> Rows:
@@ -46,7 +53,10 @@ class Predictor:
                 self._rows.popitem(last=False)
         return self._rows[key]
 
-    def _use(self, adapter: str | None) -> None:
+    def _use(self, adapter: str | None, merged: bool) -> None:
+        if adapter is not None and adapter == self._merged:
+            return
+        self._merged = None
         if adapter is None:
             self._assistant.adapters.use(None)
             return
@@ -58,6 +68,9 @@ class Predictor:
             self._assistant.adapters.load(adapter, self._store.fetch(adapter))
         self._loaded[adapter] = None
         self._loaded.move_to_end(adapter)
+        if merged:
+            self._assistant.adapters.merge(adapter)
+            self._merged = adapter
 
     @torch.inference_mode()
     def _answer(self, items: Sequence[tuple[str | None, int, Sample]], max_new_tokens: int) -> list[dict[str, Any]]:
