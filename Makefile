@@ -16,7 +16,7 @@ held_default := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_IN
 held_avx2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
 held_own :=
 # What `make test` does before it runs all tests, two at a time; a mistake of style is told within seconds.
-CHECKS := lint contracts numeric-default numeric-avx2 types
+CHECKS := lint contracts numeric-default types
 
 .PHONY: quickstart test env lint types contracts unit integration e2e processors $(PROCESSORS:%=numeric-%) docs tiny-base shapes-base clean
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from lcia.config.load import parse
 from lcia.config.run import COIN_ORDER
-from lcia.data.shards import Rows, count_rows
+from lcia.data.rows import Rows
+from lcia.data.shards import count_rows
 from lcia.evaluation.answers import write_answers
 from lcia.local import LocalExecutor
 from lcia.plan import union

@@ -203,11 +203,14 @@ def shard(given: argparse.Namespace) -> dict[str, Any]:
     """Generated rows through ShardStage on Ray."""
     from lcia.run import prepare
 
-    with tempfile.TemporaryDirectory() as folder, session(LaunchConfig(storage=folder)) as executor:
-        with _Watched() as watched:
-            started = time.perf_counter()
-            prepare([_config(given.rows, 1)], executor)
-            seconds = time.perf_counter() - started
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        session(LaunchConfig(storage=folder)) as executor,
+        _Watched() as watched,
+    ):
+        started = time.perf_counter()
+        prepare([_config(given.rows, 1)], executor)
+        seconds = time.perf_counter() - started
     return {
         "rows": given.rows,
         "rows_per_s": round(given.rows / seconds),

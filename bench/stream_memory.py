@@ -30,6 +30,7 @@ from bench.checkpoints import SMALL_CLIP, random_clip
 from lcia.config.run import ClipConfig, DataConfig, TfidfConfig
 from lcia.data.minicoin import rows as minicoin
 from lcia.data.sources import Reading
+from lcia.store.files import Shared
 from lcia.types import FileSource, GeneratedSource, Source
 
 PICTURES = 50
@@ -73,7 +74,7 @@ def measure(rows: int, store_bytes: int, side: int, clip: bool) -> dict[str, flo
         source, embedder = _source(rows, side, Path(name)), _embedder(clip, Path(name) / "clip")
         reading = Reading.of(source, "last_line", None, DataConfig().max_image_pixels)
         began = time.perf_counter()
-        shard_on_ray(reading, shards)
+        shard_on_ray(reading, Shared.local(shards))
         sharded = time.perf_counter()
         embed_on_ray(shards, embedder, features)
         ended = time.perf_counter()

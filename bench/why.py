@@ -28,7 +28,7 @@ from bench.ema import machine
 from lcia import assistants
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.ema import DynamicEma, Fixed, Official, Paper, Proximal, Rule
 from lcia.local import LocalExecutor
 from lcia.protocols import UNTRAINED, Assistant, Look, Strategy, Trained

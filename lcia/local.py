@@ -40,7 +40,7 @@ class LocalExecutor:
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
         for stage in stages:
-            if not self.store.usable(stage.key):
+            if not self.store.usable(stage.key, in_ranges=True):
                 reading = Reading.of(
                     stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels, stage.stretch
                 )
@@ -53,7 +53,7 @@ class LocalExecutor:
         for stage in stages:
             if not self.store.usable(stage.key):
                 with self.store.publish(stage.key, stage.record) as folder:
-                    embed_shards(self.store.fetch(stage.shards), stage.embedder, folder, built(stage.embedder))
+                    embed_shards(self.store.files(stage.shards), stage.embedder, folder, built(stage.embedder))
 
     def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
         """Trains and evaluates one after the other; a stage that diverges does not stop those that do not need it.

@@ -76,6 +76,10 @@ class Adapters(Protocol):
     def use(self, name: str | None) -> None:
         """Makes `name` the active adapter; None: the bare base."""
 
+    def merge(self, name: str) -> None:
+        """Makes `name` the active adapter and adds it to the weights of the base, which answers faster and rounds
+        otherwise. Whatever is called next gives the base its own weights back, bit for bit."""
+
     def drop(self, name: str) -> None:
         """Forgets the adapter. Afterwards the bare base is active."""
 

@@ -128,7 +128,7 @@ def prepare(configs: Sequence[RunConfig], executor: Executor) -> list[Prepared]:
     wanted = list({id(data): data for _, data in requests}.values())
     shards = {stage.key: stage for data in wanted for stage in data.read}
     executor.shard(list(shards.values()))
-    counts = {key: read_counts(executor.store.fetch(key)) for key in shards}
+    counts = {key: read_counts(executor.store.files(key)) for key in shards}
     for data in wanted:
         _refuse_bad_rows(data, counts, executor.store)
     embeds = {stage.key: stage for data in wanted for stage in data.embeds.values()}

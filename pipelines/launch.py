@@ -111,6 +111,11 @@ class LaunchConfig(Section):
     """Most rows that a worker computes at once; the rest of its share is accumulated."""
     per_device_eval_batch_size: Count = 50
     """Rows that an evaluation actor answers at once."""
+    merge_adapters: bool = False
+    """Whether an evaluation actor adds an adapter to the weights of its base while whole batches in a row are its own.
+    That answers faster and takes memory for a second copy of the tuned weights. It rounds otherwise, in bfloat16
+    visibly: where two words are nearly as likely, another may be answered, and stored results do not tell.
+    """
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: slower, less memory."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
@@ -127,6 +132,11 @@ class LaunchConfig(Section):
     """GPUs of an actor; a part of one is allowed."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a stage's workers are started again before the stage counts as failed."""
+    cache_shards: bool = False
+    """Whether workers and actors first copy the shards of a stage whole into the temporary folder of their machine.
+    false: they read from `storage` the rows that they need, each with its checksum. Without effect where `storage` is a
+    folder.
+    """
     object_store_memory: Annotated[int, Field(ge=80_000_000)] | None = None
     """Bytes of Ray's object store; null: Ray's choice."""
     tracking: TrackingConfig = TrackingConfig()

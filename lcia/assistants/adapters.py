@@ -37,6 +37,8 @@ class LoraAdapters:
     def __init__(self, model: Any, lora: peft.LoraConfig) -> None:
         self.module: Any = model.requires_grad_(False).eval()
         self.lora = lora
+        self._before_merge: dict[LoraLayer, Tensor] = {}
+        """Weights of the base without the adapter that is merged into them; empty: none is."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,12 +52,14 @@ class LoraAdapters:
         return self.module.get_base_model() if isinstance(self.module, PeftModel) else self.module
 
     def add(self, name: str, seed: int) -> None:
+        self._restore()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._attach(name, deepcopy(self.lora))
         self.use(name)
 
     def load(self, name: str, folder: Path) -> None:
+        self._restore()
         config = peft.LoraConfig.from_pretrained(str(folder))
         if name in self.names and self.form(name) != _form(config):
             self.drop(name)
@@ -75,6 +79,7 @@ class LoraAdapters:
         config.save_pretrained(str(folder))
 
     def use(self, name: str | None) -> None:
+        self._restore()
         if name is not None and name not in self.names:
             raise InputError(f"no adapter {name!r} is loaded; there is {', '.join(self.names) or 'none'}")
         if name is not None:
@@ -83,7 +88,23 @@ class LoraAdapters:
         elif self.names:
             self.module.base_model.disable_adapter_layers()
 
+    def merge(self, name: str) -> None:
+        self.use(name)
+        layers = [
+            m for m in self.module.modules() if isinstance(m, LoraLayer) and name in (*m.lora_A, *m.lora_embedding_A)
+        ]
+        self._before_merge = {layer: layer.get_base_layer().weight.detach().clone() for layer in layers}
+        self.module.base_model.merge_adapter(adapter_names=[name])
+
+    def _restore(self) -> None:
+        """Copies the base's own weights back: subtracting what was added would leave roundings behind."""
+        for layer, weight in self._before_merge.items():
+            layer.get_base_layer().weight.data.copy_(weight)
+            layer.merged_adapters.clear()
+        self._before_merge = {}
+
     def drop(self, name: str) -> None:
+        self._restore()
         if tuple(self.module.peft_config) == (name,):
             with torch.random.fork_rng():
                 self._attach(SPARE, deepcopy(self.lora))

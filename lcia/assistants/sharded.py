@@ -67,6 +67,9 @@ class ShardedAdapter:
     def use(self, name: str | None) -> None:
         raise InputError(WHOLE)
 
+    def merge(self, name: str) -> None:
+        raise InputError(WHOLE)
+
     def drop(self, name: str) -> None:
         raise InputError(WHOLE)
 

@@ -10,6 +10,8 @@
 - `images`: which picture a row means, and whether it may be read
 - `pixels`: pictures become pixels
 - `parquet`: samples as Parquet rows
-- `shards`: the shards of a source: written, judged, read
+- `unique`: ids that were used before
+- `shards`: the shards of a source: written, gathered, judged
+- `rows`: the rows of shards, read by number
 - `noise`: training rows whose answers are replaced
 """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcia.config.run import NoiseConfig
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.protocols import TrainingRows
 from lcia.types import Sample
 

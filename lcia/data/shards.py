@@ -1,40 +1,41 @@
-"""Shards: the validated samples of a source as Parquet files, written in source order and read by row number.
+"""Shards: the validated samples of a source as Parquet files, written by any number of processes.
 
-A folder holds index.json (counts, files with the rows of their row groups), shard-NNNNN.parquet, and bad_rows.jsonl,
-one line per row that cannot be used. The same source gives the same bytes, wherever its chunks were read.
+A folder holds index.json (counts; the files in source order), a Parquet file for every piece of a chunk, named by their
+numbers, and bad_rows.jsonl, one line per row that cannot be used. Whoever reads a chunk writes its files and passes on
+what is told of them; one process gathers that. The same source gives the same bytes, wherever its chunks were read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from lcia.data.formats import Chunk
-from lcia.data.parquet import decode, encode, size_of, to_sample
+from lcia.data.parquet import decode, encode, image_bytes, text_bytes
 from lcia.data.records import Defect
 from lcia.data.sources import Reading, all_chunks, check
+from lcia.data.unique import DIGEST_BYTES, Ids, Owner, digest_of_id, duplicate
+from lcia.store.files import Files, Shared
 from lcia.types import InputError, Sample
 
 INDEX = "index.json"
 BAD_ROWS = "bad_rows.jsonl"
 
 PIECE_BYTES = 8 << 20
-"""A shard is closed when its samples reach this, and at the end of every chunk."""
-
-CACHE_BYTES = 64 << 20
-"""What Rows keeps of the row groups used last."""
+"""A shard is closed when its images reach this, and at the end of every chunk."""
+PIECE_TEXT_BYTES = 1 << 20
+"""It is closed when its texts reach this, too: they are read for any of its rows."""
+REWRITES = 64
+"""Pieces that wait while those with repeated ids are written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,39 @@ class ShardCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A shard on its way to its folder, with the bad rows found beside it; `ids`, `records` go with its rows."""
+class Shard:
+    """A file as the index names it: its rows, its bytes, and the bytes and CRC-32 of its end, where the texts are."""
 
-    file: str
-    data: bytes
-    groups: tuple[int, ...]
-    ids: tuple[str, ...]
-    records: tuple[int, ...]
-    bad: tuple[Defect, ...]
+    name: str
+    rows: int
+    size: int
+    end: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is told of rows that lie in their shard (None: all were bad), with the bad ones found beside them.
+
+    `source` is the file that they come from, `entry` the shard's in the marker; of each row `ids` has the digest,
+    DIGEST_BYTES bytes, and `records` the number in `source` as a 64-bit integer.
+    """
+
+    source: str
+    shard: Shard | None = None
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    ids: bytes = b""
+    records: bytes = b""
+    bad: tuple[Defect, ...] = ()
+
+    def rows(self) -> Iterator[tuple[bytes, Owner]]:
+        """The digest of each row's id, and where the row comes from."""
+        for place, record in enumerate(np.frombuffer(self.records, "<i8").tolist()):
+            yield self.ids[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES], Owner(self.source, record)
+
+
+Rewrite: TypeAlias = Callable[[Files, Piece, Mapping[int, Owner]], Callable[[], Piece]]
+"""Begins without_repeated, wherever it likes, and returns what waits for the result."""
 
 
 # Writing
@@ -71,66 +96,119 @@ def write_source(reading: Reading, folder: Path) -> ShardCounts:
     Raises:
         InputError: there are no rows, or a file as a whole cannot be read. Bad rows are only counted.
     """
-    return collect((piece for chunk in all_chunks(reading) for piece in pieces(reading, chunk)), folder)
+    shared = Shared.local(folder)
+    found = (p for n, chunk in enumerate(all_chunks(reading)) for p in write_pieces(reading, n, chunk, shared.files))
+    return collect(found, shared, lambda *work: lambda: without_repeated(*work))
 
 
-def count_source(reading: Reading, report: Path | None = None) -> ShardCounts:
-    """As write_source, but no rows are written; the bad ones are named in the file `report`, if given."""
-    found = (piece for chunk in all_chunks(reading) for piece in pieces(reading, chunk))
-    return _collect(found, _Writer(None, report))
+def write_pieces(reading: Reading, number: int, chunk: Chunk, files: Files) -> Iterator[Piece]:
+    """Reads, checks, encodes and writes chunk `number`; holds PIECE_BYTES and a row at most. It may be repeated."""
+    for place, (good, bad) in enumerate(_pieces(check(reading, chunk))):
+        yield _write(f"shard-{number:06d}-{place:03d}.parquet", files, chunk.file, good, bad)
 
 
-def pieces(reading: Reading, chunk: Chunk) -> Iterator[Piece]:
-    """Reads, checks and encodes one chunk; holds PIECE_BYTES and an image at most."""
+def _pieces(rows: Iterable[tuple[int, Sample | Defect]]) -> Iterator[tuple[list[tuple[int, Sample]], list[Defect]]]:
+    """Good rows with their numbers, and bad ones, cut where there are enough bytes."""
     good: list[tuple[int, Sample]] = []
     bad: list[Defect] = []
-    size = 0
-    for number, row in check(reading, chunk):
+    images = texts = 0
+    for number, row in rows:
         if isinstance(row, Defect):
             bad.append(row)
             continue
         good.append((number, row))
-        size += size_of(row)
-        if size >= PIECE_BYTES:
-            yield _piece(chunk.file, good, bad)
-            good, bad, size = [], [], 0
+        images, texts = images + image_bytes(row), texts + text_bytes(row)
+        if images >= PIECE_BYTES or texts >= PIECE_TEXT_BYTES:
+            yield good, bad
+            good, bad, images, texts = [], [], 0, 0
     if good or bad:
-        yield _piece(chunk.file, good, bad)
+        yield good, bad
 
 
-def _piece(file: str, good: Sequence[tuple[int, Sample]], bad: Sequence[Defect]) -> Piece:
-    data, groups = encode([sample for _, sample in good])
-    ids = tuple(sample.id for _, sample in good)
-    return Piece(file, data, groups, ids, tuple(number for number, _ in good), tuple(bad))
+def _write(name: str, files: Files, source: str, good: Sequence[tuple[int, Sample]], bad: Iterable[Defect]) -> Piece:
+    if not good:
+        return Piece(source, bad=tuple(bad))
+    data, end = encode([sample for _, sample in good])
+    shard = Shard(name, len(good), len(data), end, zlib.crc32(data[-end:]))
+    ids = b"".join(digest_of_id(sample.id) for _, sample in good)
+    records = np.array([number for number, _ in good], "<i8").tobytes()
+    return Piece(source, shard, files.write(name, data), ids, records, tuple(bad))
 
 
-def collect(found: Iterable[Piece], folder: Path) -> ShardCounts:
-    """Writes pieces, which come in source order, one at a time.
+def without_repeated(files: Files, piece: Piece, firsts: Mapping[int, Owner]) -> Piece:
+    """Writes a shard again without the rows at these places, which are among the bad ones then: their ids belong to
+    `firsts`. The new shard has a name of its own, so this may be repeated; the old one stays."""
+    assert piece.shard is not None
+    samples = decode(files.read(piece.shard.name))
+    rows = [(owner.record, sample) for (_, owner), sample in zip(piece.rows(), samples, strict=True)]
+    repeated = [duplicate(Owner(piece.source, rows[at][0]), rows[at][1].id, first) for at, first in firsts.items()]
+    kept = [row for at, row in enumerate(rows) if at not in firsts]
+    bad = sorted([*piece.bad, *repeated], key=lambda defect: defect.record)
+    return _write(piece.shard.name.replace(".parquet", "u.parquet"), files, piece.source, kept, bad)
+
+
+def collect(found: Iterable[Piece], shared: Shared, rewrite: Rewrite) -> ShardCounts:
+    """Finds repeated ids in pieces, which come in source order, has their shards written again, and writes the index.
 
     Raises:
         InputError: there was no row at all.
     """
-    return _collect(found, _Writer(folder, folder / BAD_ROWS))
+    waiting: deque[tuple[Piece, Callable[[], Piece]]] = deque()
+    shards: list[Shard] = []
+    with contextlib.closing(Ids()) as ids, _Tally(shared.folder / BAD_ROWS) as tally:
 
+        def settle(number: int) -> None:
+            while len(waiting) > number:
+                before, result = waiting.popleft()
+                piece = result()
+                if before.shard is not None and before is not piece:
+                    shared.files.delete(before.shard.name)
+                tally.add(piece.bad)
+                if piece.shard is not None:
+                    shards.append(piece.shard)
+                    shared.written[piece.shard.name] = dict(piece.entry)
 
-def _collect(found: Iterable[Piece], writer: _Writer) -> ShardCounts:
-    with contextlib.closing(_Ids()) as ids, writer:
         for piece in found:
-            writer.add(ids.without_repeated(piece))
-    return writer.finish()
+            firsts = ids.add(piece.rows())
+            waiting.append((piece, rewrite(shared.files, piece, firsts) if firsts else partial(_same, piece)))
+            settle(REWRITES)
+        settle(0)
+    shared.files.finish()
+    counts = tally.counts(sum(shard.rows for shard in shards))
+    index = {"counts": asdict(counts), "files": [asdict(shard) for shard in shards]}
+    (shared.folder / INDEX).write_text(json.dumps(index, indent=1))
+    return counts
 
 
-class _Writer:
-    """Puts pieces into a folder (None: nowhere) under running numbers, names bad rows in `report`, keeps counts."""
+def _same(piece: Piece) -> Piece:
+    return piece
 
-    def __init__(self, folder: Path | None, report: Path | None) -> None:
-        self._folder, self._path = folder, report
+
+def count_source(reading: Reading, report: Path | None = None) -> ShardCounts:
+    """As write_source, but no rows are written; the bad ones are named in the file `report`, if given."""
+    good = 0
+    with contextlib.closing(Ids()) as ids, _Tally(report) as tally:
+        for chunk in all_chunks(reading):
+            for number, row in check(reading, chunk):
+                if isinstance(row, Defect):
+                    tally.add([row])
+                    continue
+                here = Owner(chunk.file, number)
+                first = ids.add([(digest_of_id(row.id), here)])
+                tally.add([duplicate(here, row.id, owner) for owner in first.values()])
+                good += not first
+    return tally.counts(good)
+
+
+class _Tally:
+    """Counts bad rows by reason, and names them in the file `path` (None: nowhere)."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
         self._reasons: Counter[str] = Counter()
-        self._files: list[dict[str, object]] = []
-        self._good = 0
         self._report: TextIO | None = None
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> _Tally:
         if self._path is not None:
             self._report = self._path.open("w", encoding="utf-8")
         return self
@@ -139,61 +217,18 @@ class _Writer:
         if self._report is not None:
             self._report.close()
 
-    def add(self, piece: Piece) -> None:
-        for defect in piece.bad:
+    def add(self, bad: Iterable[Defect]) -> None:
+        for defect in bad:
             self._reasons[defect.reason] += 1
             if self._report is not None:
                 self._report.write(json.dumps(asdict(defect)) + "\n")
-        if not piece.ids:
-            return
-        name = f"shard-{len(self._files):05d}.parquet"
-        if self._folder is not None:
-            (self._folder / name).write_bytes(piece.data)
-        self._files.append({"name": name, "groups": list(piece.groups)})
-        self._good += len(piece.ids)
 
-    def finish(self) -> ShardCounts:
+    def counts(self, good: int) -> ShardCounts:
+        """With so many good rows beside them; raises InputError where there are no rows at all."""
         bad = self._reasons.total()
-        counts = ShardCounts(self._good + bad, bad, dict(self._reasons.most_common()))
-        if not counts.rows:
+        if not good + bad:
             raise InputError("the source holds no rows at all, or none on its side of benchmark.validation_share")
-        if self._folder is not None:
-            index = {"counts": asdict(counts), "files": self._files}
-            (self._folder / INDEX).write_text(json.dumps(index, indent=1))
-        return counts
-
-
-class _Ids:
-    """The ids seen so far, in a private database on disk: memory does not grow with the rows."""
-
-    def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, file TEXT, record INTEGER) WITHOUT ROWID")
-
-    def close(self) -> None:
-        self._db.close()
-
-    def without_repeated(self, piece: Piece) -> Piece:
-        """The piece with the rows whose id was used before among its bad ones."""
-        self._db.execute("BEGIN")
-        repeated = [d for d in map(self._defect, [piece.file] * len(piece.ids), piece.ids, piece.records) if d]
-        self._db.execute("COMMIT")
-        if not repeated:
-            return piece
-        gone = {defect.record for defect in repeated}
-        kept = [i for i, record in enumerate(piece.records) if record not in gone]
-        samples = decode(piece.data)
-        data, groups = encode([samples[i] for i in kept])
-        bad = tuple(sorted([*piece.bad, *repeated], key=lambda defect: defect.record))
-        ids, records = tuple(piece.ids[i] for i in kept), tuple(piece.records[i] for i in kept)
-        return Piece(piece.file, data, groups, ids, records, bad)
-
-    def _defect(self, file: str, name: str, record: int) -> Defect | None:
-        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (name, file, record)).rowcount:
-            return None
-        first, at = self._db.execute("SELECT file, record FROM seen WHERE id = ?", (name,)).fetchone()
-        return Defect(file, record, name, "duplicate_id", f"id {name!r} belongs to row {at} of {first} already")
+        return ShardCounts(good + bad, bad, dict(self._reasons.most_common()))
 
 
 # Judging
@@ -215,83 +250,21 @@ def refuse(complaints: Iterable[str | None], max_bad_fraction: float) -> None:
         raise InputError("\n".join([*lines, rule]))
 
 
-# Reading
+# Looking
 
 
-def read_counts(folder: Path) -> ShardCounts:
+def read_index(files: Files) -> dict[str, Any]:
+    """`counts`, and `files` in source order: each a Shard, or in folders of earlier versions a name with the rows of
+    each row group as `groups`."""
+    found: dict[str, Any] = json.loads(files.read(INDEX))
+    return found
+
+
+def read_counts(folder: Path | Files) -> ShardCounts:
     """What was counted when the folder was written."""
-    return ShardCounts(**json.loads((folder / INDEX).read_text())["counts"])
+    return ShardCounts(**read_index(Files.local(folder) if isinstance(folder, Path) else folder)["counts"])
 
 
-def count_rows(folder: Path) -> int:
+def count_rows(folder: Path | Files) -> int:
     """The samples in a folder."""
     return read_counts(folder).good
-
-
-class Rows:
-    """The samples of shard folders, one after another, by row number; keeps the row groups used last."""
-
-    def __init__(self, folders: Sequence[Path], cache_bytes: int = CACHE_BYTES) -> None:
-        self._folders, self._cache_bytes = tuple(folders), cache_bytes
-        entries = [(folder / f["name"], f["groups"]) for folder in self._folders for f in _index(folder)]
-        self._files = [path for path, _ in entries]
-        self._ends = np.cumsum([count_rows(folder) for folder in self._folders], dtype=np.int64)
-        self._groups = [(path, number) for path, groups in entries for number in range(len(groups))]
-        self._stops = np.cumsum([rows for _, groups in entries for rows in groups], dtype=np.int64)
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
-        self._lock = Lock()
-
-    def __reduce__(self) -> tuple[type[Rows], tuple[tuple[Path, ...], int]]:
-        return Rows, (self._folders, self._cache_bytes)
-
-    def __len__(self) -> int:
-        return int(self._stops[-1]) if len(self._stops) else 0
-
-    def take(self, indices: Sequence[int]) -> list[Sample]:
-        """The samples at these row numbers, in this order; equal numbers are allowed."""
-        found: dict[int, Sample] = {}
-        # In row order each row group is read once, however they are asked for.
-        for index in sorted(set(indices)):
-            if not 0 <= index < len(self):
-                raise IndexError(f"row {index} of {len(self)}")
-            found[index] = self._sample(index)
-        return [found[index] for index in indices]
-
-    def folder_of(self, index: int) -> range:
-        """The row numbers of the folder that a row lies in."""
-        folder = int(np.searchsorted(self._ends, index, side="right"))
-        return range(int(self._ends[folder - 1]) if folder else 0, int(self._ends[folder]))
-
-    def instructions(self) -> dict[str, int]:
-        """Distinct instructions in order of first appearance, with the number of their samples."""
-        counts: Counter[str] = Counter()
-        for column in self._column("instruction"):
-            counts.update(column.to_pylist())
-        return dict(counts)
-
-    def lengths(self) -> NDArray[np.int64]:
-        """[rows]; stands for the tokens of a sample where samples of like length are put together."""
-        return np.fromiter((n for column in self._column("length") for n in column.to_pylist()), np.int64, len(self))
-
-    def _column(self, name: str) -> Iterator[pa.ChunkedArray]:
-        return (pq.read_table(path, columns=[name]).column(name) for path in self._files)
-
-    def _sample(self, index: int) -> Sample:
-        group = int(np.searchsorted(self._stops, index, side="right"))
-        start = int(self._stops[group - 1]) if group else 0
-        return to_sample(self._group(group).slice(index - start, 1).to_pylist()[0])
-
-    def _group(self, number: int) -> pa.Table:
-        with self._lock:
-            if number not in self._cache:
-                path, group = self._groups[number]
-                self._cache[number] = pq.ParquetFile(path).read_row_group(group)
-            self._cache.move_to_end(number)
-            while len(self._cache) > 1 and sum(t.nbytes for t in self._cache.values()) > self._cache_bytes:
-                self._cache.popitem(last=False)
-            return self._cache[number]
-
-
-def _index(folder: Path) -> list[dict[str, Any]]:
-    files: list[dict[str, Any]] = json.loads((folder / INDEX).read_text())["files"]
-    return files

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from lcia.addresses import anchored
 from lcia.config.run import EmbedderConfig
 from lcia.data.parquet import Table
+from lcia.data.shards import read_index
 from lcia.embedders import build
 from lcia.grouping.features import unit
 from lcia.protocols import Embedder, Features
+from lcia.store.files import Files
 from lcia.types import InputError, Sample
 
 FILE = "features.parquet"
@@ -58,7 +60,9 @@ class Collector:
         return replace(features, vectors=unit(self.sums)) if has_vectors else features
 
 
-def embed_shards(shards: Path | str, config: EmbedderConfig, folder: Path, embedder: Embedder | None = None) -> None:
+def embed_shards(
+    shards: Path | str | Files, config: EmbedderConfig, folder: Path, embedder: Embedder | None = None
+) -> None:
     """Writes the features of a folder of Parquet shards into `folder`, in this process.
 
     `embedder` is the one of `config`; None: it is built here, which loads its model.
@@ -118,12 +122,15 @@ def text_sample(text: str) -> Sample:
     return Sample("", text, (), (), ())
 
 
-def shard_files(shards: Path | str) -> tuple[Any, list[str]]:
-    """(file system, sorted paths) of the Parquet files in a folder, local or a URL that pyarrow knows.
+def shard_files(shards: Path | str | Files) -> tuple[Any, list[str]]:
+    """(file system, paths in order) of the shards of a result, or of the Parquet files in a folder, local or a URL that
+    pyarrow knows.
 
     Raises:
         InputError: there are none.
     """
+    if isinstance(shards, Files):
+        return shards.fs, [shards.path(entry["name"]) for entry in read_index(shards)["files"]]
     system, root = pafs.FileSystem.from_uri(anchored(str(shards)))
     found = system.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
     paths = sorted(info.path for info in found if info.is_file and info.path.endswith(".parquet"))
@@ -132,7 +139,7 @@ def shard_files(shards: Path | str) -> tuple[Any, list[str]]:
     return system, paths
 
 
-def _batches(shards: Path | str, columns: list[str]) -> Iterator[Table]:
+def _batches(shards: Path | str | Files, columns: list[str]) -> Iterator[Table]:
     """Rows in the order of the files; only a few batches of images are in memory at a time."""
     system, paths = shard_files(shards)
     dataset = ds.dataset(paths, filesystem=system, format="parquet")

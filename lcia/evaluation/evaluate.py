@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.evaluation.answers import write_answers
 from lcia.protocols import Assistant
 from lcia.stage import EvaluateStage
@@ -20,11 +20,17 @@ from lcia.types import Sample
 
 
 class Predictor:
-    """Answers ranges of any EvaluateStage's rows; keeps the adapters used last, drops older ones."""
+    """Answers ranges of any EvaluateStage's rows; keeps the adapters used last, drops older ones.
 
-    def __init__(self, assistant: Assistant, store: Store, batch_size: int, max_adapters: int = 8) -> None:
+    `merge`: an adapter that has a whole batch to answer is merged into the base until another one is needed.
+    """
+
+    def __init__(
+        self, assistant: Assistant, store: Store, batch_size: int, max_adapters: int = 8, merge: bool = False
+    ) -> None:
         self._assistant, self._store = assistant, store
-        self._batch_size, self._max_adapters = batch_size, max_adapters
+        self._batch_size, self._max_adapters, self._merge = batch_size, max_adapters, merge
+        self._merged: str | None = None
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._rows: OrderedDict[str, Rows] = OrderedDict()
 
@@ -34,19 +40,23 @@ class Predictor:
         numbered = [(stage.adapter_of(s.instruction), i, s) for i, s in enumerate(samples, start)]
         numbered.sort(key=lambda item: (item[0] or "", item[1]))
         records: list[dict[str, Any]] = []
-        for adapter, items in groupby(numbered, key=lambda item: item[0]):
-            self._use(adapter)
-            records += self._answer(list(items), stage.max_new_tokens)
+        for adapter, run in groupby(numbered, key=lambda item: item[0]):
+            items = list(run)
+            self._use(adapter, merged=self._merge and len(items) >= self._batch_size)
+            records += self._answer(items, stage.max_new_tokens)
         return sorted(records, key=lambda record: record["row"])
 
     def _open(self, key: str) -> Rows:
         if key not in self._rows:
-            self._rows[key] = Rows([self._store.fetch(key)])
+            self._rows[key] = Rows([self._store.files(key)])
             if len(self._rows) > self._max_adapters:
                 self._rows.popitem(last=False)
         return self._rows[key]
 
-    def _use(self, adapter: str | None) -> None:
+    def _use(self, adapter: str | None, merged: bool) -> None:
+        if adapter is not None and adapter == self._merged:
+            return
+        self._merged = None
         if adapter is None:
             self._assistant.adapters.use(None)
             return
@@ -58,6 +68,9 @@ class Predictor:
             self._assistant.adapters.load(adapter, self._store.fetch(adapter))
         self._loaded[adapter] = None
         self._loaded.move_to_end(adapter)
+        if merged:
+            self._assistant.adapters.merge(adapter)
+            self._merged = adapter
 
     @torch.inference_mode()
     def _answer(self, items: Sequence[tuple[str | None, int, Sample]], max_new_tokens: int) -> list[dict[str, Any]]:
@@ -98,7 +111,7 @@ def evaluate_stage(
     """Answers a whole stage in this process and publishes it, unless the store has it."""
     if store.has(stage.key):
         return
-    total = len(Rows([store.fetch(stage.shards)]))
+    total = len(Rows([store.files(stage.shards)]))
     records: list[dict[str, Any]] = []
     started = time.perf_counter()
     for start in range(0, total, 100):

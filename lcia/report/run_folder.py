@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from lcia.config.strategies import AverageSection
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.evaluation.answers import ANSWERS
 from lcia.metrics import matrix as matrices
 from lcia.metrics.adaptation import Round, rounds
@@ -343,7 +343,7 @@ def _examples(outcome: Outcome, stage: EvaluateStage, store: Store) -> list[Pred
     """The first answers of a task, with their first image."""
     answers = outcome.answers[stage.key]
     scores, groups = answers.scores[outcome.config.evaluation.scoring], _group_names(outcome, outcome.last)
-    samples = Rows([store.fetch(stage.shards)]).take([record["row"] for record in answers.examples])
+    samples = Rows([store.files(stage.shards)]).take([record["row"] for record in answers.examples])
     return [
         Prediction(stage.task, r["id"], r["question"], tuple(r["references"]), r["prediction"], score,
                    groups.get(r["adapter"], "base"), s.images[0] if s.images else None)

@@ -1,6 +1,7 @@
 """Content-addressed folders on any pyarrow file system.
 
 - `folders`: the store and its checkpoints
+- `files`: the files of one result where they lie, read in ranges, written by many
 - `seals`: the marker that makes a folder complete
 - `scratch`: folders that appear whole or not at all
 - `transfer`: files between here and there

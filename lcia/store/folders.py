@@ -15,6 +15,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pyarrow.fs as pafs
 
 from lcia.addresses import anchored
 from lcia.secrets import redacted
+from lcia.store.files import Files, Shared
 from lcia.store.scratch import staging
 from lcia.store.seals import MARKER, Entries, defects, entries_of, files_of, seal
 from lcia.store.transfer import BROKEN, delete, download, move, move_files, names_in, open_storage, read, upload
@@ -46,9 +48,12 @@ class DamagedError(StoreError):
 
 
 class Store:
-    """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix."""
+    """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix.
 
-    def __init__(self, root: str, cache: Path | None = None) -> None:
+    `copies`: what could be read in ranges from another machine is copied to this one first, whole.
+    """
+
+    def __init__(self, root: str, cache: Path | None = None, copies: bool = False) -> None:
         absolute = anchored(root)
         self.root = absolute
         self.fs, self.base = patiently(absolute, open_storage, absolute)
@@ -56,7 +61,10 @@ class Store:
         self._cache = (
             cache or Path(tempfile.gettempdir()) / "lcia-cache" / hashlib.blake2b(absolute.encode()).hexdigest()[:16]
         )
+        self._copies = copies
         self._verified: set[str] = set()
+        self._sized: set[str] = set()
+        """Results elsewhere whose files had their sizes."""
         self._swept = False
 
     def path(self, key: str) -> str:
@@ -67,10 +75,11 @@ class Store:
         entries = self._marker(self.path(key))
         return entries is not None and not self._missized(self.path(key), entries)
 
-    def usable(self, key: str) -> bool:
+    def usable(self, key: str, in_ranges: bool = False) -> bool:
         """Whether a result is there and its checksums fit; a damaged one is set aside, said in the log, and absent.
 
-        All bytes are read, once in the life of this object.
+        All bytes are read, once in the life of this object. Of a result on another machine that is read `in_ranges`
+        the sizes are compared only: whoever reads a range checks it.
         """
         folder = self.path(key)
         entries = self._marker(folder)
@@ -79,7 +88,8 @@ class Store:
         try:
             if broken := [MARKER] if entries is None else self._missized(folder, entries):
                 raise self._damaged(key, broken)
-            self.fetch(key)
+            if self.local or self._copies or not in_ranges:
+                self.fetch(key)
         except DamagedError as error:
             LOG.warning("%s", error)
             return False
@@ -108,6 +118,18 @@ class Store:
                 self._put(folder, self.path(key))
 
     @contextlib.contextmanager
+    def publish_shared(self, key: str, record: Mapping[str, object]) -> Iterator[Shared]:
+        """As publish, for a result that many processes write; on another machine they write it where it will lie, where
+        it counts for nothing before the marker."""
+        with self._staging() as folder:
+            files = Files.local(folder) if self.local else Files(self.fs, self.path(key), self.root)
+            shared = Shared(folder, files)
+            yield shared
+            files.finish()
+            (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False))
+            self._put(folder, self.path(key), shared.written)
+
+    @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
         if not self._swept:
             self._swept = True
@@ -128,9 +150,10 @@ class Store:
     def _names(self, folder: str) -> list[str]:
         return patiently(self.root, names_in, self.fs, folder)
 
-    def _put(self, folder: Path, target: str) -> None:
-        """Makes `folder` the content of `target`: one rename on a local disk, the marker last elsewhere."""
-        seal(folder)
+    def _put(self, folder: Path, target: str, written: Entries | None = None) -> None:
+        """Makes `folder` the content of `target`: one rename on a local disk, the marker last elsewhere. Files that are
+        `written` are in their place."""
+        seal(folder, written)
         if self.local:
             patiently(self.root, move, folder, Path(target))
             return
@@ -172,6 +195,26 @@ class Store:
                 self._bring(key, folder)
             self._verified.add(key)
         return folder
+
+    def files(self, key: str) -> Files:
+        """The result of `key`, to be read in ranges: where it lies, or as fetch brings it.
+
+        Raises:
+            DamagedError: a file differs from its checksum, or elsewhere from its size; the result has been set aside.
+            AbsentError: nothing complete is there.
+        """
+        if self.local or self._copies:
+            folder = str(self.fetch(key))
+            return Files(pafs.LocalFileSystem(), folder, self.root, partial(self._damaged, key) if self.local else None)
+        folder = self.path(key)
+        if key not in self._sized:
+            entries = self._marker(folder)
+            if entries is None:
+                raise self._absent(key)
+            if broken := self._missized(folder, entries):
+                raise self._damaged(key, broken)
+            self._sized.add(key)
+        return Files(self.fs, folder, self.root, partial(self._damaged, key))
 
     def _verify(self, key: str, folder: Path) -> None:
         if not folder.exists():
@@ -218,6 +261,7 @@ class Store:
             else:
                 patiently(self.root, move_files, self.fs, folder, aside)
         self._verified.discard(key)
+        self._sized.discard(key)
         names = ", ".join(broken[:3])
         return DamagedError(
             f"{redacted(folder)} is damaged ({names}): set aside as {Path(aside).name}, the same command makes it again"

@@ -27,9 +27,13 @@ def files_of(folder: Path) -> list[str]:
     return sorted(name for name in found if name != MARKER)
 
 
-def seal(folder: Path) -> None:
-    """Writes the marker: from here on the folder counts as complete."""
-    entries = {n: {"size": (folder / n).stat().st_size, "blake2b": checksum(folder / n)} for n in files_of(folder)}
+def seal(folder: Path, known: Entries | None = None) -> None:
+    """Writes the marker: from here on the folder counts as complete. `known` files have their entries already, and may
+    lie elsewhere."""
+    entries = dict(known or {})
+    for name in files_of(folder):
+        if name not in entries:
+            entries[name] = {"size": (folder / name).stat().st_size, "blake2b": checksum(folder / name)}
     text = json.dumps({"files": entries}, indent=1, sort_keys=True)
     with (folder / MARKER).open("w") as file:
         file.write(text)

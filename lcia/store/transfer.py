@@ -117,6 +117,12 @@ def upload(fs: pafs.FileSystem, source: Path, target: str) -> None:
         shutil.copyfileobj(reader, writer, 1 << 20)
 
 
+def write(fs: pafs.FileSystem, target: str, data: bytes) -> None:
+    """Writes a file into a storage place."""
+    with _sink(fs, target) as writer:
+        writer.write(data)
+
+
 def _sink(fs: pafs.FileSystem, target: str) -> Any:
     """A stream to write `target`; where folders are real ones, another process may clear this one meanwhile."""
     for _ in range(MOVES):

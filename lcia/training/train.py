@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from lcia import strategies
 from lcia.data.noise import with_noise
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.ema.sharding import is_dtensor, whole
 from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Trained, TrainingRows
 from lcia.stage import TrainStage
@@ -124,7 +124,7 @@ def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None
 
 def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     """The loop before its first step, or after the last one that a checkpoint holds."""
-    rows = with_noise(Rows([worker.store.fetch(key) for key in stage.shards]), stage.noise)
+    rows = with_noise(Rows([worker.store.files(key) for key in stage.shards]), stage.noise)
     kept = _give_adapter(stage, assistant, worker.store)
     module = wrap(assistant, worker.options.parallelism, worker.accelerator)
     steps = total_steps(stage.training, len(rows))

@@ -16,6 +16,7 @@ from lcia.data.parquet import Table
 from lcia.embedders import build
 from lcia.embedders.embed import Collector, add_samples, count_texts, samples_of, shard_files, text_sample, write
 from lcia.protocols import Features
+from lcia.store.files import Files
 
 TEXTS = 4096
 """Instructions counted at a time."""
@@ -40,7 +41,7 @@ class Embed:
 
 
 def embed_on_ray(
-    shards: Path | str, config: EmbedderConfig, folder: Path, actors: int = 1, gpus_per_actor: float = 0.0
+    shards: Path | str | Files, config: EmbedderConfig, folder: Path, actors: int = 1, gpus_per_actor: float = 0.0
 ) -> None:
     """Writes the features of a folder of Parquet shards into `folder`; as lcia.embedders.embed does."""
     embedded = partial(_embedded, config=config, actors=actors, gpus_per_actor=gpus_per_actor)
@@ -55,7 +56,7 @@ def embed_on_ray(
     write(features, folder)
 
 
-def _rows(shards: Path | str, columns: list[str]) -> Any:
+def _rows(shards: Path | str | Files, columns: list[str]) -> Any:
     """The shards' rows as a dataset that keeps their order, so that instructions come in order of first appearance."""
     system, paths = shard_files(shards)
     dataset = ray.data.read_parquet(paths, filesystem=system, columns=columns)

@@ -30,7 +30,7 @@ class Answerer:
     """A Ray actor: a range of rows per call; the base stays loaded."""
 
     def __init__(self, launch: LaunchConfig) -> None:
-        self.launch, self.store = launch, Store(launch.store_root)
+        self.launch, self.store = launch, Store(launch.store_root, copies=launch.cache_shards)
         self._loaded: tuple[str, Predictor] | None = None
 
     def answer(self, work: RowRange) -> tuple[list[dict[str, Any]], float]:
@@ -49,7 +49,8 @@ class Answerer:
             assistant = assistants.build(
                 stage.assistant, device=device, attn_implementation=self.launch.attn_implementation
             )
-            self._loaded = stage.model_key, Predictor(assistant, self.store, self.launch.per_device_eval_batch_size)
+            size, merge = self.launch.per_device_eval_batch_size, self.launch.merge_adapters
+            self._loaded = stage.model_key, Predictor(assistant, self.store, size, merge=merge)
         return self._loaded[1]
 
 

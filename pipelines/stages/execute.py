@@ -59,22 +59,28 @@ class RayExecutor:
         return self._broker
 
     def shard(self, stages: Sequence[ShardStage]) -> None:
-        self._side_by_side(self.missing(stages), _is_small, self._write_shards)
+        self._side_by_side(self.missing(stages), _is_small, self._publish_shards)
 
-    def _write_shards(self, stage: ShardStage, folder: Path) -> None:
+    def _publish_shards(self, stage: ShardStage) -> None:
         reading = Reading.of(stage.source, stage.instruction, stage.max_samples, stage.max_image_pixels, stage.stretch)
         if _is_small(stage):
-            write_source(reading, folder)
+            with self.store.publish(stage.key, stage.record) as folder:
+                write_source(reading, folder)
         else:
             from pipelines.stages.shard import shard_on_ray
 
-            shard_on_ray(reading, folder)
+            with self.store.publish_shared(stage.key, stage.record) as shared:
+                shard_on_ray(reading, shared)
 
     def embed(self, stages: Sequence[EmbedStage]) -> None:
-        self._side_by_side(self.missing(stages), _keeps_texts, self._write_features)
+        self._side_by_side(self.missing(stages), _keeps_texts, self._publish_features)
+
+    def _publish_features(self, stage: EmbedStage) -> None:
+        with self.store.publish(stage.key, stage.record) as folder:
+            self._write_features(stage, folder)
 
     def _write_features(self, stage: EmbedStage, folder: Path) -> None:
-        shards = str(self.store.fetch(stage.shards))
+        shards = self.store.files(stage.shards)
         if _keeps_texts(stage):
             from lcia.embedders.embed import embed_shards
 
@@ -88,13 +94,12 @@ class RayExecutor:
         self,
         stages: Sequence[SomeStage],
         is_written_here: Callable[[SomeStage], bool],
-        write: Callable[[SomeStage, Path], object],
+        publish: Callable[[SomeStage], None],
     ) -> None:
         """Data stages wait for processes to start more than they compute, so several run at a time."""
 
         def one(stage: SomeStage) -> None:
-            with self.store.publish(stage.key, stage.record) as folder:
-                write(stage, folder)
+            publish(stage)
             self._data[stage.key] = _begun(stage, done=True)
 
         if not stages:
@@ -125,13 +130,13 @@ class RayExecutor:
         broker = self.connect()
         broker.ask(Broker.add_trainings, missing_trains)
         for stage in missing_evals:
-            rows = count_rows(self.store.fetch(stage.shards))
+            rows = count_rows(self.store.files(stage.shards))
             broker.ask(Broker.add_evaluation, stage, rows, self.launch.per_device_eval_batch_size)
         self._wait((*missing_trains, *missing_evals))
 
     def missing(self, stages: Sequence[SomeStage]) -> list[SomeStage]:
         """Those that the store does not hold; what it holds damaged is set aside and so missing."""
-        return [stage for stage in stages if not self.store.usable(stage.key)]
+        return [s for s in stages if not self.store.usable(s.key, in_ranges=isinstance(s, ShardStage))]
 
     def trained(self) -> int:
         """Trainings that were done in this session, and not found in the store."""

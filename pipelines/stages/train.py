@@ -103,7 +103,7 @@ def _work(settings: dict[str, Any]) -> None:
     options = TrainOptions(
         launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
     )
-    broker, store = find_broker(settings["broker"]), Store(launch.store_root)
+    broker, store = find_broker(settings["broker"]), Store(launch.store_root, copies=launch.cache_shards)
     worker = Worker(store, accelerator, options, broker.tell)
     loaded: dict[str, Assistant] = {}
     for work in until_over(lambda: _next(accelerator, broker, settings["group"])):

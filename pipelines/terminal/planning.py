@@ -66,7 +66,7 @@ def work_of(prepared: Sequence[Prepared], store: Store, where: LaunchConfig) -> 
     new_trains, new_evals = ([s for s in trains if not store.has(s.key)], [s for s in evals if not store.has(s.key)])
     catalogs = {id(one.catalog.shards): one.catalog for one in prepared}.values()
     keys = {key for one in catalogs for key in (*one.shards.values(), *one.fits.values())}
-    rows, measured = {key: count_rows(store.fetch(key)) for key in keys}, Measured.of(store)
+    rows, measured = {key: count_rows(store.files(key)) for key in keys}, Measured.of(store)
     training = _hours(measured.training(new_trains, rows), where.train_groups)
     answering = _hours(measured.answering(new_evals, rows), where.eval_actors)
     plans = [one.plan for one in prepared]

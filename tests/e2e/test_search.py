@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lcia.config.load import parse
+from lcia.studies.config import StudyConfig
+from pipelines.stages.search import Log
 from tests.e2e.conftest import call, launch_file, lcia, start
 from tests.e2e.test_study import BASE, trainings
 
@@ -27,11 +30,13 @@ STUDY = {
 
 @dataclass(frozen=True)
 class Searched:
-    """A search whose driver was killed after its first training, and that was then started again."""
+    """A search whose driver was killed after its first trial, and that was then started again."""
 
     folder: Path
     before: int
     """Trainings that were in the store when it was killed."""
+    ended: str
+    """The log of the trials that had ended by then."""
     printed: dict[str, Any]
 
 
@@ -41,16 +46,21 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY))
     command = ("study", folder / "study.yaml", "--launch", launch_file(folder, num_workers=1), "--json")
     process, deadline = start(*command), time.monotonic() + 200
-    while not trainings(folder):
+    while not _ended(folder):
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing was trained"
+        assert time.monotonic() < deadline, "no trial has ended"
         time.sleep(0.05)
     process.kill()
     process.communicate(timeout=100)
-    before = len(trainings(folder))
+    before, ended = len(trainings(folder)), _ended(folder)
     result = lcia(*command)
     assert result.returncode == 0, result.stderr[-3000:]
-    return Searched(folder, before, json.loads(result.stdout))
+    return Searched(folder, before, ended, json.loads(result.stdout))
+
+
+def _ended(folder: Path) -> str:
+    log = folder / "runs" / "bounds" / "trials.jsonl"
+    return log.read_text() if log.exists() else ""
 
 
 def test_trials_are_numbered_drawn_and_scored(searched: Searched) -> None:
@@ -76,12 +86,14 @@ def test_what_was_trained_before_the_kill_is_not_trained_again(searched: Searche
     assert stages["distinct"] <= len(trainings(searched.folder))
 
 
-def test_started_again_a_finished_search_draws_the_same_and_trains_nothing(
+def test_started_again_it_draws_the_trials_that_had_ended(
     searched: Searched, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = lcia("study", searched.folder / "study.yaml", "--launch", searched.folder / "launch.yaml", "--json")
-    found = json.loads(again.stdout)
-    assert found["stages"] == {**searched.printed["stages"], "trained": 0}
-    assert found["search"] == searched.printed["search"]
+    log = Log(parse(StudyConfig, STUDY, "study"), searched.folder / "none")
+    drawn = {log.key(trial["drawn"]) for trial in searched.printed["search"]["trials"]}
+    before = {json.loads(line)["key"] for line in searched.ended.splitlines()}
+    assert before
+    assert before <= drawn
+    assert _ended(searched.folder).startswith(searched.ended)
     assert call("report", searched.folder / "runs" / "bounds") == 0
     assert "trials, avg_acc on validation" in capsys.readouterr().out

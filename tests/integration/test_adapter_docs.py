@@ -17,7 +17,7 @@ from lcia import assistants
 from lcia.assistants.llava import LlavaAssistant
 from lcia.config.load import parse
 from lcia.config.run import LlavaConfig, RunConfig
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.local import LocalExecutor
 from lcia.run import prepare
 from lcia.store.folders import Store

@@ -150,3 +150,46 @@ def test_an_adapter_of_another_form_takes_the_place_of_one_with_its_name(tmp_pat
 def test_an_unknown_adapter_is_named(tiny: Assistant) -> None:
     with pytest.raises(InputError, match="no adapter 'zebra'"):
         tiny.adapters.use("zebra")
+
+
+# Merged -------------------------------------------------------------------------------------------------------------
+
+
+def _logits(assistant: Assistant) -> torch.Tensor:
+    with torch.no_grad():
+        return assistant.logits(assistant.module, assistant.collate([SAMPLE]))
+
+
+def test_a_merged_adapter_gives_the_same_logits() -> None:
+    assistant = double(projector=True)
+    assistant.adapters.add("a", seed=1)
+    disturb(assistant)
+    alone = _logits(assistant)
+    assistant.adapters.merge("a")
+    torch.testing.assert_close(_logits(assistant), alone, **SAME)
+
+
+def test_after_a_merge_the_base_and_every_adapter_have_their_bits(tmp_path: Path) -> None:
+    assistant = assistants.build(TinyConfig())
+    for seed, name in enumerate("ab"):
+        assistant.adapters.add(name, seed)
+        disturb(assistant)
+        assistant.adapters.save(name, tmp_path / name)
+    before = {name: _used(assistant, name) for name in ("a", "b", None)}
+    weights = {name: tensor.clone() for name, tensor in assistant.module.state_dict().items()}
+    for name in ("a", "b", None):
+        assistant.adapters.merge("a")
+        assert torch.equal(_used(assistant, name), before[name])
+    assistant.adapters.merge("a")
+    assistant.adapters.load("b", tmp_path / "b")
+    assert torch.equal(_logits(assistant), before["b"])
+    assistant.adapters.merge("b")
+    assistant.adapters.drop("b")
+    assistant.adapters.load("b", tmp_path / "b")
+    assistant.adapters.use("a")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in assistant.module.state_dict().items())
+
+
+def _used(assistant: Assistant, name: str | None) -> torch.Tensor:
+    assistant.adapters.use(name)
+    return _logits(assistant)

@@ -12,7 +12,8 @@ from PIL import Image
 from lcia import benchmarks
 from lcia.config.run import CustomConfig, CustomTask, DataConfig
 from lcia.data.records import Defect
-from lcia.data.shards import Rows, write_source
+from lcia.data.rows import Rows
+from lcia.data.shards import write_source
 from lcia.data.sources import Reading, all_chunks, check, samples
 from lcia.types import FileSource, InputError, Sample, Share, Split
 

@@ -10,7 +10,8 @@ from lcia import benchmarks
 from lcia.benchmarks.coin import TASKS
 from lcia.config.run import COIN_ORDER, CoinConfig, DataConfig, MiniCoinConfig
 from lcia.data.minicoin.layout import write_coin_layout
-from lcia.data.shards import Rows, write_source
+from lcia.data.rows import Rows
+from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.types import FileSource, InputError, InstructionType, Sample, Source, TaskSpec
 

@@ -9,7 +9,8 @@ import pytest
 
 from lcia import benchmarks
 from lcia.config.run import CustomConfig, CustomTask, DataConfig, ScorerName
-from lcia.data.shards import Rows, write_source
+from lcia.data.rows import Rows
+from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.types import Benchmark, FileSource
 

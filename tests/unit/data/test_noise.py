@@ -12,7 +12,8 @@ import pytest
 
 from lcia.config.run import DataConfig, NoiseConfig
 from lcia.data.noise import NoisyRows, answering, with_noise
-from lcia.data.shards import Rows, write_source
+from lcia.data.rows import Rows
+from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.types import FileSource, Message, Sample
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import zlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -15,14 +18,21 @@ from hypothesis import strategies as st
 from lcia.config.run import DataConfig
 from lcia.data import shards
 from lcia.data.formats import CHUNK_ROWS
-from lcia.data.parquet import SCHEMA, decode, encode, size_of
-from lcia.data.shards import Rows, ShardCounts, complaint, count_rows, count_source, read_counts, refuse, write_source
-from lcia.data.sources import Reading, all_chunks
+from lcia.data.parquet import CRC, ROW, SCHEMA, SIZE, START, TEXTS, decode, decode_end, encode, image_bytes, text_bytes
+from lcia.data.rows import Rows
+from lcia.data.shards import ShardCounts, complaint, count_rows, count_source, read_counts, refuse, write_source
+from lcia.data.sources import Reading, all_chunks, samples
+from lcia.data.unique import Owner
+from lcia.store.files import Files
 from lcia.types import FileSource, GeneratedSource, InputError, InstructionRule, Message, Sample, Source, Stretch
+from tests.unit.data.rows import png
 
 
 def reading(source: Source, instruction: InstructionRule = "last_line", limit: int | None = None) -> Reading:
     return Reading.of(source, instruction, limit, DataConfig().max_image_pixels)
+
+
+TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "this"}]
 
 
 def rows_file(folder: Path, ids: list[str], name: str = "rows.json") -> FileSource:
@@ -57,29 +67,39 @@ SAMPLES = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(samples=st.lists(SAMPLES, max_size=5))
+@given(samples=st.lists(SAMPLES, min_size=1, max_size=5))
 def test_decoding_is_the_inverse_of_encoding(samples: list[Sample]) -> None:
-    data, groups = encode(samples)
-    assert decode(data) == samples
-    assert sum(groups) == len(samples)
+    assert decode(encode(samples)[0]) == samples
 
 
-def test_a_row_group_is_closed_at_its_size_in_bytes() -> None:
-    samples = [Sample(str(i), "", (Message("user", "?"),), (bytes(600_000),), ()) for i in range(5)]
-    assert encode(samples)[1] == (2, 2, 1)
+@settings(max_examples=40, deadline=None)
+@given(samples=st.lists(SAMPLES, min_size=1, max_size=5))
+def test_the_end_of_a_file_holds_the_texts_and_says_where_each_image_lies(samples: list[Sample]) -> None:
+    data, end = encode(samples)
+    rows, ranges = decode_end(data[-end:], len(data))
+    assert rows.to_pylist() == [
+        {name: record[name] for name in TEXTS} for record in pq.read_table(io.BytesIO(data)).to_pylist()
+    ]
+    images = [(row, image) for row, sample in enumerate(samples) for image in sample.images]
+    assert [(line[ROW], data[line[START] :][: line[SIZE]]) for line in ranges.tolist()] == images
+    assert [line[CRC] for line in ranges.tolist()] == [zlib.crc32(image) for _, image in images]
+
+
+def test_the_end_of_a_file_is_a_small_part_of_it() -> None:
+    asked = (Message("user", "<image> What is it?"),)
+    data, end = encode([Sample(f"id-{i}", "Answer.", asked, (Random(i).randbytes(50_000),), ()) for i in range(80)])
+    assert end < len(data) / 500
 
 
 def test_no_column_of_a_shard_may_lack_a_value() -> None:
     assert not any(field.nullable for field in SCHEMA)
 
 
-def test_the_version_in_a_shard_is_named_as_in_stored_ones() -> None:
-    assert SCHEMA.metadata == {b"lcia.shards": b"1"}
-
-
 def test_shards_have_the_stated_schema(tmp_path: Path) -> None:
     write_source(reading(GeneratedSource("GQA", "train", 5, 0)), tmp_path)
-    assert pq.read_schema(tmp_path / "shard-00000.parquet").equals(SCHEMA)
+    found = pq.read_schema(tmp_path / "shard-000000-000.parquet")
+    assert found.equals(SCHEMA)
+    assert found.metadata[b"lcia.shards"] == b"2"
 
 
 def test_rows_are_found_by_number_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -212,31 +232,59 @@ def test_a_refusal_lists_every_source_with_its_reasons_by_count() -> None:
         refuse([complaint(f"GQA/{split}", counts, "x/bad_rows.jsonl", 0.0) for split in ("train", "test")], 0.0)
 
 
-def test_row_groups_are_closed_as_soon_as_they_have_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lcia.data.parquet.GROUP_BYTES", 10)
-    five = Sample("", "", (Message("user", "abc"),), (b"xy",), ())
-    assert encode([five] * 5)[1] == (2, 2, 1)
-    assert decode(encode([five] * 5)[0]) == [five] * 5
-
-
-def test_a_chunk_is_passed_on_in_pieces_of_their_bytes_and_no_row_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit", ["PIECE_BYTES", "PIECE_TEXT_BYTES"])
+def test_a_chunk_is_written_in_pieces_of_their_bytes_and_no_row_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    source = rows_file(tmp_path, [f"r{number}" for number in range(5)])
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = [{"id": f"r{n}", "image": "a.png", "conversations": TURNS} for n in range(5)]
+    (tmp_path / "a.png").write_bytes(png(4, 4))
     (tmp_path / "rows.json").write_text(json.dumps([*rows[:4], {**rows[4], "conversations": []}]))
-    five = reading(source)
+    five, folder = reading(FileSource(str(tmp_path / "rows.json"), "llava")), new(tmp_path, "out")
+    [sample, *_] = samples(five)
+    size = {"PIECE_BYTES": image_bytes, "PIECE_TEXT_BYTES": text_bytes}[limit](sample)
+    monkeypatch.setattr(f"lcia.data.shards.{limit}", 2 * size)
     [chunk] = all_chunks(five)
-    [whole] = shards.pieces(five, chunk)
-    assert (whole.ids, whole.file, len(whole.bad)) == (("r0", "r1", "r2", "r3"), source.path, 1)
-    size = size_of(decode(whole.data)[0])
-    monkeypatch.setattr("lcia.data.shards.PIECE_BYTES", 2 * size)
-    cut = list(shards.pieces(five, chunk))
-    assert [(piece.ids, piece.records, piece.file) for piece in cut] == [
-        (("r0", "r1"), whole.records[:2], source.path), (("r2", "r3"), whole.records[2:], source.path),
-        ((), (), source.path),
+    cut = list(shards.write_pieces(five, 7, chunk, Files.local(folder)))
+    assert [(p.shard and p.shard.name, p.source, len(p.bad)) for p in cut] == [
+        ("shard-000007-000.parquet", chunk.file, 0), ("shard-000007-001.parquet", chunk.file, 0),
+        (None, chunk.file, 1),
     ]  # fmt: skip
-    assert [len(piece.bad) for piece in cut] == [0, 0, 1]
+    assert [s.id for p in cut[:2] for s in decode((folder / p.shard.name).read_bytes())] == ["r0", "r1", "r2", "r3"]  # type: ignore[union-attr]
+    assert [owner.record for p in cut for _, owner in p.rows()] == [1, 2, 3, 4]
+
+
+def test_what_is_told_of_a_row_has_one_size_however_large_the_row_is(tmp_path: Path) -> None:
+    source, folder = rows_file(tmp_path, ["a", "b" * 1000]), new(tmp_path, "out")
+    [chunk] = all_chunks(reading(source))
+    [piece] = shards.write_pieces(reading(source), 0, chunk, Files.local(folder))
+    assert (len(piece.ids), len(piece.records)) == (2 * 16, 2 * 8)
+
+
+def test_a_piece_may_be_written_again(tmp_path: Path) -> None:
+    source, folder = rows_file(tmp_path, ["a", "b"]), new(tmp_path, "out")
+    [chunk] = all_chunks(reading(source))
+    first, again = (list(shards.write_pieces(reading(source), 0, chunk, Files.local(folder))) for _ in range(2))
+    assert first == again
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["shard-000000-000.parquet"]
+
+
+def test_a_piece_without_its_repeated_rows_may_be_written_again(tmp_path: Path) -> None:
+    source, folder = rows_file(tmp_path, ["a", "b", "a"]), new(tmp_path, "out")
+    [chunk] = all_chunks(reading(source))
+    [piece] = shards.write_pieces(reading(source), 0, chunk, Files.local(folder))
+    firsts = {2: Owner(chunk.file, 1)}
+    first, again = (shards.without_repeated(Files.local(folder), piece, firsts) for _ in range(2))
+    assert first == again
+    assert (first.shard.rows, [bad.id for bad in first.bad]) == (2, ["a"])  # type: ignore[union-attr]
+
+
+def test_a_shard_of_repeated_rows_alone_goes(tmp_path: Path) -> None:
+    data, folder = new(tmp_path, "data"), new(tmp_path, "out")
+    rows_file(data, ["a", "b"], "1.json")
+    rows_file(data, ["b", "a"], "2.json")
+    counts = write_source(reading(FileSource(str(data), "llava")), folder)
+    assert counts == ShardCounts(4, 2, {"duplicate_id": 2})
+    assert sorted(p.name for p in folder.iterdir()) == ["bad_rows.jsonl", "index.json", "shard-000000-000.parquet"]
 
 
 # Stretches

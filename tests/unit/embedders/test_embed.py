@@ -91,5 +91,6 @@ def test_an_embedder_is_loaded_once_for_all_tasks(tmp_path: Path, monkeypatch: p
     for key in ("aa", "bb", "cc"):
         with executor.store.publish(key, {}) as folder:
             write_shards(folder / "rows", ["a text"])
+            (folder / "index.json").write_text('{"files": [{"name": "rows/0.parquet"}]}')
     executor.embed([EmbedStage(shards=key, embedder=TfidfConfig(), identity="") for key in ("aa", "bb", "cc")])
     assert built == [TfidfConfig()]

@@ -48,6 +48,10 @@ class Recorder:
         self.loaded.append(name)
         self.active = name
 
+    def merge(self, name: str) -> None:
+        self.use(name)
+        self.calls.append(("merge", name))
+
     def drop(self, name: str) -> None:
         self.calls.append(("drop", name))
         self.loaded.remove(name)
@@ -139,10 +143,20 @@ def test_the_adapters_used_last_stay_loaded_and_the_oldest_goes(store: Store) ->
     ]  # fmt: skip
 
 
+def test_an_adapter_with_a_whole_batch_is_merged_once_until_another_is_needed(store: Store) -> None:
+    predictor, assistant = _predictor(store, merge=True)
+    plain, _ = _predictor(store)
+    for stage, start, stop in [(_stage("a"), 0, 2), (_stage("a"), 0, 4), (_stage("a"), 4, 5), (_stage(None), 0, 4)]:
+        assert predictor(stage, start, stop) == plain(stage, start, stop)
+    assert assistant.calls == [("load", "a"), ("use", "a"), ("use", "a"), ("merge", "a"), ("use", "None")]
+    predictor(_stage("a"), 0, 2)
+    assert assistant.calls[-1] == ("use", "a")
+
+
 def test_the_rows_of_no_more_shards_are_held_open_than_adapters(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(
-        "lcia.evaluation.evaluate.Rows", lambda folders: opened.append(folders[0].name) or folders[0].name
+        "lcia.evaluation.evaluate.Rows", lambda folders: opened.append(name := folders[0].folder[-1]) or name
     )
     predictor, _ = _predictor(store, max_adapters=2)
     assert [predictor._open(key) for key in "abacbc"] == list("abacbc")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lcia import assistants
 from lcia.config.load import parse
 from lcia.config.run import RunConfig, TinyConfig
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.local import LocalExecutor
 from lcia.protocols import UNTRAINED, Assistant
 from lcia.run import prepare

@@ -14,7 +14,7 @@ from lcia import assistants
 from lcia.config.load import parse
 from lcia.config.run import NoiseConfig, RunConfig, TinyConfig
 from lcia.data.noise import with_noise
-from lcia.data.shards import Rows
+from lcia.data.rows import Rows
 from lcia.local import LocalExecutor
 from lcia.protocols import UNTRAINED, Assistant, TrainingRows
 from lcia.run import prepare
