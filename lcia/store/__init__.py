@@ -5,5 +5,6 @@
 - `seals`: the marker that makes a folder complete
 - `scratch`: folders that appear whole or not at all
 - `transfer`: files between here and there
+- `background`: uploads that training does not wait for
 - `trouble`: what fails for a while is tried again
 """

@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 
 from lcia.addresses import anchored
 from lcia.secrets import redacted
+from lcia.store.background import Uploads
 from lcia.store.files import Files, Shared
 from lcia.store.scratch import staging
 from lcia.store.seals import MARKER, Entries, defects, entries_of, files_of, seal
@@ -282,11 +283,28 @@ class Checkpoints:
         self._store, self._folder = store, folder
 
     @contextlib.contextmanager
-    def save(self, step: int) -> Iterator[Path]:
-        """A local folder to fill; it counts once the block is left without an error. Older ones then go."""
-        with self._store._staging() as folder:
+    def save(self, step: int, uploads: Uploads | None = None) -> Iterator[Path]:
+        """A local folder to fill; it counts once the block is left without an error. Older ones then go.
+
+        With `uploads`, one for another machine counts once it is uploaded, which the caller does not wait for.
+
+        Raises:
+            StoreError: the upload before this one has failed.
+        """
+        with contextlib.ExitStack() as scope:
+            folder = scope.enter_context(self._store._staging())
             yield folder
-            self._store._put(folder, f"{self._folder}/{step:09d}")
+            if uploads is None or self._store.local:
+                self._keep(folder, step)
+            else:
+                uploads.begin(partial(self._upload, scope.pop_all(), folder, step))
+
+    def _upload(self, scope: contextlib.ExitStack, folder: Path, step: int) -> None:
+        with scope:
+            self._keep(folder, step)
+
+    def _keep(self, folder: Path, step: int) -> None:
+        self._store._put(folder, f"{self._folder}/{step:09d}")
         # Later ones are damaged, or another process's that is ahead: neither may push this one out.
         older = [name for name in self._names() if int(name) <= step]
         for old in older[:-KEPT_CHECKPOINTS]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lcia.ema.sharding import like, part_of
 from lcia.protocols import Strategy
+from lcia.store.background import Uploads
 from lcia.store.folders import Checkpoints
 from lcia.store.scratch import staging
 from lcia.training.parallel import from_main, gathered
@@ -41,8 +42,8 @@ class State:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def save(state: State, checkpoints: Checkpoints, accelerator: Accelerator) -> None:
-    """Writes whole tensors, so that any layout can take them over.
+def save(state: State, checkpoints: Checkpoints, accelerator: Accelerator, uploads: Uploads) -> None:
+    """Writes whole tensors, so that any layout can take them over; on their way to another machine training goes on.
 
     Every worker calls it, because shards have to be gathered; the main one writes. It holds no state of a random
     generator: all randomness of a step follows from (seed, step, rank).
@@ -57,7 +58,7 @@ def save(state: State, checkpoints: Checkpoints, accelerator: Accelerator) -> No
         scalars = {k: v for k, v in strategy.items() if not isinstance(v, Tensor)}
         facts = {"step": state.done, "strategy": scalars, "scheduler": state.scheduler.state_dict(),
                  "lines": state.lines, "notes": state.notes}  # fmt: skip
-        with checkpoints.save(state.done) as folder:
+        with checkpoints.save(state.done, uploads) as folder:
             save_file(whole, folder / TENSORS)
             (folder / FACTS).write_text(json.dumps(facts))
     accelerator.wait_for_everyone()

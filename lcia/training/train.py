@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from lcia.data.rows import Rows
 from lcia.ema.sharding import is_dtensor, whole
 from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Trained, TrainingRows
 from lcia.stage import TrainStage
+from lcia.store.background import Uploads
 from lcia.store.folders import Checkpoints, Store
 from lcia.training.checkpoint import State, resume, save
 from lcia.training.drift import Start
@@ -60,6 +61,7 @@ class Worker:
     accelerator: Accelerator
     options: TrainOptions
     observe: Observer
+    uploads: Uploads = field(default_factory=Uploads)
 
 
 @dataclass
@@ -133,6 +135,8 @@ def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     assistant.module.train()
     trained = Trained(loop.state.parameters, assistant.adapters.layers())
     loop.state.strategy.start(trained, loop.state.optimizer, kept)
+    # Of a stage that has failed here, perhaps of this one.
+    worker.uploads.drop()
     resume(loop.state, loop.checkpoints, worker.accelerator)
     if aside := worker.store.set_aside(stage.key):
         loop.state.notes["set_aside"] = aside
@@ -185,7 +189,7 @@ def _train(loop: Loop) -> None:
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
             _log(loop, line, options.logging_steps * loop.stage.training.batch_size / elapsed)
         if state.done % options.save_steps == 0 and state.done < loop.steps:
-            save(state, loop.checkpoints, loop.accelerator)
+            save(state, loop.checkpoints, loop.accelerator, loop.worker.uploads)
 
 
 def _line(loop: Loop, loss: Tensor, norm: float) -> dict[str, float]:
@@ -318,6 +322,7 @@ def _publish(loop: Loop, kept: dict[str, Tensor], kl: float, started: float) -> 
         with loop.worker.store.publish(loop.stage.key, loop.stage.record) as folder:
             loop.assistant.adapters.save(ADAPTER, folder, theta)
             _write(folder, kept, loop.state.lines, result)
+        loop.worker.uploads.drop()
         loop.checkpoints.clear()
     loop.accelerator.wait_for_everyone()
 
