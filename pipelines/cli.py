@@ -211,12 +211,13 @@ def launch(  # noqa: PLR0913 - a parameter for each option
 @app.command("launch check")
 def launch_check(
     files: Annotated[list[str], typer.Argument(help="Files of YAML manifests; - reads stdin.", show_default=False)],
+    schemas: Annotated[Path | None, typer.Option(help="JSON Schemas of the operator, to be kept too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the RayJobs in any manifests against KubeRay's rules and our own. Exit code 2 if one is broken."""
     from pipelines.kubernetes.check import check_files as command
 
-    command(files, as_json)
+    command(files, as_json, schemas)
 
 
 @app.command()

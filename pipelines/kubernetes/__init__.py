@@ -1,12 +1,17 @@
 """Manifests for KubeRay.
 
 - `submission`: a run or a study that is sent
-- `rayjob`: a RayJob from a launch
+- `rayjob`: a RayJob or RayCronJob from a launch
+- `paths`: a run's paths as the pods have them
 - `pods`: resources and placement of pods
 - `manifest`: manifests read and written
 - `check`: all rules on any manifests: `lcia launch check`
+- `schemas`: manifests against the operator's own schemas
 - `our_rules`: rules of this house
 - `operator_job_rules`: the operator's rules of RayJobs
 - `operator_cluster_rules`: the operator's rules of RayClusters
-- `submit`: Ray's Jobs API
+- `operator_cron_rules`: the operator's rules of RayCronJobs
+- `submit`: jobs on a Ray head through Ray's Jobs API
+- `kubectl`: what is asked of Kubernetes
+- `apply`: a RayJob applied and followed, asked about and stopped
 """

@@ -1,23 +1,34 @@
-"""A run or a study as a KubeRay RayJob: rendered from the very configuration that the pods will read."""
+"""A run or a study as a KubeRay RayJob or RayCronJob: rendered from the configuration that the pods will read."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Literal
 
 from lcia.types import InputError
+from pipelines.cluster import CLAIM_PATH, CONFIG_PATH, ClusterConfig, PoolConfig, SecretKey
 from pipelines.kubernetes.check import Document, check
 from pipelines.kubernetes.manifest import Manifest, to_yaml
+from pipelines.kubernetes.operator_cron_rules import CRON_NAME_LIMIT
 from pipelines.kubernetes.operator_job_rules import NAME_LIMIT
-from pipelines.kubernetes.pods import ACTOR_POOL, CLAIM_PATH, TRAIN_POOL, Pool, pools
+from pipelines.kubernetes.paths import on_the_pods
+from pipelines.kubernetes.pods import ACTOR_POOL, TRAIN_POOL, Pool, pools
 from pipelines.kubernetes.submission import Submission
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
+from pipelines.launch import LaunchConfig
 
-CONFIG_PATH = "/etc/lcia"
+Kind = Literal["RayJob", "RayCronJob"]
+
+NAME_LIMITS: dict[Kind, int] = {"RayJob": NAME_LIMIT, "RayCronJob": CRON_NAME_LIMIT}
 OBJECT_STORE_SHARE = {ACTOR_POOL: 0.3, TRAIN_POOL: 0.1}
 """Of a pod's memory: actors pass blocks of images on, train workers only read the shards."""
+SPARE_SECONDS = 5
+"""What a pod gets beyond its notice, to end in order."""
+NOTICE_POLL_SECONDS = "1"
+"""How often Ray Train looks for notices; its own 5 seconds are a fifth of what a spot node gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +44,38 @@ def render_rayjob(job: Submission, launch: LaunchConfig) -> list[Manifest]:
     """The ConfigMap with both configuration files and the RayJob that runs them.
 
     Raises:
-        InputError: a placement that no cluster can satisfy, or whatever KubeRay would refuse.
+        InputError: a placement that no cluster can satisfy, a path that the pods do not have, or whatever KubeRay
+            would refuse.
     """
+    return _render(job, launch, "RayJob")
+
+
+def render_cron_job(job: Submission, launch: LaunchConfig) -> list[Manifest]:
+    """The same as a RayCronJob, which starts the job again by the cluster's `schedule`.
+
+    Raises:
+        InputError: the same, or there is no schedule.
+    """
+    if not _cluster(launch).schedule:
+        raise InputError("a RayCronJob needs cluster.schedule in the launch file, for example '0 2 * * *'")
+    return _render(job, launch, "RayCronJob")
+
+
+def _render(job: Submission, launch: LaunchConfig, kind: Kind) -> list[Manifest]:
     cluster = _cluster(launch)
+    job = on_the_pods(job, cluster)
     launch_yaml = to_yaml([launch.model_dump(mode="json")])
-    names = _names(job.name, job.text + launch_yaml, cluster.namespace)
+    names = _names(job.name, job.text + launch_yaml, cluster.namespace, NAME_LIMITS[kind])
     files = {job.file: job.text, "launch.yaml": launch_yaml}
-    # The command holds nothing of the user's: the submitter's shell would expand `$`, `;` and `&&` in it.
-    spec = {"entrypoint": job.command(f"{CONFIG_PATH}/"), **_life(cluster)}
     needed = pools(job.configs, launch, cluster)
-    manifests = [_config_map(names, files), _job(names, cluster, spec, needed, launch)]
+    # The command holds nothing of the user's: the submitter's shell would expand `$`, `;` and `&&` in it.
+    spec = {
+        "entrypoint": job.command(f"{CONFIG_PATH}/"),
+        **_life(cluster),
+        **_submitter(names, cluster),
+        "rayClusterSpec": _ray(names, cluster, needed, launch),
+    }
+    manifests = [_config_map(names, cluster, files), _object(names, cluster, spec, kind)]
     if found := check([Document("rendered", manifest) for manifest in manifests]):
         raise InputError("KubeRay would refuse this job:\n" + "\n".join(map(str, found)))
     return manifests
@@ -56,34 +89,37 @@ def _cluster(launch: LaunchConfig) -> ClusterConfig:
     return launch.cluster
 
 
-def _names(run: str, content: str, namespace: str) -> Names:
+def _names(run: str, content: str, namespace: str, limit: int) -> Names:
     """The digest of the content keeps two configurations of one name apart; a ConfigMap in use never changes."""
     slug = re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
     slug = slug if slug[:1].isalpha() else f"run-{slug}"
     digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
-    job = f"{slug[: NAME_LIMIT - len(digest) - 1].rstrip('-')}-{digest}"
+    job = f"{slug[: limit - len(digest) - 1].rstrip('-')}-{digest}"
     return Names(job, f"{job}-config", namespace)
 
 
-def _labels(names: Names) -> dict[str, str]:
-    return {"app.kubernetes.io/name": "lcia", "app.kubernetes.io/part-of": "lcia", "lcia/run": names.job}
+def _labels(names: Names, cluster: ClusterConfig) -> dict[str, str]:
+    ours = {"app.kubernetes.io/name": "lcia", "app.kubernetes.io/part-of": "lcia", "lcia/run": names.job}
+    return {**cluster.labels, **ours}
 
 
-def _metadata(names: Names, name: str) -> Manifest:
-    return {"name": name, "namespace": names.namespace, "labels": _labels(names)}
+def _annotations(cluster: ClusterConfig) -> Manifest:
+    return {"annotations": dict(cluster.annotations)} if cluster.annotations else {}
 
 
-def _config_map(names: Names, files: dict[str, str]) -> Manifest:
-    metadata = _metadata(names, names.config_map)
+def _config_map(names: Names, cluster: ClusterConfig, files: dict[str, str]) -> Manifest:
+    metadata = {"name": names.config_map, "namespace": names.namespace, "labels": _labels(names, cluster)}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": files}
 
 
-def _job(names: Names, cluster: ClusterConfig, spec: Manifest, needed: list[Pool], launch: LaunchConfig) -> Manifest:
-    metadata = _metadata(names, names.job)
-    if cluster.queue:
-        metadata["labels"]["kueue.x-k8s.io/queue-name"] = cluster.queue
-    spec = {**spec, **_submitter(names, cluster), "rayClusterSpec": _ray(names, cluster, needed, launch)}
-    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+def _object(names: Names, cluster: ClusterConfig, spec: Manifest, kind: Kind) -> Manifest:
+    """The RayJob, or the RayCronJob with that job as its template."""
+    labels = _labels(names, cluster) | ({"kueue.x-k8s.io/queue-name": cluster.queue} if cluster.queue else {})
+    metadata = {"name": names.job, "namespace": names.namespace, "labels": labels, **_annotations(cluster)}
+    if kind == "RayCronJob":
+        zone = {"timeZone": cluster.time_zone} if cluster.time_zone else {}
+        spec = {"schedule": cluster.schedule, **zone, "jobTemplate": spec}
+    return {"apiVersion": "ray.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
 def _life(cluster: ClusterConfig) -> Manifest:
@@ -108,14 +144,15 @@ def _submitter(names: Names, cluster: ClusterConfig) -> Manifest:
         "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
         "securityContext": _container_security(),
     }
-    spec = {**_pod_security(), "restartPolicy": "Never", "containers": [container]}
-    template = {"metadata": {"labels": _labels(names)}, "spec": spec}
+    spec = {**_pod_security(), **_scheduling(cluster), "restartPolicy": "Never", "containers": [container]}
+    template = {"metadata": {"labels": _labels(names, cluster), **_annotations(cluster)}, "spec": spec}
     return {"submissionMode": "K8sJobMode", "submitterPodTemplate": template}
 
 
 def _ray(names: Names, cluster: ClusterConfig, needed: list[Pool], launch: LaunchConfig) -> Manifest:
     return {
         "rayVersion": version("ray"),
+        **_history(cluster),
         "headGroupSpec": {
             # No tasks on the head: it carries the driver, the GCS and the dashboard.
             "rayStartParams": {"num-cpus": "0"},
@@ -140,19 +177,42 @@ def _group(names: Names, cluster: ClusterConfig, pool: Pool, object_store_memory
     }
 
 
+def _history(cluster: ClusterConfig) -> Manifest:
+    """The collector that the operator puts into every Ray pod, if its gate is on."""
+    if (history := cluster.history_server) is None:
+        return {}
+    image = {"image": history.image} if history.image else {}
+    return {"historyServerOptions": {"collectorOptions": {**image, "env": _variables(history.env, history.secrets)}}}
+
+
 def _template(names: Names, cluster: ClusterConfig, pool: str, config: PoolConfig) -> Manifest:
-    selector = {"kubernetes.io/arch": "amd64"}
+    selector = {"kubernetes.io/arch": "amd64", **config.node_selector}
     if config.gpu and config.gpu_type:
         selector[config.gpu_label] = config.gpu_type
+    grace = {"terminationGracePeriodSeconds": config.notice_seconds + SPARE_SECONDS} if config.notice_seconds else {}
     spec = {
         **_pod_security(),
+        **_scheduling(cluster),
+        **grace,
         "serviceAccountName": "lcia",
         "nodeSelector": selector,
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if config.gpu else [],
+        "tolerations": _tolerations(config),
         "containers": [_container(cluster, pool, config)],
         "volumes": _volumes(names, cluster),
     }
-    return {"metadata": {"labels": {**_labels(names), "lcia/pool": pool}}, "spec": spec}
+    labels = {**_labels(names, cluster), "lcia/pool": pool}
+    return {"metadata": {"labels": labels, **_annotations(cluster)}, "spec": spec}
+
+
+def _scheduling(cluster: ClusterConfig) -> Manifest:
+    secrets = [{"name": name} for name in cluster.image_pull_secrets]
+    priority = {"priorityClassName": cluster.priority_class} if cluster.priority_class else {}
+    return {**priority, **({"imagePullSecrets": secrets} if secrets else {})}
+
+
+def _tolerations(config: PoolConfig) -> list[Manifest]:
+    gpu = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if config.gpu else []
+    return gpu + [taint.model_dump(exclude_none=True) for taint in config.tolerations]
 
 
 def _container(cluster: ClusterConfig, pool: str, config: PoolConfig) -> Manifest:
@@ -160,6 +220,8 @@ def _container(cluster: ClusterConfig, pool: str, config: PoolConfig) -> Manifes
     limits: Manifest = {"cpu": str(config.cpu), "memory": config.memory}
     if config.gpu:
         limits["nvidia.com/gpu"] = str(config.gpu)
+    if config.ephemeral_storage:
+        limits["ephemeral-storage"] = config.ephemeral_storage
     return {
         "name": "ray-head" if pool == "head" else "ray-worker",
         "image": cluster.image,
@@ -167,26 +229,60 @@ def _container(cluster: ClusterConfig, pool: str, config: PoolConfig) -> Manifes
         "env": _environment(cluster),
         "resources": {"requests": dict(limits), "limits": limits},
         "securityContext": _container_security(),
+        **_notice(config),
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
             {"name": "runs", "mountPath": CLAIM_PATH},
+            *(
+                {"name": f"volume-{number}", "mountPath": volume.path, "readOnly": volume.read_only}
+                for number, volume in enumerate(cluster.volumes)
+            ),
         ],
     }
 
 
+def _notice(config: PoolConfig) -> Manifest:
+    """What a pod does between the order to end and its end: it tells Ray, and waits for the checkpoint."""
+    if not (seconds := config.notice_seconds):
+        return {}
+    command = (
+        f"ray drain-node --reason=DRAIN_NODE_REASON_PREEMPTION --reason-message='the pod was told to end' "
+        f"--deadline-remaining-seconds={seconds}; sleep {seconds}"
+    )
+    return {"lifecycle": {"preStop": {"exec": {"command": ["/bin/bash", "-c", command]}}}}
+
+
 def _environment(cluster: ClusterConfig) -> list[Manifest]:
     """Plain settings, then secrets by reference. RAY_AUTH_MODE must stay unset: it would switch token auth off."""
-    plain = {"HF_HUB_OFFLINE": "1", "HF_HOME": f"{CLAIM_PATH}/models", "RAY_USAGE_STATS_ENABLED": "0"}
+    plain = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": f"{CLAIM_PATH}/models",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": NOTICE_POLL_SECONDS,
+        **cluster.env,
+    }
+    return _variables(plain, cluster.secrets)
+
+
+def _variables(plain: Mapping[str, str], secrets: Sequence[SecretKey]) -> list[Manifest]:
     return [{"name": name, "value": value} for name, value in plain.items()] + [
         {"name": secret.variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
-        for secret in cluster.secrets
+        for secret in secrets
     ]
 
 
 def _volumes(names: Names, cluster: ClusterConfig) -> list[Manifest]:
+    more = [
+        {
+            "name": f"volume-{number}",
+            "persistentVolumeClaim": {"claimName": volume.claim, **({"readOnly": True} if volume.read_only else {})},
+        }
+        for number, volume in enumerate(cluster.volumes)
+    ]
     return [
         {"name": "config", "configMap": {"name": names.config_map}},
         {"name": "runs", "persistentVolumeClaim": {"claimName": cluster.claim}},
+        *more,
     ]
 
 

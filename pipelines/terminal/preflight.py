@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from lcia.run import splits_of
 from lcia.secrets import redacted
 from lcia.types import FileSource, InputError
 from pipelines.launch import LaunchConfig
+from pipelines.placement import Machine, unplaced
 
 LOCAL_CLIP = "local-dir:"
 SQLITE = "sqlite:///"
@@ -132,18 +134,18 @@ def gpu_complaint(configs: Sequence[RunConfig], launch: LaunchConfig) -> str:
 
     Empty where they fit, where they are a cluster's, and where they cannot be counted.
     """
-    embed = launch.embed_actors if any(c.groups and c.grouping.embedder.feature_kind != "texts" for c in configs) else 0
-    train = launch.train_groups * launch.num_workers * launch.gpus_per_worker
-    actors = (launch.eval_actors + embed) * launch.gpus_per_actor
-    if not train + actors or launch.ray_address or os.environ.get("RAY_ADDRESS"):
+    embeds = any(c.groups and c.grouping.embedder.feature_kind != "texts" for c in configs)
+    demands = [launch.workers(), launch.actors(embeds)]
+    asked = [demand for demand in demands if demand.gpus]
+    if not asked or launch.ray_address or os.environ.get("RAY_ADDRESS") or (found := gpus_here()) is None:
         return ""
-    found = gpus_here()
-    # Thirds of a GPU add up to a hair more than one.
-    if found is None or train + actors <= found + 1e-9:
+    # A local Ray is told of as many CPUs as the launch needs.
+    if not (left := unplaced([Machine(math.inf, found)], asked)):
         return ""
     return (
-        f"the launch asks for GPUs, {train:g} by gpus_per_worker and {actors:g} by gpus_per_actor, and this machine "
-        f"has {found or 'none'}: ask for less, or name a cluster's ray_address"
+        f"the launch asks for GPUs, {demands[0].count * demands[0].gpus:g} by gpus_per_worker and "
+        f"{demands[1].count * demands[1].gpus:g} by gpus_per_actor, and this machine has {found or 'none'}, which "
+        f"leaves no room for {' and '.join(map(str, left))}: ask for less, or name a cluster's ray_address"
     )
 
 

@@ -15,9 +15,9 @@ from lcia.config.run import RunConfig
 from pipelines.kubernetes.check import Document, check
 from pipelines.kubernetes.manifest import to_yaml
 from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.schemas import violations
 from pipelines.kubernetes.submission import Submission
 from pipelines.launch import LaunchConfig
-from tests.schemas import violations
 
 OVERLAYS = ("local-kind", "gke", "eks", "spot")
 COMPONENTS = ("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres")

@@ -18,10 +18,11 @@ import yaml
 
 from lcia.config.run import RunConfig
 from lcia.types import InputError
+from pipelines.cluster import ClusterConfig, PoolConfig
 from pipelines.kubernetes import submit as module
 from pipelines.kubernetes.submission import Submission
 from pipelines.kubernetes.submit import JobEnd, Surroundings, follow, launch, submit
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
+from pipelines.launch import LaunchConfig
 
 LOG = "one\ntwo\nthree\n"
 
