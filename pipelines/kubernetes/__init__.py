@@ -12,6 +12,7 @@
 - `operator_cluster_rules`: the operator's rules of RayClusters
 - `operator_cron_rules`: the operator's rules of RayCronJobs
 - `submit`: jobs on a Ray head through Ray's Jobs API
-- `kubectl`: what is asked of Kubernetes
-- `apply`: a RayJob applied and followed, asked about and stopped
+- `kubectl`: Kubernetes by way of kubectl
+- `apply`: a RayJob sent to a cluster and followed
+- `jobs`: status, log and end of jobs that were sent
 """

@@ -15,6 +15,9 @@ A stage each:
 - `train`: TrainStage by worker groups of Ray Train
 - `evaluate`: EvaluateStage by plain Ray actors
 
+A cluster:
+- `nodes`: what each node has, for `lcia doctor --cluster`
+
 A Ray on this machine alone:
 - `private`: starts it on loopback, with a token and a folder that other users cannot enter
 - `onenode`: its training workers meet in a file of that folder, not at an open port
