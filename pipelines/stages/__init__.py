@@ -16,6 +16,7 @@ A stage each:
 - `evaluate`: EvaluateStage by plain Ray actors
 
 A cluster:
+- `notices`: nodes that are about to be taken away
 - `nodes`: what each node has, for `lcia doctor --cluster`
 
 A Ray on this machine alone:
