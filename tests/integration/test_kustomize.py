@@ -20,8 +20,11 @@ from pipelines.kubernetes.submission import Submission
 from pipelines.launch import LaunchConfig
 
 OVERLAYS = ("local-kind", "gke", "eks", "spot")
-COMPONENTS = ("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres")
-CORE = ("v1", "apps/v1", "networking.k8s.io/v1")
+COMPONENTS = (
+    *("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres", "monitoring", "history-server"),
+    "keep-head",
+)
+CORE = ("v1", "apps/v1", "networking.k8s.io/v1", "policy/v1")
 
 Manifest = dict[str, Any]
 
