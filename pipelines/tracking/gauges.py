@@ -52,7 +52,7 @@ class Gauges:
             return
         for progress in snapshot.values():
             told = (self._session, progress.kind, progress.label, progress.stage[:KEY_LENGTH])
-            tags = dict(zip(TAGS, told, strict=True))
+            tags = dict(zip(TAGS, map(_plain, told), strict=True))
             for name, figure in FIGURES.items():
                 if (value := figure.of(progress)) is not None:
                     self._gauge(name).set(value, tags)
@@ -63,3 +63,8 @@ class Gauges:
         if name not in self._gauges:
             self._gauges[name] = Gauge(name, FIGURES[name].what, TAGS)
         return self._gauges[name]
+
+
+def _plain(text: str) -> str:
+    """Ray takes tags of ASCII only."""
+    return text.replace("·", "-").encode("ascii", "replace").decode()

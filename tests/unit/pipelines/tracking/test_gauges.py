@@ -18,7 +18,7 @@ PREFIX = "ray_"
 """Ray puts it before every name."""
 FIGURED = {"loss": 2.0, "samples_per_second": 8.0, "data_wait_share": 0.1, "pull_weight": 0.7}
 STAGES = {
-    "k" * 64: Progress("k" * 64, "train", "VQAv2", 3, 4, FIGURED),
+    "k" * 64: Progress("k" * 64, "train", "VQAv2 · é", 3, 4, FIGURED),
     "e" * 64: Progress("e" * 64, "eval", "VQAv2", 5, 5, {}, done=True),
 }
 
@@ -52,7 +52,7 @@ def test_every_stage_shows_what_it_has(recorded: dict[str, Recorded], monkeypatc
     gauges = Gauges("quickstart")
     gauges.watch(STAGES)
     gauges.watch(STAGES)
-    train, evaluate = "quickstart train VQAv2", "quickstart eval VQAv2"
+    train, evaluate = "quickstart train VQAv2 - ?", "quickstart eval VQAv2"
     assert {name: gauge.values for name, gauge in recorded.items()} == {
         "lcia_stage_progress": {train: 0.75, evaluate: 1.0},
         "lcia_stage_done": {train: 0.0, evaluate: 1.0},
