@@ -3,7 +3,8 @@
 - `submission`: a run or a study that is sent
 - `rayjob`: a RayJob or RayCronJob from a launch
 - `paths`: a run's paths as the pods have them
-- `pods`: resources and placement of pods
+- `pods`: how many pods a launch needs
+- `templates`: what is in a pod
 - `manifest`: manifests read and written
 - `check`: all rules on any manifests: `lcia launch check`
 - `schemas`: manifests against the operator's own schemas
