@@ -194,37 +194,91 @@ def launch(  # noqa: PLR0913 - a parameter for each option
     launch: Annotated[Path, typer.Option(help="Launch file with a cluster block.")],
     overrides: Overrides = None,
     target: Annotated[
-        str, typer.Option(help="rayjob: print Kubernetes manifests; jobs: submit to a Ray head.")
+        str, typer.Option(help="rayjob or raycronjob: Kubernetes manifests; jobs: submit to a Ray head.")
     ] = "rayjob",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Send the manifests with kubectl, and follow the job.")
+    ] = False,
     address: Annotated[str, typer.Option(help="For --target jobs: the head's http:// address.")] = "",
     settings: LaunchSet = None,
 ) -> None:
-    """Send a run or a study to a cluster: render a KubeRay RayJob, or submit through the Ray Jobs API."""
+    """Send a run or a study to a cluster: as a KubeRay RayJob or RayCronJob, or through the Ray Jobs API."""
     from pipelines.terminal.inputs import launch_file, run_or_study_file
 
     chosen, where = run_or_study_file(config, overrides or ()), launch_file(launch, settings or ())
-    from pipelines.terminal.commands import launch as command
+    from pipelines.terminal.launching import Sending
+    from pipelines.terminal.launching import launch as command
 
-    command(chosen, where, target, address, None if overrides else config.read_text(encoding="utf-8"))
+    command(chosen, where, Sending(target, address, apply), None if overrides else config.read_text(encoding="utf-8"))
+
+
+Sent = Annotated[str, typer.Argument(help="Name of a RayJob or RayCronJob, or a Ray job's id.", show_default=False)]
+Namespace = Annotated[str, typer.Option(help="Kubernetes namespace.")]
+Head = Annotated[str, typer.Option("--address", help="Of a Ray head (http://HOST:8265), for a job of --target jobs.")]
+
+
+@app.command("launch status")
+def launch_status(name: Sent, namespace: Namespace = "lcia", address: Head = "", as_json: AsJson = False) -> None:
+    """Show how far a job is that was sent."""
+    from pipelines.kubernetes.jobs import place, show_status
+
+    show_status(place(address, namespace), name, as_json)
+
+
+@app.command("launch logs")
+def launch_logs(
+    name: Sent,
+    namespace: Namespace = "lcia",
+    address: Head = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+) -> None:
+    """Print the log of a job that was sent."""
+    from pipelines.kubernetes.jobs import place
+
+    place(address, namespace).logs(name, follow)
+
+
+@app.command("launch stop")
+def launch_stop(name: Sent, namespace: Namespace = "lcia", address: Head = "") -> None:
+    """End a job that was sent; what it has finished stays in the storage."""
+    from pipelines.kubernetes.jobs import place
+
+    print(place(address, namespace).stop(name))
 
 
 @app.command("launch check")
 def launch_check(
     files: Annotated[list[str], typer.Argument(help="Files of YAML manifests; - reads stdin.", show_default=False)],
+    schemas: Annotated[Path | None, typer.Option(help="JSON Schemas of the operator, to be kept too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the RayJobs in any manifests against KubeRay's rules and our own. Exit code 2 if one is broken."""
     from pipelines.kubernetes.check import check_files as command
 
-    command(files, as_json)
+    command(files, as_json, schemas)
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Check this machine: versions, devices, memory, what is missing."""
-    from pipelines.terminal.doctor import doctor as command
+def doctor(
+    cluster: Annotated[bool, typer.Option("--cluster", help="Check every node of a Ray cluster instead.")] = False,
+    launch: Launch = None,
+    settings: LaunchSet = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine, or a Ray cluster: versions, devices, storage. Exit code 2 if a cluster does not fit."""
+    if cluster:
+        from pipelines.terminal.inputs import launch_file
 
-    command(as_json)
+        where = launch_file(launch, settings or ())
+        from pipelines.terminal.cluster_doctor import cluster_doctor
+
+        cluster_doctor(where, as_json)
+    elif launch or settings:
+        raise InputError("--launch and --set are of --cluster")
+    else:
+        from pipelines.terminal.doctor import doctor as command
+
+        command(as_json)
 
 
 @app.command()

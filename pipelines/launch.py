@@ -5,68 +5,15 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lcia.addresses import anchored, is_anchored
 from lcia.config.sections import Count, Section
 from lcia.types import InputError, Parallelism
+from pipelines.cluster import ClusterConfig
+from pipelines.placement import Demand
 
-
-class PoolConfig(Section):
-    """Resources of one pod (KubeRay) that runs Ray workers of one kind."""
-
-    cpu: Count = 4
-    """CPUs of a pod."""
-    memory: str = "16Gi"
-    """Memory of a pod, as Kubernetes writes it: 16Gi, 500M."""
-    gpu: Annotated[int, Field(ge=0)] = 0
-    """GPUs of a pod."""
-    gpu_type: str | None = None
-    """Only nodes whose `gpu_label` has this value; null: any node."""
-    gpu_label: str = "nvidia.com/gpu.product"
-    """Label of nodes that names the type of their GPUs."""
-
-
-class SecretKey(Section):
-    """An environment variable and the Kubernetes secret that holds its value; no file of ours does."""
-
-    variable: str
-    """Environment variable of the pods."""
-    name: str
-    """Name of the Kubernetes secret."""
-    key: str
-    """Key in that secret."""
-
-
-class ClusterConfig(Section):
-    """The only block that Kubernetes needs besides the run itself; numbers of pods follow from the launch."""
-
-    image: str
-    """Container image, with a fixed tag."""
-    namespace: str = "lcia"
-    """Kubernetes namespace."""
-    head: PoolConfig = PoolConfig(cpu=2, memory="8Gi")
-    """The pod of the Ray head, which runs no tasks."""
-    embed: PoolConfig = PoolConfig()
-    """Pods of the actors that embed and answer."""
-    train: PoolConfig = PoolConfig(cpu=8, memory="64Gi", gpu=1)
-    """Pods of the training workers."""
-    queue: str | None = None
-    """Name of the Kueue queue; null: none."""
-    deadline_seconds: Count = 86_400
-    """The job is stopped after so long."""
-    pre_running_deadline_seconds: Count = 3_600
-    """The job is stopped if its pods do not run after so long."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = 3_600
-    """How long the cluster stays after the end."""
-    backoff_limit: Annotated[int, Field(ge=0)] = 2
-    """How often a failed job is started again; it continues from the storage."""
-    submission_mode: Literal["K8sJobMode", "HTTPMode"] = "K8sJobMode"
-    """How the operator hands the command to Ray: by a pod of its own, or over HTTP."""
-    claim: str = "lcia-runs"
-    """Name of the PersistentVolumeClaim mounted in every pod at /mnt/lcia."""
-    secrets: tuple[SecretKey, ...] = ()
-    """Environment variables that come from Kubernetes secrets."""
+CPUS_PER_ACTOR = 1
 
 
 class TrackingConfig(Section):
@@ -98,7 +45,7 @@ class LaunchConfig(Section):
     Ray on this machine.
     """
     num_workers: Count = 1
-    """Training workers of one stage; they share the global batch."""
+    """Training workers of one stage; they share the global batch. A fixed number: docs/kubernetes.md says why."""
     train_groups: Count = 1
     """Stages trained side by side, each by `num_workers` workers."""
     parallelism: Parallelism = "ddp"
@@ -132,6 +79,8 @@ class LaunchConfig(Section):
     """GPUs of an actor; a part of one is allowed."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a stage's workers are started again before the stage counts as failed."""
+    max_preemptions: Annotated[int, Field(ge=0)] | None = None
+    """The same for workers whose node was taken away with a notice; null: as often as it happens."""
     cache_shards: bool = False
     """Whether workers and actors first copy the shards of a stage whole into the temporary folder of their machine.
     false: they read from `storage` the rows that they need, each with its checksum. Without effect where `storage` is a
@@ -153,6 +102,23 @@ class LaunchConfig(Section):
                 "training.bf16 (true or false) into the run's configuration"
             )
         return values
+
+    @field_validator("num_workers", mode="before")
+    @classmethod
+    def _workers_are_not_elastic(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple | dict) or (isinstance(value, str) and not value.strip().isdigit()):
+            raise ValueError(
+                "the number of workers is fixed: sums over another number of workers round differently, and a result "
+                "must not depend on which nodes were free. Give one number, and grow by train_groups"
+            )
+        return value
+
+    @field_validator("gpus_per_worker", "gpus_per_actor")
+    @classmethod
+    def _gpus_are_whole_or_a_part_of_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("Ray takes whole GPUs, or a part of one")
+        return value
 
     @model_validator(mode="after")
     def _storage_is_absolute_or_local(self) -> LaunchConfig:
@@ -186,10 +152,39 @@ class LaunchConfig(Section):
         """CPUs that train workers and actors hold together; Ray Data's own tasks need one more."""
         return self.train_groups * self.num_workers * self.cpus_per_worker + self.eval_actors + self.embed_actors
 
+    def workers(self) -> Demand:
+        """What the training workers of all groups hold."""
+        return Demand(
+            "training workers", self.train_groups * self.num_workers, self.cpus_per_worker, self.gpus_per_worker
+        )
+
+    def actors(self, embed: bool) -> Demand:
+        """What the actors hold that answer and, where models `embed`, those that embed."""
+        return Demand(
+            "actors", self.eval_actors + (self.embed_actors if embed else 0), CPUS_PER_ACTOR, self.gpus_per_actor
+        )
+
     def check_batch(self, batch_size: int) -> None:
         """Raises InputError if a global batch of `batch_size` cannot be split evenly over the workers."""
         if batch_size % self.num_workers:
+            sizes = [size for size in nearest_multiples(batch_size, self.num_workers) if size]
             raise InputError(
-                f"training.batch_size {batch_size} cannot be split over launch.num_workers {self.num_workers}: "
-                "make the batch a multiple of the workers"
+                f"training.batch_size {batch_size} cannot be split over launch.num_workers {self.num_workers}: take "
+                f"{_or(nearest_divisors(batch_size, self.num_workers))} workers, which changes no result beyond "
+                f"rounding, or a batch of {_or(sizes)}, which does"
             )
+
+
+def nearest_divisors(value: int, near: int) -> list[int]:
+    """The divisors of `value` just below and, if there is one, just above `near`, which is none itself."""
+    found = [count for count in range(1, value + 1) if value % count == 0]
+    return [max(count for count in found if count < near), *[count for count in found if count > near][:1]]
+
+
+def nearest_multiples(value: int, of: int) -> tuple[int, int]:
+    """The multiples of `of` just below and above `value`; the lower one may be 0."""
+    return value // of * of, value // of * of + of
+
+
+def _or(numbers: list[int]) -> str:
+    return " or ".join(map(str, numbers))

@@ -51,7 +51,7 @@ def shared_data(shared: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def schemas(shared: Callable[[str], Path]) -> dict[str, Any]:
     """KubeRay's own schemas of its resources."""
-    from tests.schemas import load_schemas
+    from pipelines.kubernetes.schemas import load_schemas
 
     return load_schemas(shared("kuberay/schemas-v1.7.0.json.gz"))
 

@@ -7,7 +7,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,9 @@ class TrainOptions:
     save_steps: int = 50
     logging_steps: int = 5
     parallelism: Parallelism = "ddp"
+    save_now: Callable[[], bool] = lambda: False
+    """Whether to save a checkpoint now, because the machine is about to go; asked after every step. All workers call it
+    as often, and get the same answer."""
 
 
 @dataclass(frozen=True)
@@ -178,18 +181,23 @@ def _fresh(stage: TrainStage, assistant: Assistant, steps: int) -> State:
 def _train(loop: Loop) -> None:
     """All steps still to do, with a line for the log and a checkpoint now and then."""
     options, state = loop.worker.options, loop.state
-    clock, guard = time.perf_counter(), torch.zeros((), device=loop.accelerator.device)
-    for step, batches in _prefetched(loop):
-        state.done = step + 1
+    clock, waited, guard = time.perf_counter(), 0.0, torch.zeros((), device=loop.accelerator.device)
+    for step, batches, wait in _prefetched(loop):
+        state.done, waited = step + 1, waited + wait
         loss, norm = _step(loop, batches, step)
         # Zero until a loss is not finite, then NaN; it is read where the loop waits for the device anyway.
         guard += loss * 0
         if state.done % options.logging_steps == 0 or state.done == loop.steps:
             line = _line(loop, loss + guard, norm)
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-            _log(loop, line, options.logging_steps * loop.stage.training.batch_size / elapsed)
-        if state.done % options.save_steps == 0 and state.done < loop.steps:
+            speed = options.logging_steps * loop.stage.training.batch_size / elapsed
+            _log(loop, line, {"samples_per_second": speed, "data_wait_share": min(waited / elapsed, 1.0)})
+            waited = 0.0
+        leaving, due = options.save_now(), state.done % options.save_steps == 0
+        if (leaving or due) and state.done < loop.steps:
             save(state, loop.checkpoints, loop.accelerator, loop.worker.uploads)
+            if leaving:
+                loop.worker.uploads.settle()
 
 
 def _line(loop: Loop, loss: Tensor, norm: float) -> dict[str, float]:
@@ -205,13 +213,15 @@ def _line(loop: Loop, loss: Tensor, norm: float) -> dict[str, float]:
     return {"loss": mean, "learning_rate": rate, "grad_norm": norm, **loop.state.strategy.statistics()}
 
 
-def _log(loop: Loop, line: Mapping[str, float], speed: float) -> None:
+def _log(loop: Loop, line: Mapping[str, float], pace: Mapping[str, float]) -> None:
+    """`pace` is this machine's, so it is reported and not kept."""
     loop.state.lines.append(json.dumps({"step": loop.state.done, **line}) + "\n")
-    loop.report({**line, "samples_per_second": speed, "batch_size": loop.stage.training.batch_size})
+    loop.report({**line, **pace, "batch_size": loop.stage.training.batch_size})
 
 
-def _prefetched(loop: Loop) -> Iterator[tuple[int, list[Batch]]]:
-    """The micro-batches of every step still to do; the next step's are decoded while this one runs."""
+def _prefetched(loop: Loop) -> Iterator[tuple[int, list[Batch], float]]:
+    """The micro-batches of every step still to do, and the seconds that the loop waited for them; the next step's are
+    decoded while this one runs."""
     training, accelerator, micro = loop.stage.training, loop.accelerator, loop.worker.options.micro_batch
     lengths = loop.rows.lengths if training.group_by_length else None
     sampler = Sampler(len(loop.rows), training.batch_size, loop.stage.seed, lengths)
@@ -227,8 +237,10 @@ def _prefetched(loop: Loop) -> Iterator[tuple[int, list[Batch]]]:
         coming = pool.submit(batches, done) if done < loop.steps else None
         for step in range(done, loop.steps):
             assert coming is not None
-            ready, coming = coming.result(), pool.submit(batches, step + 1) if step + 1 < loop.steps else None
-            yield step, ready
+            started = time.perf_counter()
+            ready, wait = coming.result(), time.perf_counter() - started
+            coming = pool.submit(batches, step + 1) if step + 1 < loop.steps else None
+            yield step, ready, wait
 
 
 def _step(loop: Loop, batches: Sequence[Batch], step: int) -> tuple[Tensor, float]:

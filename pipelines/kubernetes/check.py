@@ -1,24 +1,29 @@
-"""`lcia launch check`: the operator's rules and those of this house on the RayJobs of any manifests."""
+"""`lcia launch check`: the operator's rules and those of this house on the RayJobs and RayCronJobs of any manifests."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from lcia.types import InputError
-from pipelines.kubernetes.manifest import Job, Manifest, Rule, config_map_names
+from pipelines.kubernetes.manifest import CronJob, Job, Manifest, Rule, config_map_names
 from pipelines.kubernetes.operator_cluster_rules import CLUSTER_RULES
+from pipelines.kubernetes.operator_cron_rules import CRON_RULES
 from pipelines.kubernetes.operator_job_rules import JOB_RULES
 from pipelines.kubernetes.our_rules import OUR_RULES, config_maps_are_given
+from pipelines.kubernetes.schemas import Schemas, load_schemas, violations
 
 RULES: tuple[Rule, ...] = (*JOB_RULES, *CLUSTER_RULES, *OUR_RULES)
 """What is asked of each RayJob alone; config_maps_are_given looks at the other manifests too."""
+Asked = TypeVar("Asked", Job, CronJob)
+SCHEMA = "schema"
+"""Stands for a rule in what the operator's schemas find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +34,25 @@ class Document:
     manifest: Manifest
 
     @property
+    def kind(self) -> str:
+        return str(self.manifest.get("kind"))
+
+    @property
     def is_job(self) -> bool:
-        return self.manifest.get("kind") == "RayJob"
+        """Whether it is a RayJob, or a RayCronJob, which makes them."""
+        return self.kind in ("RayJob", "RayCronJob")
+
+    @property
+    def job(self) -> Job:
+        return CronJob(self.manifest).job if self.kind == "RayCronJob" else Job(self.manifest)
+
+    def finding(self, rule: str, message: str) -> Finding:
+        return Finding(self.file, f"{self.kind}/{self.job.name}", rule, message)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule has against a RayJob; the message says what to do."""
+    """What a rule has against an object; the message says what to do."""
 
     file: str
     object: str
@@ -46,8 +63,10 @@ class Finding:
         return f"{self.file}: {self.object}: {self.rule}: {self.message}"
 
 
-def check_files(files: Sequence[str], as_json: bool) -> None:
+def check_files(files: Sequence[str], as_json: bool, schemas: Path | None = None) -> None:
     """Prints every finding in files of manifests (`-`: stdin), or what was checked if there are none.
+
+    `schemas`: a file of the operator's JSON Schemas, which every object of a kind in it is checked against too.
 
     Raises:
         InputError: there are findings, a file cannot be read, or no file holds a RayJob.
@@ -56,17 +75,18 @@ def check_files(files: Sequence[str], as_json: bool) -> None:
     jobs = sum(document.is_job for document in documents)
     if not jobs:
         raise InputError(f"there is no RayJob in {', '.join(files)}: the rules are about RayJobs only")
-    found = check(documents)
+    found = check(documents, load_schemas(schemas) if schemas else {})
     if as_json:
         print(json.dumps([asdict(finding) for finding in found], indent=1))
     else:
-        print("\n".join(map(str, found)) or _passed(jobs, len(documents) - jobs))
+        print("\n".join(map(str, found)) or _passed(jobs, len(documents) - jobs, schemas))
     if found:
         raise InputError(f"findings: {len(found)}; change the manifests and check again")
 
 
-def _passed(jobs: int, others: int) -> str:
-    return f"RayJobs that keep all {len(RULES) + 1} rules: {jobs}; other objects, which no rule is about: {others}"
+def _passed(jobs: int, others: int, schemas: Path | None) -> str:
+    by = f" and the schemas of {schemas}" if schemas else ""
+    return f"RayJobs that keep all {len(RULES) + 1} rules{by}: {jobs}; other objects, which no rule is about: {others}"
 
 
 def load(file: str) -> list[Document]:
@@ -90,24 +110,30 @@ def _unpacked(document: Any) -> list[Any]:
     return list(document.get("items") or []) if is_list else [document]
 
 
-def check(documents: Sequence[Document]) -> list[Finding]:
-    """What the rules find in the RayJobs among the documents."""
+def check(documents: Sequence[Document], schemas: Schemas | None = None) -> list[Finding]:
+    """What the rules find in RayJobs and RayCronJobs, and `schemas` in whatever is of a kind in them."""
     names = config_map_names([document.manifest for document in documents])
-    return [finding for document in documents if document.is_job for finding in _check_job(document, names)]
+    found = [finding for document in documents if document.is_job for finding in _check_job(document, names)]
+    return found + [
+        document.finding(SCHEMA, message)
+        for document in documents
+        for message in violations(document.manifest, schemas or {})
+    ]
 
 
 def _check_job(document: Document, config_maps: set[str]) -> list[Finding]:
-    job = Job(document.manifest)
-
     def mounts_are_given(job: Job) -> list[str]:
         return config_maps_are_given(job, config_maps)
 
+    job, cron = document.job, CronJob(document.manifest)
     named = {rule.__name__: rule for rule in RULES} | {config_maps_are_given.__name__: mounts_are_given}
     messages = [(name, message) for name, rule in named.items() for message in _judged(rule, job)]
-    return [Finding(document.file, f"RayJob/{job.name}", name, message) for name, message in messages]
+    if document.kind == "RayCronJob":
+        messages += [(rule.__name__, message) for rule in CRON_RULES for message in _judged(rule, cron)]
+    return [document.finding(name, message) for name, message in messages]
 
 
-def _judged(rule: Rule, job: Job) -> list[str]:
+def _judged(rule: Callable[[Asked], list[str]], job: Asked) -> list[str]:
     """What a rule finds; a manifest by hand may hold anything anywhere, which is a finding and not our failure."""
     try:
         return rule(job)

@@ -147,6 +147,31 @@ Rule: TypeAlias = Callable[[Job], list[str]]
 """A job -> what is wrong with it."""
 
 
+@dataclass(frozen=True, slots=True)
+class CronJob:
+    """The same of a RayCronJob."""
+
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return str(_part(self.manifest, "metadata").get("name") or "")
+
+    @property
+    def schedule(self) -> str:
+        return str(_part(self.manifest, "spec").get("schedule") or "")
+
+    @property
+    def job(self) -> Job:
+        """The RayJob that it makes, under its own name and labels."""
+        metadata, template = _part(self.manifest, "metadata"), _part(_part(self.manifest, "spec"), "jobTemplate")
+        return Job({"kind": "RayJob", "metadata": metadata, "spec": template})
+
+
+CronRule: TypeAlias = Callable[[CronJob], list[str]]
+"""A scheduled job -> what is wrong with it, beside what is wrong with its job."""
+
+
 def to_yaml(manifests: list[Manifest]) -> str:
     """YAML documents in the order given; texts of several lines as blocks, so that they can be read."""
     return yaml.dump_all(manifests, Dumper=_BlockDumper, sort_keys=False, width=120)

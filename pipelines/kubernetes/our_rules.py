@@ -113,9 +113,15 @@ def token_auth_is_not_overridden(job: Job) -> list[str]:
     return [f"group {name} sets RAY_AUTH_MODE, which overrides authOptions: remove it" for name in names]
 
 
-def queued_job_has_fixed_counts(job: Job) -> list[str]:
-    wrong = "kueue.x-k8s.io/queue-name" in job.labels and job.autoscales
-    return complaint_if(wrong, "Kueue does not admit autoscaling jobs: remove the queue's label or autoscaling")
+def queued_job_that_grows_says_so(job: Job) -> list[str]:
+    """Since its gate ElasticJobsViaWorkloadSlices, Kueue admits autoscaling jobs that carry its annotation."""
+    elastic = str(job.annotations.get("kueue.x-k8s.io/elastic-job") or "").lower() == "true"
+    wrong = "kueue.x-k8s.io/queue-name" in job.labels and job.autoscales and not elastic
+    return complaint_if(
+        wrong,
+        'Kueue does not admit this autoscaling job: add the annotation kueue.x-k8s.io/elastic-job: "true", which needs '
+        "Kueue's gate ElasticJobsViaWorkloadSlices, or remove the queue's label or autoscaling",
+    )
 
 
 def queued_job_leaves_suspend_alone(job: Job) -> list[str]:
@@ -164,7 +170,7 @@ OUR_RULES: tuple[Rule, ...] = (
     runtime_env_holds_variables_only,
     entrypoint_needs_no_shell,
     token_auth_is_not_overridden,
-    queued_job_has_fixed_counts,
+    queued_job_that_grows_says_so,
     queued_job_leaves_suspend_alone,
     pods_are_restricted,
     containers_are_restricted,

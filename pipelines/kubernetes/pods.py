@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from lcia.addresses import is_url
 from lcia.config.run import RunConfig
 from lcia.types import InputError
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
-
-CLAIM_PATH = "/mnt/lcia"
-"""Where every pod finds the shared volume."""
+from pipelines.cluster import CLAIM_PATH, ClusterConfig, PoolConfig
+from pipelines.launch import LaunchConfig
+from pipelines.placement import Demand
 
 ACTOR_POOL, TRAIN_POOL = "embed", "train"
 HEAD_MEMORY = 8 * 2**30
-CPUS_PER_ACTOR = 1
 STORE_LIMIT = 0.8
 """Ray refuses an object store that leaves its workers less than a fifth of the memory."""
 
@@ -32,15 +30,6 @@ class Pool:
     pods: int
     config: PoolConfig
     memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """`count` equal Ray workers or actors with the resources of one."""
-
-    count: int
-    cpus: float
-    gpus: float
 
 
 def memory_bytes(quantity: str) -> int:
@@ -60,21 +49,12 @@ def pools(runs: Sequence[RunConfig], launch: LaunchConfig, cluster: ClusterConfi
     _check_head(cluster.head)
     for size in {run.training.batch_size for run in runs}:
         launch.check_batch(size)
-    needed = [_pool(ACTOR_POOL, cluster.embed, _actors(runs, launch))]
+    needed = [_pool(ACTOR_POOL, cluster.embed, launch.actors(embed=any(run.grouping.enabled for run in runs)))]
     if any(run.trains for run in runs):
-        needed.append(_pool(TRAIN_POOL, cluster.train, _workers(launch)))
+        needed.append(_pool(TRAIN_POOL, cluster.train, launch.workers()))
     for pool in needed:
         _check_store(pool, launch.object_store_memory)
     return needed
-
-
-def _actors(runs: Sequence[RunConfig], launch: LaunchConfig) -> Demand:
-    embedding = launch.embed_actors if any(run.grouping.enabled for run in runs) else 0
-    return Demand(launch.eval_actors + embedding, CPUS_PER_ACTOR, launch.gpus_per_actor)
-
-
-def _workers(launch: LaunchConfig) -> Demand:
-    return Demand(launch.train_groups * launch.num_workers, launch.cpus_per_worker, launch.gpus_per_worker)
 
 
 def _pool(name: str, config: PoolConfig, demand: Demand) -> Pool:
@@ -98,8 +78,6 @@ def _per_pod(config: PoolConfig, demand: Demand) -> int:
 
 
 def _check_gpus(name: str, config: PoolConfig, demand: Demand) -> None:
-    if demand.gpus > 1 and demand.gpus != int(demand.gpus):
-        raise InputError(f"cluster.{name}: {demand.gpus:g} GPUs per worker; Ray takes parts of one GPU or whole ones")
     if config.gpu and not demand.gpus:
         key = "gpus_per_worker" if name == TRAIN_POOL else "gpus_per_actor"
         raise InputError(f"cluster.{name}.gpu is {config.gpu} but {key} is 0, so its GPUs would idle: set either")

@@ -1,48 +1,67 @@
-"""A run or a study as a KubeRay RayJob: rendered from the very configuration that the pods will read."""
+"""A run or a study as a KubeRay RayJob or RayCronJob: rendered from the configuration that the pods will read."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Literal
 
 from lcia.types import InputError
+from pipelines.cluster import CONFIG_PATH, ClusterConfig
 from pipelines.kubernetes.check import Document, check
 from pipelines.kubernetes.manifest import Manifest, to_yaml
+from pipelines.kubernetes.operator_cron_rules import CRON_NAME_LIMIT
 from pipelines.kubernetes.operator_job_rules import NAME_LIMIT
-from pipelines.kubernetes.pods import ACTOR_POOL, CLAIM_PATH, TRAIN_POOL, Pool, pools
+from pipelines.kubernetes.paths import on_the_pods
+from pipelines.kubernetes.pods import ACTOR_POOL, TRAIN_POOL, Pool, pools
 from pipelines.kubernetes.submission import Submission
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
+from pipelines.kubernetes.templates import Names, annotations_of, labels_of, ray_template, submitter, variables
+from pipelines.launch import LaunchConfig
 
-CONFIG_PATH = "/etc/lcia"
+Kind = Literal["RayJob", "RayCronJob"]
+
+NAME_LIMITS: dict[Kind, int] = {"RayJob": NAME_LIMIT, "RayCronJob": CRON_NAME_LIMIT}
 OBJECT_STORE_SHARE = {ACTOR_POOL: 0.3, TRAIN_POOL: 0.1}
 """Of a pod's memory: actors pass blocks of images on, train workers only read the shards."""
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What the objects of one submission are called."""
-
-    job: str
-    config_map: str
-    namespace: str
 
 
 def render_rayjob(job: Submission, launch: LaunchConfig) -> list[Manifest]:
     """The ConfigMap with both configuration files and the RayJob that runs them.
 
     Raises:
-        InputError: a placement that no cluster can satisfy, or whatever KubeRay would refuse.
+        InputError: a placement that no cluster can satisfy, a path that the pods do not have, or whatever KubeRay
+            would refuse.
     """
+    return _render(job, launch, "RayJob")
+
+
+def render_cron_job(job: Submission, launch: LaunchConfig) -> list[Manifest]:
+    """The same as a RayCronJob, which starts the job again by the cluster's `schedule`.
+
+    Raises:
+        InputError: the same, or there is no schedule.
+    """
+    if not _cluster(launch).schedule:
+        raise InputError("a RayCronJob needs cluster.schedule in the launch file, for example '0 2 * * *'")
+    return _render(job, launch, "RayCronJob")
+
+
+def _render(job: Submission, launch: LaunchConfig, kind: Kind) -> list[Manifest]:
     cluster = _cluster(launch)
+    job = on_the_pods(job, cluster)
     launch_yaml = to_yaml([launch.model_dump(mode="json")])
-    names = _names(job.name, job.text + launch_yaml, cluster.namespace)
+    names = _names(job.name, job.text + launch_yaml, cluster.namespace, NAME_LIMITS[kind])
     files = {job.file: job.text, "launch.yaml": launch_yaml}
-    # The command holds nothing of the user's: the submitter's shell would expand `$`, `;` and `&&` in it.
-    spec = {"entrypoint": job.command(f"{CONFIG_PATH}/"), **_life(cluster)}
     needed = pools(job.configs, launch, cluster)
-    manifests = [_config_map(names, files), _job(names, cluster, spec, needed, launch)]
+    # The command holds nothing of the user's: the submitter's shell would expand `$`, `;` and `&&` in it.
+    spec = {
+        "entrypoint": job.command(f"{CONFIG_PATH}/"),
+        **_life(cluster),
+        **submitter(names, cluster),
+        "rayClusterSpec": _ray(names, cluster, needed, launch),
+    }
+    manifests = [_config_map(names, cluster, files), _object(names, cluster, spec, kind)]
     if found := check([Document("rendered", manifest) for manifest in manifests]):
         raise InputError("KubeRay would refuse this job:\n" + "\n".join(map(str, found)))
     return manifests
@@ -56,34 +75,28 @@ def _cluster(launch: LaunchConfig) -> ClusterConfig:
     return launch.cluster
 
 
-def _names(run: str, content: str, namespace: str) -> Names:
+def _names(run: str, content: str, namespace: str, limit: int) -> Names:
     """The digest of the content keeps two configurations of one name apart; a ConfigMap in use never changes."""
     slug = re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
     slug = slug if slug[:1].isalpha() else f"run-{slug}"
     digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
-    job = f"{slug[: NAME_LIMIT - len(digest) - 1].rstrip('-')}-{digest}"
+    job = f"{slug[: limit - len(digest) - 1].rstrip('-')}-{digest}"
     return Names(job, f"{job}-config", namespace)
 
 
-def _labels(names: Names) -> dict[str, str]:
-    return {"app.kubernetes.io/name": "lcia", "app.kubernetes.io/part-of": "lcia", "lcia/run": names.job}
-
-
-def _metadata(names: Names, name: str) -> Manifest:
-    return {"name": name, "namespace": names.namespace, "labels": _labels(names)}
-
-
-def _config_map(names: Names, files: dict[str, str]) -> Manifest:
-    metadata = _metadata(names, names.config_map)
+def _config_map(names: Names, cluster: ClusterConfig, files: dict[str, str]) -> Manifest:
+    metadata = {"name": names.config_map, "namespace": names.namespace, "labels": labels_of(names, cluster)}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": files}
 
 
-def _job(names: Names, cluster: ClusterConfig, spec: Manifest, needed: list[Pool], launch: LaunchConfig) -> Manifest:
-    metadata = _metadata(names, names.job)
-    if cluster.queue:
-        metadata["labels"]["kueue.x-k8s.io/queue-name"] = cluster.queue
-    spec = {**spec, **_submitter(names, cluster), "rayClusterSpec": _ray(names, cluster, needed, launch)}
-    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
+def _object(names: Names, cluster: ClusterConfig, spec: Manifest, kind: Kind) -> Manifest:
+    """The RayJob, or the RayCronJob with that job as its template."""
+    labels = labels_of(names, cluster) | ({"kueue.x-k8s.io/queue-name": cluster.queue} if cluster.queue else {})
+    metadata = {"name": names.job, "namespace": names.namespace, "labels": labels, **annotations_of(cluster)}
+    if kind == "RayCronJob":
+        zone = {"timeZone": cluster.time_zone} if cluster.time_zone else {}
+        spec = {"schedule": cluster.schedule, **zone, "jobTemplate": spec}
+    return {"apiVersion": "ray.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
 def _life(cluster: ClusterConfig) -> Manifest:
@@ -98,29 +111,15 @@ def _life(cluster: ClusterConfig) -> Manifest:
     }
 
 
-def _submitter(names: Names, cluster: ClusterConfig) -> Manifest:
-    """The submission mode; the operator's own submitter pod is one that a restricted namespace refuses."""
-    if cluster.submission_mode != "K8sJobMode":
-        return {"submissionMode": cluster.submission_mode}
-    container = {
-        "name": "ray-job-submitter",
-        "image": cluster.image,
-        "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
-        "securityContext": _container_security(),
-    }
-    spec = {**_pod_security(), "restartPolicy": "Never", "containers": [container]}
-    template = {"metadata": {"labels": _labels(names)}, "spec": spec}
-    return {"submissionMode": "K8sJobMode", "submitterPodTemplate": template}
-
-
 def _ray(names: Names, cluster: ClusterConfig, needed: list[Pool], launch: LaunchConfig) -> Manifest:
     return {
         "rayVersion": version("ray"),
+        **_history(cluster),
         "headGroupSpec": {
             # No tasks on the head: it carries the driver, the GCS and the dashboard.
             "rayStartParams": {"num-cpus": "0"},
             "labels": {"lcia/pool": "head"},
-            "template": _template(names, cluster, "head", cluster.head),
+            "template": ray_template(names, cluster, "head", cluster.head),
         },
         "workerGroupSpecs": [_group(names, cluster, pool, launch.object_store_memory) for pool in needed],
     }
@@ -136,71 +135,13 @@ def _group(names: Names, cluster: ClusterConfig, pool: Pool, object_store_memory
         "maxReplicas": pool.pods,
         "rayStartParams": {"object-store-memory": str(store)},
         "labels": {"lcia/pool": pool.name},
-        "template": _template(names, cluster, pool.name, pool.config),
+        "template": ray_template(names, cluster, pool.name, pool.config),
     }
 
 
-def _template(names: Names, cluster: ClusterConfig, pool: str, config: PoolConfig) -> Manifest:
-    selector = {"kubernetes.io/arch": "amd64"}
-    if config.gpu and config.gpu_type:
-        selector[config.gpu_label] = config.gpu_type
-    spec = {
-        **_pod_security(),
-        "serviceAccountName": "lcia",
-        "nodeSelector": selector,
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if config.gpu else [],
-        "containers": [_container(cluster, pool, config)],
-        "volumes": _volumes(names, cluster),
-    }
-    return {"metadata": {"labels": {**_labels(names), "lcia/pool": pool}}, "spec": spec}
-
-
-def _container(cluster: ClusterConfig, pool: str, config: PoolConfig) -> Manifest:
-    """The first container of a Ray pod; the operator adds command, probes and /dev/shm."""
-    limits: Manifest = {"cpu": str(config.cpu), "memory": config.memory}
-    if config.gpu:
-        limits["nvidia.com/gpu"] = str(config.gpu)
-    return {
-        "name": "ray-head" if pool == "head" else "ray-worker",
-        "image": cluster.image,
-        "imagePullPolicy": "IfNotPresent",
-        "env": _environment(cluster),
-        "resources": {"requests": dict(limits), "limits": limits},
-        "securityContext": _container_security(),
-        "volumeMounts": [
-            {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
-            {"name": "runs", "mountPath": CLAIM_PATH},
-        ],
-    }
-
-
-def _environment(cluster: ClusterConfig) -> list[Manifest]:
-    """Plain settings, then secrets by reference. RAY_AUTH_MODE must stay unset: it would switch token auth off."""
-    plain = {"HF_HUB_OFFLINE": "1", "HF_HOME": f"{CLAIM_PATH}/models", "RAY_USAGE_STATS_ENABLED": "0"}
-    return [{"name": name, "value": value} for name, value in plain.items()] + [
-        {"name": secret.variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
-        for secret in cluster.secrets
-    ]
-
-
-def _volumes(names: Names, cluster: ClusterConfig) -> list[Manifest]:
-    return [
-        {"name": "config", "configMap": {"name": names.config_map}},
-        {"name": "runs", "persistentVolumeClaim": {"claimName": cluster.claim}},
-    ]
-
-
-def _pod_security() -> Manifest:
-    """What the `restricted` pod security standard asks of a pod; the group owns the volumes."""
-    context = {
-        "runAsUser": 1000,
-        "runAsGroup": 100,
-        "fsGroup": 100,
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    return {"automountServiceAccountToken": False, "securityContext": context}
-
-
-def _container_security() -> Manifest:
-    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+def _history(cluster: ClusterConfig) -> Manifest:
+    """The collector that the operator puts into every Ray pod, if its gate is on."""
+    if (history := cluster.history_server) is None:
+        return {}
+    image = {"image": history.image} if history.image else {}
+    return {"historyServerOptions": {"collectorOptions": {**image, "env": variables(history.env, history.secrets)}}}

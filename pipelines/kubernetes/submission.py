@@ -14,12 +14,13 @@ from pipelines.kubernetes.manifest import to_yaml
 
 @dataclass(frozen=True)
 class Submission:
-    """`lcia run` or `lcia study` of a file with this text; `configs` are the runs that it stands for."""
+    """`lcia run` or `lcia study` of a file with this text, which holds `chosen`; `configs` are its runs."""
 
     verb: Literal["run", "study"]
     name: str
     text: str
     configs: tuple[RunConfig, ...]
+    chosen: RunConfig | StudyConfig
 
     @classmethod
     def of(cls, chosen: RunConfig | StudyConfig, text: str | None = None) -> Submission:
@@ -30,8 +31,8 @@ class Submission:
         """
         text = text or to_yaml([_plain(chosen)])
         if isinstance(chosen, StudyConfig):
-            return cls("study", chosen.name, text, tuple(representatives(chosen)))
-        return cls("run", chosen.name, text, (chosen,))
+            return cls("study", chosen.name, text, tuple(representatives(chosen)), chosen)
+        return cls("run", chosen.name, text, (chosen,), chosen)
 
     @property
     def file(self) -> str:

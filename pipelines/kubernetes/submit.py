@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from lcia.addresses import is_anchored
 from lcia.secrets import has_password, looks_secret
 from lcia.types import InputError
 from pipelines.kubernetes.manifest import to_yaml
-from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.paths import check_full_paths
 from pipelines.kubernetes.submission import Submission
 from pipelines.launch import LaunchConfig
 
@@ -59,24 +60,13 @@ class Surroundings:
         return {**folder, **({"env_vars": dict(self.env)} if self.env else {})}
 
 
-def launch(job: Submission, launch: LaunchConfig, target: str, address: str = "") -> None:
-    """Prints the RayJob of a run or a study (`rayjob`), or runs it on the head at `address` (`jobs`).
+def run_job(job: Submission, launch: LaunchConfig, address: str) -> None:
+    """Runs a run or a study on the Ray head at `address`, in a folder that is uploaded, by the head's own `lcia`.
 
     Raises:
         RuntimeError: the job does not succeed.
     """
-    if target == "rayjob":
-        print(to_yaml(render_rayjob(job, launch)), end="")
-    elif target == "jobs":
-        _run_job(job, launch, address)
-    else:
-        raise InputError(
-            f"there is no target {target!r}: rayjob prints Kubernetes manifests, jobs submits to a Ray head"
-        )
-
-
-def _run_job(job: Submission, launch: LaunchConfig, address: str) -> None:
-    """In a folder that is uploaded, by the `lcia` that the head has installed."""
+    check_full_paths(job.configs)
     if not is_anchored(launch.storage):
         raise InputError(f"storage {launch.storage!r} is relative, and the job runs elsewhere: give a full path or URL")
     with tempfile.TemporaryDirectory(prefix="lcia-job-") as folder:
@@ -104,7 +94,7 @@ def submit(
         RuntimeError: the dashboard did not take the job.
     """
     runtime_env = surroundings.runtime_env()
-    client = _connect(address)
+    client = connect(address)
     try:
         job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
     except RuntimeError as error:
@@ -112,6 +102,7 @@ def submit(
             f"the Ray head at {address} did not take the job: {_brief(error)} The reason is in dashboard.log and "
             "dashboard_agent.log of the head's session; once it is fixed, the same command sends the job again."
         ) from error
+    print(f"job {job}; look with: lcia launch status {job} --address {address}", file=sys.stderr, flush=True)
     return follow(client, job, show)
 
 
@@ -130,13 +121,14 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], object])
         asyncio.run(_stream(client, job, count))
     except (RuntimeError, OSError, ClientError) as broken:
         show(f"[the log stream broke ({broken}); waiting for the job to end]\n")
-    end = _wait(client, job)
+    end = wait(client, job)
     if rest := client.get_job_logs(job)[shown:]:
         show(rest)
     return end
 
 
-def _connect(address: str) -> JobSubmissionClient:
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the dashboard at `address`; raises InputError where none answers, or does not let us in."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -180,7 +172,8 @@ async def _stream(client: JobSubmissionClient, job: str, show: Callable[[str], o
         show(text)
 
 
-def _wait(client: JobSubmissionClient, job: str) -> JobEnd:
+def wait(client: JobSubmissionClient, job: str) -> JobEnd:
+    """Waits for the end of a job."""
     info = client.get_job_info(job)
     while not info.status.is_terminal():
         time.sleep(POLL_SECONDS)

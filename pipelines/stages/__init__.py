@@ -16,6 +16,10 @@ A stage each:
 - `train`: TrainStage by worker groups of Ray Train
 - `evaluate`: EvaluateStage by plain Ray actors
 
+A cluster:
+- `notices`: nodes that are about to be taken away
+- `nodes`: what each node has, for `lcia doctor --cluster`
+
 A Ray on this machine alone:
 - `private`: starts it on loopback, with a token and a folder that other users cannot enter
 - `onenode`: Ray Train without what only clusters need; workers meet in a file of that folder, not at an open port

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lcia.protocols import Assistant
 from lcia.stage import TrainStage
 from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
+from pipelines.stages import notices
 from pipelines.stages.broker import Broker, BrokerHandle, find_broker
 from pipelines.stages.work import NotYet, SessionOver, Training, until_over
 
@@ -72,10 +74,15 @@ def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str
     scaling = ScalingConfig(
         num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources
     )
-    failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
+    preemptions = -1 if launch.max_preemptions is None else launch.max_preemptions
+    failures = FailureConfig(
+        max_failures=launch.max_failures, max_preemption_failures=preemptions, controller_failure_limit=0
+    )
     name = f"{broker.name}-{group}-{uuid.uuid4().hex[:6]}"
+    settings = {"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group,
+                "notices": notices.expected()}  # fmt: skip
     options = {
-        "train_loop_config": {"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group},
+        "train_loop_config": settings,
         "scaling_config": scaling,
         "run_config": RunConfig(name=name, storage_path=folder or f"{launch.root}/ray", failure_config=failures),
     }
@@ -103,6 +110,8 @@ def _work(settings: dict[str, Any]) -> None:
     options = TrainOptions(
         launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
     )
+    if settings["notices"]:
+        options = replace(options, save_now=notices.save_on_notice())
     broker, store = find_broker(settings["broker"]), Store(launch.store_root, copies=launch.cache_shards)
     worker = Worker(store, accelerator, options, broker.tell)
     loaded: dict[str, Assistant] = {}

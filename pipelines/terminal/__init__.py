@@ -1,12 +1,14 @@
 """What a person at a terminal meets.
 
-- `commands`: run, study, quickstart, report, launch
+- `commands`: run, study, quickstart, report
+- `launching`: launch
 - `planning`: plan and group
 - `estimates`: how long stages will take
 - `sessions`: what run, study and quickstart have in common
 - `data_commands`: lcia data ...
 - `housekeeping`: runs and clean
 - `doctor`: what this machine has and lacks
+- `cluster_doctor`: whether the nodes of a Ray cluster fit
 - `init`: a commented configuration to start from
 - `reference`: docs/configuration.md
 - `inputs`: configuration files of the commands

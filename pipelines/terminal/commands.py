@@ -18,7 +18,7 @@ from lcia.studies.config import GridConfig, StudyConfig
 from lcia.studies.points import expand, representatives
 from lcia.types import InputError
 from pipelines.launch import LaunchConfig
-from pipelines.terminal.preflight import check_run, check_words
+from pipelines.terminal.preflight import check_run
 from pipelines.terminal.sessions import carry_out, carry_out_search, warn
 from pipelines.terminal.tables import (
     console,
@@ -183,16 +183,6 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or not isinstance(summary.get("runs"), dict) or "wall_seconds" not in summary:
         raise InputError(f"{path} is not the summary of a run; {WRITE_AGAIN}")
     return summary
-
-
-def launch(chosen: RunConfig | StudyConfig, where: LaunchConfig, target: str, address: str, text: str | None) -> None:
-    """`text`: what the run or the study was read from, where nothing overrides it; it keeps its comments."""
-    from pipelines.kubernetes import submit
-    from pipelines.kubernetes.submission import Submission
-
-    job = Submission.of(chosen, text)
-    check_words(job.configs, where)
-    submit.launch(job, where, target, address)
 
 
 def schema(what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,9 @@ from lcia.models.preflight import check_base, model_folder
 from lcia.run import splits_of
 from lcia.secrets import redacted
 from lcia.types import FileSource, InputError
+from pipelines.devices import gpus_here
 from pipelines.launch import LaunchConfig
+from pipelines.placement import Machine, unplaced
 
 LOCAL_CLIP = "local-dir:"
 SQLITE = "sqlite:///"
@@ -132,50 +134,16 @@ def gpu_complaint(configs: Sequence[RunConfig], launch: LaunchConfig) -> str:
 
     Empty where they fit, where they are a cluster's, and where they cannot be counted.
     """
-    embed = launch.embed_actors if any(c.groups and c.grouping.embedder.feature_kind != "texts" for c in configs) else 0
-    train = launch.train_groups * launch.num_workers * launch.gpus_per_worker
-    actors = (launch.eval_actors + embed) * launch.gpus_per_actor
-    if not train + actors or launch.ray_address or os.environ.get("RAY_ADDRESS"):
+    embeds = any(c.groups and c.grouping.embedder.feature_kind != "texts" for c in configs)
+    demands = [launch.workers(), launch.actors(embeds)]
+    asked = [demand for demand in demands if demand.gpus]
+    if not asked or launch.ray_address or os.environ.get("RAY_ADDRESS") or (found := gpus_here()) is None:
         return ""
-    found = gpus_here()
-    # Thirds of a GPU add up to a hair more than one.
-    if found is None or train + actors <= found + 1e-9:
+    # A local Ray is told of as many CPUs as the launch needs.
+    if not (left := unplaced([Machine(math.inf, found)], asked)):
         return ""
     return (
-        f"the launch asks for GPUs, {train:g} by gpus_per_worker and {actors:g} by gpus_per_actor, and this machine "
-        f"has {found or 'none'}: ask for less, or name a cluster's ray_address"
+        f"the launch asks for GPUs, {demands[0].count * demands[0].gpus:g} by gpus_per_worker and "
+        f"{demands[1].count * demands[1].gpus:g} by gpus_per_actor, and this machine has {found or 'none'}, which "
+        f"leaves no room for {' and '.join(map(str, left))}: ask for less, or name a cluster's ray_address"
     )
-
-
-def gpus_here() -> int | None:
-    """GPUs that programs may use here; None where they cannot be counted: AMD's, and NVIDIA's that are cut in parts."""
-    found = None if Path("/dev/kfd").exists() else _nvidia()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if found is None or visible is None:
-        return found
-    listed = [part.strip() for part in visible.split(",")]
-    # CUDA stops reading at the first number that is negative.
-    return min(found, next((i for i, part in enumerate(listed) if not part or part.startswith("-")), len(listed)))
-
-
-def _nvidia() -> int | None:
-    """By the driver's library, and by its device files where that is not there."""
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
-    if nvml.nvmlInit_v2():
-        return 0
-    count = ctypes.c_uint(0)
-    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    parts = any(_is_cut(nvml, number) for number in range(count.value))
-    nvml.nvmlShutdown()
-    return None if parts else count.value
-
-
-def _is_cut(nvml: ctypes.CDLL, number: int) -> bool:
-    """Whether a GPU is in MIG mode, in which each of its parts counts as one."""
-    device, now, then = ctypes.c_void_p(), ctypes.c_uint(0), ctypes.c_uint(0)
-    nvml.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(device))
-    failed = nvml.nvmlDeviceGetMigMode(device, ctypes.byref(now), ctypes.byref(then))
-    return not failed and now.value == 1

@@ -76,7 +76,7 @@ def _default(info: FieldInfo) -> str:
         return "required"
     if isinstance(info.default, BaseModel):
         return f"kind `{info.default.kind}`" if len(models_of(info.annotation)) > 1 else "its defaults"  # type: ignore[attr-defined]
-    return f"`{_cell(_yaml(info.default))}`"
+    return f"`{_cell(_yaml(info.get_default(call_default_factory=True)))}`"
 
 
 def _yaml(value: Any) -> str:

@@ -126,6 +126,7 @@ class _Shown:
 def _shown(name: str, launch: LaunchConfig) -> Iterator[_Shown]:
     from pipelines.stages.session import session
     from pipelines.terminal.progress import ProgressDisplay
+    from pipelines.tracking.gauges import Gauges
     from pipelines.tracking.runs import tracked
 
     started = time.perf_counter()
@@ -133,7 +134,7 @@ def _shown(name: str, launch: LaunchConfig) -> Iterator[_Shown]:
         ProgressDisplay() as progress,
         opened(launch.root, name) as folder,
         tracked(launch, folder, name) as tracker,
-        session(launch, progress, tracker.watch) as executor,
+        session(launch, progress, tracker.watch, Gauges(name).watch) as executor,
     ):
         yield _Shown(name, folder, launch.root, executor, tracker, started)
 

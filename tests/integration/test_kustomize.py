@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,16 @@ from lcia.config.run import RunConfig
 from pipelines.kubernetes.check import Document, check
 from pipelines.kubernetes.manifest import to_yaml
 from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.schemas import violations
 from pipelines.kubernetes.submission import Submission
 from pipelines.launch import LaunchConfig
-from tests.schemas import violations
 
 OVERLAYS = ("local-kind", "gke", "eks", "spot")
-COMPONENTS = ("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres")
-CORE = ("v1", "apps/v1", "networking.k8s.io/v1")
+COMPONENTS = (
+    *("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres", "monitoring", "history-server"),
+    "keep-head",
+)
+CORE = ("v1", "apps/v1", "networking.k8s.io/v1", "policy/v1")
 
 Manifest = dict[str, Any]
 
@@ -172,6 +178,16 @@ def test_the_image_holds_everything_that_the_build_copies(root: Path) -> None:
     """A path that .dockerignore leaves out would fail the build, which cannot run here."""
     allowed = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     lines = (root / "cluster" / "Dockerfile").read_text().splitlines()
-    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
-    assert {path for paths in copies for path in paths} == allowed
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
+    assert {path for paths in copies for path in paths if not path.startswith("--chown=")} == allowed
     assert all((root / path).exists() for path in allowed)
+
+
+def test_the_image_has_the_versions_that_the_tests_ran_with_and_no_root(root: Path) -> None:
+    text = (root / "cluster" / "Dockerfile").read_text()
+    pinned = dict(line.split("==") for line in (root / "constraints.txt").read_text().splitlines() if "==" in line)
+    ray, python = re.search(r"^ARG BASE=rayproject/ray:([\d.]+)-py(\d+)$", text, re.MULTILINE).groups()
+    assert ray == pinned["ray"] == metadata.version("ray")
+    assert python == f"{sys.version_info.major}{sys.version_info.minor}"
+    assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["1000:100"]
+    assert "--constraint constraints.txt" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -17,11 +18,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from ray.job_submission import JobSubmissionClient
 
 from lcia.config.run import RunConfig
 from lcia.types import InputError
+from pipelines.cli import app, guarded
 from pipelines.kubernetes.submission import Submission
-from pipelines.kubernetes.submit import JobEnd, Surroundings, launch, submit
+from pipelines.kubernetes.submit import JobEnd, Surroundings, run_job, submit, wait
 from pipelines.launch import LaunchConfig
 
 START_SECONDS = 420
@@ -128,7 +131,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.fail(f"no healthy head after {START_SECONDS} s:\n{log.read_text()[-4000:]}")
 
 
-def run_job(address: str, entrypoint: str, surroundings: Surroundings = NONE) -> tuple[JobEnd, str]:
+def submitted(address: str, entrypoint: str, surroundings: Surroundings = NONE) -> tuple[JobEnd, str]:
     """How a job ended, and its log."""
     shown: list[str] = []
     return submit(address, entrypoint, surroundings, shown.append), "".join(shown)
@@ -136,14 +139,14 @@ def run_job(address: str, entrypoint: str, surroundings: Surroundings = NONE) ->
 
 def test_a_job_sees_its_folder_and_its_variables_and_its_log_arrives(head: str, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("hello from the folder")
-    end, log = run_job(head, python(SCRIPT), Surroundings(working_dir=tmp_path, env={"COLOUR": "teal"}))
+    end, log = submitted(head, python(SCRIPT), Surroundings(working_dir=tmp_path, env={"COLOUR": "teal"}))
     assert end.status == "SUCCEEDED", (end.message, log)
     assert log.count("colour teal hello from the folder") == 1
 
 
 @pytest.mark.parametrize(("entrypoint", "shown"), [(python(CLUSTER_SCRIPT), "cpus 3.0")])
 def test_a_job_runs_on_the_cluster_that_took_it(head: str, entrypoint: str, shown: str) -> None:
-    end, log = run_job(head, entrypoint)
+    end, log = submitted(head, entrypoint)
     assert end.status == "SUCCEEDED", (end.message, log)
     assert shown in log
 
@@ -151,7 +154,7 @@ def test_a_job_runs_on_the_cluster_that_took_it(head: str, entrypoint: str, show
 def test_the_quickstart_runs_as_a_job_and_leaves_its_table_and_its_summary(head: str, tmp_path: Path) -> None:
     """Its stream, its two methods, its code; rows and steps are fewer."""
     smaller = "benchmark.train_size=48 benchmark.test_size=8 training.max_steps=4"
-    end, log = run_job(head, f"lcia quickstart --workers 1 --storage {tmp_path} {smaller}")
+    end, log = submitted(head, f"lcia quickstart --workers 1 --storage {tmp_path} {smaller}")
     assert end.status == "SUCCEEDED", (end.message, log[-3000:])
     summary = json.loads((tmp_path / "quickstart" / "summary.json").read_text())
     assert list(summary["runs"]) == ["sequential", "lcia"]
@@ -164,8 +167,24 @@ def test_the_quickstart_runs_as_a_job_and_leaves_its_table_and_its_summary(head:
         assert [line for line in log.splitlines() if name in line and average in line], log[-3000:]
 
 
+def test_the_doctor_finds_a_cluster_that_fits_and_what_a_launch_asks_too_much(head: str, tmp_path: Path) -> None:
+    """On the head's own path to its cluster; the storage is written and read there, and left as it was."""
+    end, log = submitted(head, f"lcia doctor --cluster --json --set storage={tmp_path}")
+    assert end.status == "SUCCEEDED", (end.message, log)
+    checks = {check["check"]: check for check in json.loads(log[log.index("[\n") :])}
+    assert list(checks) == ["storage", "versions", "GPUs", "placement", "tracking"]
+    assert checks["versions"]["found"].endswith("and the rest as here")
+    assert checks["placement"]["found"] == "3 CPU and 0 GPU on 1 nodes"
+    assert list((tmp_path / ".lcia-doctor").iterdir()) == []
+    end, log = submitted(head, "lcia doctor --cluster --json --set storage=/proc/none --set gpus_per_worker=1")
+    assert end.status == "FAILED"
+    assert "mount the volume there" in log
+    assert "no room for 1 training workers of 1 CPU and 1 GPU each" in log
+    assert "checks that do not fit: 2" in log
+
+
 def test_a_job_that_fails_is_reported_as_failed_with_its_log(head: str) -> None:
-    end, log = run_job(head, python("print('before the end'); raise SystemExit(3)"))
+    end, log = submitted(head, python("print('before the end'); raise SystemExit(3)"))
     assert end.status == "FAILED"
     assert "before the end" in log, end.message
 
@@ -175,9 +194,31 @@ def test_the_command_line_runs_on_the_head_and_its_failure_is_reported(
 ) -> None:
     where = LaunchConfig(storage=str(tmp_path))
     with pytest.raises(RuntimeError, match="FAILED"):
-        launch(Submission.of(RunConfig(), "nonsense: 1\n"), where, "jobs", head)
-    out = capsys.readouterr().out
-    assert "nonsense" in out, out
+        run_job(Submission.of(RunConfig(), "nonsense: 1\n"), where, head)
+    said = capsys.readouterr()
+    assert "nonsense" in said.out, said.out
+    job = re.search(r"lcia launch status (\S+) --address", said.err)[1]
+    assert lcia("launch", "logs", job, "--address", head) == 0
+    assert "nonsense" in capsys.readouterr().out
+    assert lcia("launch", "status", job, "--address", head, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "FAILED"
+    assert lcia("launch", "stop", job, "--address", head) == 0
+    assert "has ended already" in capsys.readouterr().out
+
+
+def test_a_running_job_is_stopped_and_one_that_is_not_there_is_named(
+    head: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = JobSubmissionClient(head).submit_job(entrypoint="sleep 600")
+    assert lcia("launch", "stop", job, "--address", head) == 0
+    assert "was told to stop" in capsys.readouterr().out
+    assert wait(JobSubmissionClient(head), job).status == "STOPPED"
+    assert lcia("launch", "status", "none", "--address", head) == 2
+    assert job in capsys.readouterr().err
+
+
+def lcia(*words: str) -> int:
+    return guarded(lambda: app(list(words), standalone_mode=False))
 
 
 def test_where_no_head_answers_the_message_says_so() -> None:

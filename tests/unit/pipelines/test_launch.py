@@ -53,6 +53,32 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused_with_both_numbers(worke
         _launch(num_workers=workers).check_batch(batch)
 
 
+@pytest.mark.parametrize(
+    ("batch", "workers", "told"),
+    [
+        (16, 6, "take 4 or 8 workers, which changes no result beyond rounding, or a batch of 12 or 18, which does"),
+        (4, 6, "take 4 workers, which changes no result beyond rounding, or a batch of 6, which does"),
+    ],
+)
+def test_a_refused_batch_names_the_nearest_numbers_that_do(batch: int, workers: int, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _launch(num_workers=workers).check_batch(batch)
+    assert str(caught.value).endswith(told)
+
+
+@pytest.mark.parametrize("given", ["2-8", [2, 8], {"min": 2, "max": 8}])
+def test_elastic_workers_are_refused_with_the_reason(given: Any) -> None:
+    with pytest.raises(InputError, match=r"num_workers: .*the number of workers is fixed: .*grow by train_groups"):
+        _launch(num_workers=given)
+    assert _launch(num_workers="4").num_workers == 4
+
+
+@pytest.mark.parametrize("key", ["gpus_per_worker", "gpus_per_actor"])
+def test_a_worker_takes_whole_gpus_or_a_part_of_one(key: str) -> None:
+    with pytest.raises(InputError, match=rf"{key}: .*whole GPUs, or a part of one"):
+        _launch(**{key: 1.5})
+
+
 def test_the_cpus_of_a_launch_are_those_of_its_groups_and_actors() -> None:
     launch = _launch(train_groups=2, num_workers=3, cpus_per_worker=1.5, eval_actors=4, embed_actors=5)
     assert launch.cpus == 2 * 3 * 1.5 + 4 + 5

@@ -6,7 +6,8 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
-from itertools import count
+from dataclasses import replace
+from itertools import count, cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,6 +96,18 @@ def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strate
     assert "resumed_at" not in json.loads((whole / RESULT).read_text())
     same = {ADAPTER_FILE, STEPS} | ({KEPT} if strategy in KEEPING else set())
     assert same <= {file.name for file in whole.iterdir()}
+    assert [name for name in same if (cut / name).read_bytes() != (whole / name).read_bytes()] == []
+
+
+def test_a_notice_saves_at_the_next_step_and_the_result_keeps_its_bits(tmp_path: Path) -> None:
+    """After the third step of either stage. Nothing else would be saved: a checkpoint is due after 1,000 steps."""
+    answers = cycle([False, False, True, False, False, False])
+    options = TrainOptions(micro_batch=8, save_steps=1000, logging_steps=1)
+    noticed = replace(options, save_now=lambda: next(answers))
+    whole = _published(*_trained(tmp_path / "whole", STRATEGIES["kronecker"], options))
+    cut = _published(*_trained(tmp_path / "cut", STRATEGIES["kronecker"], noticed, stop_at=5))
+    assert json.loads((cut / RESULT).read_text())["resumed_at"] == [3]
+    same = (ADAPTER_FILE, STEPS, KEPT)
     assert [name for name in same if (cut / name).read_bytes() != (whole / name).read_bytes()] == []
 
 
@@ -190,8 +203,10 @@ def test_the_speed_is_that_of_the_steps_since_the_last_line(tmp_path: Path, monk
     LocalExecutor(Store(str(tmp_path)), TrainOptions(logging_steps=2), seen.append).train_and_evaluate(
         prepared.plan.trains[:1], []
     )
-    # Ten seconds from one look at the clock to the next, and two steps of eight rows.
-    assert [progress.values["samples_per_second"] for progress in seen] == [1.6] * 3
+    # Ten seconds from one look at the clock to the next: two steps of eight rows and two looks each around the wait for
+    # their rows, and one more look at the end.
+    assert [progress.values["samples_per_second"] for progress in seen] == [16 / 50] * 3
+    assert [progress.values["data_wait_share"] for progress in seen] == [20 / 50] * 3
 
 
 class Ridge(Strategy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from copy import deepcopy
@@ -13,10 +14,11 @@ import yaml
 
 from lcia.config.run import RunConfig
 from pipelines.cli import app, guarded
+from pipelines.cluster import ClusterConfig, PoolConfig
 from pipelines.kubernetes.manifest import to_yaml
 from pipelines.kubernetes.rayjob import render_rayjob
 from pipelines.kubernetes.submission import Submission
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
+from pipelines.launch import LaunchConfig
 
 LAUNCH = LaunchConfig(storage="/mnt/lcia", cluster=ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8)))
 CONFIG_MAP, JOB = render_rayjob(Submission.of(RunConfig(name="a"), "name: a\n"), LAUNCH)
@@ -153,3 +155,29 @@ def test_a_configuration_that_is_called_check_can_still_be_launched(
     config.write_text((root / "configs" / "minicoin.yaml").read_text())
     assert lcia("launch", str(config), "--launch", str(root / "configs" / "launch" / "kuberay.yaml")) == 0
     assert "kind: RayJob" in capsys.readouterr().out
+
+
+def test_the_operators_schemas_are_used_where_a_file_of_them_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any file by kind, gzipped or not: here one that knows a single key of RayJobs, and one of ConfigMaps."""
+    known = {"type": "object", "properties": {"spec": {"properties": {"backoffLimit": {"maximum": 1}}}}}
+    text = json.dumps({"ray.io/v1|RayJob": known, "v1|ConfigMap": {"required": ["binaryData"]}}).encode()
+    file = write(tmp_path, CONFIG_MAP, JOB)
+    for name, data in (("schemas.json", text), ("schemas.json.gz", gzip.compress(text))):
+        (tmp_path / name).write_bytes(data)
+        assert lcia("launch", "check", file, "--schemas", str(tmp_path / name)) == 2
+        first, second = capsys.readouterr().out.splitlines()
+        assert first.endswith(f"ConfigMap/{NAME}-config: schema: $: 'binaryData' is a required property")
+        assert second.endswith(f"RayJob/{NAME}: schema: $.spec.backoffLimit: 2 is greater than the maximum of 1")
+
+
+@pytest.mark.parametrize("text", [None, "nothing", "[]", '{"RayJob": {}}'])
+def test_a_file_without_schemas_is_refused(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "schemas.json"
+    if text is not None:
+        path.write_text(text)
+    assert lcia("launch", "check", write(tmp_path, CONFIG_MAP, JOB), "--schemas", str(path)) == 2
+    assert str(path) in capsys.readouterr().err

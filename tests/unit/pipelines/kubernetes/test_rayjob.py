@@ -12,12 +12,13 @@ import yaml
 from lcia.config.run import GroupingConfig, RunConfig, TrainingConfig
 from lcia.studies.config import LogUniform, OptunaConfig, StudyConfig
 from lcia.types import InputError
+from pipelines.cluster import ClusterConfig, PoolConfig, SecretKey
 from pipelines.kubernetes.manifest import to_yaml
 from pipelines.kubernetes.pods import memory_bytes
 from pipelines.kubernetes.rayjob import render_rayjob
+from pipelines.kubernetes.schemas import complete, violations
 from pipelines.kubernetes.submission import Submission
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig, SecretKey
-from tests.schemas import complete, violations
+from pipelines.launch import LaunchConfig
 
 RUN_YAML = "# my run\nname: Quick Start!\nseed: 3\n"
 RUN = RunConfig(name="Quick.Start", seed=3)
@@ -328,7 +329,6 @@ def test_another_configuration_of_the_same_name_is_another_job() -> None:
         (launched(gpus_per_worker=4), "could never be placed"),
         (launched(cpus_per_worker=9), "could never be placed"),
         (launched(gpus_per_actor=0.5), "could never be placed"),
-        (launched(gpus_per_worker=1.5), "parts of one GPU or whole ones"),
         (launched(gpus_per_worker=0), "would idle"),
         (launched(num_workers=3), "cannot be split"),
         (launched(object_store_memory=8_000_000_000), "does not fit cluster.embed"),

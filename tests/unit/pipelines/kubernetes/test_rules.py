@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lcia.config.run import RunConfig
+from pipelines.cluster import ClusterConfig, PoolConfig
 from pipelines.kubernetes import operator_cluster_rules as c
 from pipelines.kubernetes import operator_job_rules as k
 from pipelines.kubernetes import our_rules as p
@@ -16,7 +17,7 @@ from pipelines.kubernetes.check import RULES, Document, check
 from pipelines.kubernetes.manifest import Job, Rule
 from pipelines.kubernetes.rayjob import render_rayjob
 from pipelines.kubernetes.submission import Submission
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
+from pipelines.launch import LaunchConfig
 
 LAUNCH = LaunchConfig(storage="/mnt/lcia", cluster=ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8)))
 SOUND = render_rayjob(Submission.of(RunConfig(name="a"), "name: a\n"), LAUNCH)
@@ -179,7 +180,7 @@ BROKEN: list[tuple[Rule, Breaking]] = [
         p.token_auth_is_not_overridden,
         both(cluster(authOptions={"mode": "token"}), variable("RAY_AUTH_MODE", "disabled")),
     ),
-    (p.queued_job_has_fixed_counts, both(QUEUED, autoscaling())),
+    (p.queued_job_that_grows_says_so, both(QUEUED, autoscaling())),
     (p.queued_job_leaves_suspend_alone, both(QUEUED, spec(suspend=True))),
     (p.pods_are_restricted, pod(0, securityContext={"runAsNonRoot": True})),
     (p.pods_are_restricted, pod(0, securityContext={"seccompProfile": {"type": "RuntimeDefault"}})),
@@ -236,3 +237,8 @@ def test_deletion_rules_in_order_are_fine() -> None:
 
 def test_autoscaling_with_version_two_is_fine() -> None:
     assert found(SOUND[0], broken_job(autoscaling())) == []
+
+
+def test_an_elastic_job_may_wait_in_a_queue() -> None:
+    elastic = metadata(labels={"kueue.x-k8s.io/queue-name": "gpu"}, annotations={"kueue.x-k8s.io/elastic-job": "true"})
+    assert found(SOUND[0], broken_job(both(elastic, autoscaling()))) == []

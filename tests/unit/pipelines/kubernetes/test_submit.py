@@ -14,14 +14,10 @@ from typing import Any, ClassVar, cast
 
 import pytest
 import ray
-import yaml
 
-from lcia.config.run import RunConfig
 from lcia.types import InputError
 from pipelines.kubernetes import submit as module
-from pipelines.kubernetes.submission import Submission
-from pipelines.kubernetes.submit import JobEnd, Surroundings, follow, launch, submit
-from pipelines.launch import ClusterConfig, LaunchConfig, PoolConfig
+from pipelines.kubernetes.submit import JobEnd, Surroundings, follow, submit
 
 LOG = "one\ntwo\nthree\n"
 
@@ -157,31 +153,3 @@ def test_a_head_that_does_not_take_the_job_is_told_in_a_few_lines() -> None:
     assert message.startswith(f"the Ray head at {address} did not take the job: Request failed with status code 500")
     assert "the same command sends the job again" in message
     assert len(message) < 600
-
-
-CLUSTER = ClusterConfig(image="lcia:0.1.0", train=PoolConfig(cpu=8))
-
-
-def test_the_target_rayjob_prints_what_renders_to_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
-    run = RunConfig(name="mine", seed=4)
-    launch(Submission.of(run), LaunchConfig(storage="/mnt/lcia", cluster=CLUSTER), "rayjob")
-    config_map, job = yaml.safe_load_all(capsys.readouterr().out)
-    assert RunConfig.model_validate(yaml.safe_load(config_map["data"]["run.yaml"])) == run
-    assert job["kind"] == "RayJob"
-
-
-def test_the_text_of_the_run_is_mounted_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
-    where = LaunchConfig(storage="/mnt/lcia", cluster=CLUSTER)
-    launch(Submission.of(RunConfig(name="mine"), "# mine\nname: mine\n"), where, "rayjob")
-    config_map, _ = yaml.safe_load_all(capsys.readouterr().out)
-    assert config_map["data"]["run.yaml"] == "# mine\nname: mine\n"
-
-
-def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(InputError, match="there is no target 'slurm'"):
-        launch(Submission.of(RunConfig()), LaunchConfig(), "slurm")
-
-
-def test_a_relative_storage_is_refused_before_a_job_is_sent_elsewhere() -> None:
-    with pytest.raises(InputError, match="give a full path"):
-        launch(Submission.of(RunConfig()), LaunchConfig(storage="runs"), "jobs", "http://127.0.0.1:1")
