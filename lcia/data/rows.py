@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from lcia.data.parquet import CRC, ROW, SIZE, START, Table, decode_end, to_sample
 from lcia.data.shards import Shard, read_index
 from lcia.store.files import Files
-from lcia.store.trouble import patiently
 from lcia.types import Sample
 
 CACHE_BYTES = 64 << 20
@@ -70,36 +69,25 @@ class Unit:
         if self.shard is None:
             with self.files.open(self.name) as file:
                 return Loaded(pq.ParquetFile(file).read_row_group(self.group), None, None)
-        file, shard = self.files.open(self.name), self.shard
-        end = self._read(file, shard.size - shard.end, shard.end)
+        file, shard = None if self.files.is_local else self.files.open(self.name), self.shard
+        end = self.files.read_range(self.name, shard.size - shard.end, shard.end, file)
         if zlib.crc32(end) != shard.crc:
             raise self.files.damaged(self.name)
         rows, ranges = decode_end(end, shard.size)
-        if not self.files.is_local:
-            return Loaded(rows, ranges, file)
-        file.close()
-        return Loaded(rows, ranges, None)
+        return Loaded(rows, ranges, file)
 
     def read_images(self, loaded: Loaded, ranges: NDArray[np.uint32]) -> list[tuple[int, bytes]]:
         """Images that lie close together, each with its row; raises StoreError where one is not what was written."""
-        start = int(ranges[0, START])
-        size = int(ranges[-1, START]) + int(ranges[-1, SIZE]) - start
-        if loaded.file is None:
-            with self.files.open(self.name) as file:
-                data = self._read(file, start, size)
-        else:
-            data = self._read(loaded.file, start, size)
+        lines = ranges.tolist()
+        start, stop = lines[0][START], lines[-1][START] + lines[-1][SIZE]
+        data = self.files.read_range(self.name, start, stop - start, loaded.file)
         found = []
-        for line in ranges.tolist():
+        for line in lines:
             image = data[line[START] - start : line[START] - start + line[SIZE]]
             if zlib.crc32(image) != line[CRC]:
                 raise self.files.damaged(self.name)
             found.append((line[ROW], image))
         return found
-
-    def _read(self, file: Any, start: int, size: int) -> bytes:
-        data: bytes = patiently(self.files.root, file.read_at, size, start)
-        return data
 
 
 class Rows:
@@ -218,7 +206,8 @@ def _units(files: Files) -> Iterator[tuple[Unit, int]]:
 
 def _spans(ranges: NDArray[np.uint32], rows: Sequence[int]) -> list[NDArray[np.uint32]]:
     """The ranges of the images of these rows, those that lie close together in one array; [images, 4] each."""
-    wanted = ranges[np.isin(ranges[:, ROW], rows)]
+    firsts, stops = (np.searchsorted(ranges[:, ROW], rows, side).tolist() for side in ("left", "right"))
+    wanted = ranges[[at for first, stop in zip(firsts, stops, strict=True) for at in range(first, stop)]]
     if not len(wanted):
         return []
     ends = wanted[:-1, START].astype(np.int64) + wanted[:-1, SIZE]

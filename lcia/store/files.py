@@ -51,8 +51,19 @@ class Files:
         return f"{self.folder}/{name}"
 
     def open(self, name: str) -> Any:
-        """A pyarrow file, to be read with read_at. Raises FileNotFoundError."""
+        """A pyarrow file, for read_range. Raises FileNotFoundError."""
         return patiently(self.root, self.fs.open_input_file, self.path(name))
+
+    def read_range(self, name: str, start: int, size: int, file: Any = None) -> bytes:
+        """`size` bytes from byte `start`, of `file` where it is open; fewer where it ends. Raises FileNotFoundError."""
+        return patiently(self.root, self._read_range, name, start, size, file)
+
+    def _read_range(self, name: str, start: int, size: int, file: Any) -> bytes:
+        if file is None:
+            with self.fs.open_input_file(self.path(name)) as opened:
+                return self._read_range(name, start, size, opened)
+        data: bytes = file.read_at(size, start)
+        return data
 
     def read(self, name: str) -> bytes:
         """A whole file.

@@ -65,7 +65,7 @@ def test_one_missing_result_is_enough_for_ray_to_start(
     folder, prepared = cached
     here, [missing, *_] = executor(folder), getattr(prepared.plan, kind)
     usable = here.store.usable
-    monkeypatch.setattr(here.store, "usable", lambda key: key != missing.key and usable(key))
+    monkeypatch.setattr(here.store, "usable", lambda key, **how: key != missing.key and usable(key, **how))
     with pytest.raises(RayStartsError):
         here.train_and_evaluate(prepared.plan.trains, prepared.plan.evals)
 
