@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 
 from lcia.addresses import anchored
 from lcia.secrets import redacted
+from lcia.store.lease import Guard, unguarded
 from lcia.store.scratch import staging
 from lcia.store.seals import MARKER, Entries, defects, entries_of, files_of, seal
 from lcia.store.transfer import BROKEN, delete, download, move, move_files, names_in, open_storage, read, upload
@@ -46,11 +47,14 @@ class DamagedError(StoreError):
 
 
 class Store:
-    """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix."""
+    """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix.
 
-    def __init__(self, root: str, cache: Path | None = None) -> None:
+    `guard` is asked before a checkpoint is written; results are the same whoever publishes them.
+    """
+
+    def __init__(self, root: str, cache: Path | None = None, guard: Guard = unguarded) -> None:
         absolute = anchored(root)
-        self.root = absolute
+        self.root, self.guard = absolute, guard
         self.fs, self.base = patiently(absolute, open_storage, absolute)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)
         self._cache = (
@@ -239,7 +243,12 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def save(self, step: int) -> Iterator[Path]:
-        """A local folder to fill; it counts once the block is left without an error. Older ones then go."""
+        """A local folder to fill; it counts once the block is left without an error. Older ones then go.
+
+        Raises:
+            SupersededError: another attempt writes them now.
+        """
+        self._store.guard()
         with self._store._staging() as folder:
             yield folder
             self._store._put(folder, f"{self._folder}/{step:09d}")

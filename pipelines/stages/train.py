@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcia.protocols import Assistant
 from lcia.stage import TrainStage
+from lcia.store.lease import Lease, SupersededError, unguarded
 from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
 from pipelines.stages.broker import Broker, BrokerHandle, find_broker
@@ -19,14 +20,16 @@ from pipelines.stages.work import NotYet, SessionOver, Training, until_over
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PERMANENT = (ValueError, FloatingPointError)
-"""Errors (InputError is one of them) that data and configuration alone decide: a second try ends the same way."""
+PERMANENT = (ValueError, FloatingPointError, SupersededError)
+"""Errors (InputError is one of them) that a second try would end with too: data and configuration alone decide them, or
+another attempt has taken over."""
 
 
-def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> None:
+def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str, lease: Lease | None = None) -> None:
     """Trains until the broker closes. Blocks; Ray Train starts killed workers again, `max_failures` times.
 
-    `folder`: a private one of this machine, if all workers run on it, else empty.
+    `folder`: a private one of this machine, if all workers run on it, else empty. `lease`: what checkpoints are written
+    under.
 
     Raises:
         StageFailedError: workers or the controller were lost more often than that.
@@ -37,7 +40,7 @@ def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -
     while True:
         given_up = broker.ask(Broker.count_given_up)
         try:
-            _trainer(launch, broker, group, folder).fit()
+            _trainer(launch, broker, group, folder, lease).fit()
             return
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             # A stage that fails for good may cost its workers, but says nothing about the next stage.
@@ -63,7 +66,7 @@ def _why_lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
     return f"training failed{where}, {times}; the last error: {describe(cause)}"
 
 
-def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> Any:
+def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str, lease: Lease | None) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -77,9 +80,11 @@ def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str
     )
     failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
     name = f"{broker.name}-{group}-{uuid.uuid4().hex[:6]}"
+    attempt = (lease.name, lease.attempt) if lease else None
+    settings = {"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group, "attempt": attempt}
     return TorchTrainer(
         _work,
-        train_loop_config={"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group},
+        train_loop_config=settings,
         torch_config=OneNodeConfig(folder=folder) if folder else TorchConfig(),
         scaling_config=scaling,
         run_config=RunConfig(name=name, storage_path=folder or f"{launch.root}/ray", failure_config=failures),
@@ -101,7 +106,8 @@ def _work(settings: dict[str, Any]) -> None:
     options = TrainOptions(
         launch.per_device_train_batch_size, launch.save_steps, launch.logging_steps, launch.parallelism
     )
-    broker, store = find_broker(settings["broker"]), Store(launch.store_root)
+    lease = Lease(launch.root, *settings["attempt"]) if settings["attempt"] else None
+    broker, store = find_broker(settings["broker"]), Store(launch.store_root, guard=lease.check if lease else unguarded)
     worker = Worker(store, accelerator, options, broker.tell)
     loaded: dict[str, Assistant] = {}
     for work in until_over(lambda: _next(accelerator, broker, settings["group"])):
