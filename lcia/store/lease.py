@@ -1,7 +1,7 @@
 """Which of several attempts at one session may write: the newest.
 
 A scheduler may start a session again while the processes of its last attempt still live (a retry of a RayJob does).
-Each attempt leaves a small object `<number>-<letters>.json` in the storage, with a number above all that it finds there. The
+Each attempt leaves a small object `<number>-<letters>.json` in the storage, its number above all that it finds. The
 greatest name is the newest attempt, so no clocks are compared and no two attempts write the same object. An older one
 stops at its next write. Between the look and the write it may still write once: results and checkpoints are sealed and
 have the content of their keys, so that does no harm.

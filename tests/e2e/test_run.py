@@ -134,22 +134,34 @@ def test_damaged_results_of_every_kind_are_made_again_and_the_rest_can_be_cleane
     assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {"cached"}
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(finished: Path, tmp_path: Path) -> None:
+def test_a_newer_attempt_stops_an_older_one_and_ctrl_c_says_how_to_go_on(finished: Path, tmp_path: Path) -> None:
     _copy_first_stage(finished, tmp_path)
+    steps = random.Random("interrupt")
+    older = _start(tmp_path)
+    _wait_for(tmp_path, steps.randint(10, 20))
+    # As a scheduler does that starts a run again while its last attempt still lives.
     process = _start(tmp_path)
-    _wait_for(tmp_path, random.Random("interrupt").randint(10, 50))
+    said = older.communicate(timeout=200)[1]
+    assert older.returncode == 1
+    assert "another attempt at 'stream' has begun in this storage, so this one (number 1) stops" in said
+    _wait_for(tmp_path, steps.randint(30, 50))
     of_ray = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 130, err[-3000:]
     assert psutil.wait_procs(of_ray, timeout=60)[1] == []
+    [mirrored] = _mlflow_runs(tmp_path, "stream")
+    assert mirrored.info.status == "KILLED"
     assert "To continue, run the same command again." in err
     assert "Traceback" not in err
     newest = _checkpoints(tmp_path)[-1]
     again = lcia(*_command(tmp_path))
     assert again.returncode == 0, again.stderr[-3000:]
     [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
-    assert stage["resumed_at"] == [int(newest.name)]
+    assert stage["resumed_at"][-1] == int(newest.name)
+    assert len(stage["resumed_at"]) == 2
+    [mirrored] = _mlflow_runs(tmp_path, "stream")
+    assert mirrored.info.status == "FINISHED"
     _assert_same_bits(tmp_path, finished)
 
 
@@ -181,6 +193,12 @@ def test_the_same_command_goes_on_after_a_lost_machine_and_a_killed_driver(finis
     assert stage["resumed_at"][0] == int(before.name)
     assert stage["damaged_checkpoints"] == [newest.name]
     _assert_same_bits(tmp_path, finished)
+
+
+def _mlflow_runs(folder: Path, name: str) -> list[Any]:
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("lcia")
+    return list(client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'"))
 
 
 def _copy_first_stage(finished: Path, home: Path) -> None:

@@ -1,8 +1,8 @@
 """Pods as processes in their own network, mount, host name and process namespaces on one bridge.
 
-A pod's files are those of this machine (interpreter and checkout stand for the image) but for /etc, /mnt and /tmp, which
-are its own. Its network, its mounts and its processes end with its first process, and that ends with this one. Only the
-bridge has to be removed.
+A pod's files are those of this machine (interpreter and checkout stand for the image) but for /etc, /mnt and /tmp,
+which are its own. Its network, its mounts and its processes end with its first process, and that ends with this one.
+Only the bridge has to be removed.
 """
 
 from __future__ import annotations
@@ -109,18 +109,18 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder, self.pods = folder, dict[str, Pod]()
         self._hosts = itertools.count(10)
-        self._bridge = ""
+        self.bridge = ""
 
     def __enter__(self) -> Lab:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._bridge, number = _new_bridge()
+        self.bridge, number = _new_bridge()
         self._network = f"{NETWORK}.{number}"
         try:
-            _ip("addr", "add", f"{self._network}.1/24", "dev", self._bridge)
-            _ip("link", "set", self._bridge, "up")
+            _ip("addr", "add", f"{self._network}.1/24", "dev", self.bridge)
+            _ip("link", "set", self.bridge, "up")
             self.dns = NameServer(f"{self._network}.1")
         except BaseException:
-            _ip("link", "del", self._bridge)
+            _ip("link", "del", self.bridge)
             raise
         return self
 
@@ -130,12 +130,12 @@ class Lab:
                 self.kill(pod)
             self.dns.close()
         finally:
-            _ip("link", "del", self._bridge)
+            _ip("link", "del", self.bridge)
 
     def start(self, setting: Setting, command: Sequence[str]) -> Pod:
         """Starts a pod whose first process runs `command`."""
         number = next(self._hosts)
-        address, link = f"{self._network}.{number}", f"{self._bridge}p{number}"
+        address, link = f"{self._network}.{number}", f"{self.bridge}p{number}"
         home = self.folder / setting.name
         script = self._prepare(home, setting, address)
         environment = {**ENVIRONMENT, **setting.environment}
@@ -194,7 +194,7 @@ class Lab:
                 raise RuntimeError(f"pod {pod.name} did not start: {pod.log.read_text()}")
         inside = ["nsenter", "--target", str(pod.process.pid), "--net", "ip"]
         _ip("link", "add", pod.link, "type", "veth", "peer", "name", "eth0", "netns", str(pod.process.pid))
-        _ip("link", "set", pod.link, "master", self._bridge, "up")
+        _ip("link", "set", pod.link, "master", self.bridge, "up")
         for command in (
             ["addr", "add", f"{pod.address}/24", "dev", "eth0"],
             ["link", "set", "eth0", "up"],

@@ -127,6 +127,8 @@ class Played:
     struck: list[tuple[str, int]]
     refused: list[int]
     """HTTP codes of what the dashboard said to one without a token, and with a wrong one."""
+    bridge: str
+    study: bool
     secrets: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -171,7 +173,9 @@ def play(variant: Variant, folder: Path) -> Played:
             place.bring()
             _write_log(replay, folder)
     tokens = {f"RAY_AUTH_TOKEN {number}": attempt.token for number, attempt in enumerate(replay.attempts)}
-    return Played(folder, status, replay, faults.struck, refused, planted | (tokens if variant.s3 else {}))
+    return Played(
+        folder, status, replay, faults.struck, refused, lab.bridge, variant.study, planted | (tokens if planted else {})
+    )
 
 
 def _planted() -> dict[str, str]:
