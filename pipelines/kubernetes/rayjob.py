@@ -19,6 +19,10 @@ CONFIG_PATH = "/etc/lcia"
 OBJECT_STORE_SHARE = {ACTOR_POOL: 0.3, TRAIN_POOL: 0.1}
 """Of a pod's memory: actors pass blocks of images on, train workers only read the shards."""
 
+AGENT_PORTS = {"dashboard-agent-grpc-port": "52366", "runtime-env-agent-port": "52367"}
+"""Beside the two that the operator sets. Where an agent draws its own, a raylet that does not hear of it within 15 s
+(hard-coded) aborts: on a busy node a pod then never comes up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -118,7 +122,7 @@ def _ray(names: Names, cluster: ClusterConfig, needed: list[Pool], launch: Launc
         "rayVersion": version("ray"),
         "headGroupSpec": {
             # No tasks on the head: it carries the driver, the GCS and the dashboard.
-            "rayStartParams": {"num-cpus": "0"},
+            "rayStartParams": {"num-cpus": "0", **AGENT_PORTS},
             "labels": {"lcia/pool": "head"},
             "template": _template(names, cluster, "head", cluster.head),
         },
@@ -134,7 +138,7 @@ def _group(names: Names, cluster: ClusterConfig, pool: Pool, object_store_memory
         "replicas": pool.pods,
         "minReplicas": pool.pods,
         "maxReplicas": pool.pods,
-        "rayStartParams": {"object-store-memory": str(store)},
+        "rayStartParams": {"object-store-memory": str(store), **AGENT_PORTS},
         "labels": {"lcia/pool": pool.name},
         "template": _template(names, cluster, pool.name, pool.config),
     }

@@ -19,7 +19,7 @@ from tests.replay.lab import Lab, Pod, Setting
 from tests.replay.pods import Cluster
 
 POLL_S = 0.25
-READY_S, DONE_S = 300.0, 1200.0
+READY_S, DONE_S = 400.0, 1500.0
 WORKER = 'bash -c "$1" || exit 1; shift; while true; do "$@"; sleep 1; done'
 """The init container, then the main one, which is started again whenever it ends (restartPolicy Always)."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")

@@ -169,8 +169,8 @@ def play(variant: Variant, folder: Path) -> Played:
         try:
             status = replay.run(faults)
             refused = [_refusal(replay.attempt, token) for token in ("", "wrong")] if variant.s3 else []
-        finally:
             place.bring()
+        finally:
             _write_log(replay, folder)
     tokens = {f"RAY_AUTH_TOKEN {number}": attempt.token for number, attempt in enumerate(replay.attempts)}
     return Played(

@@ -197,6 +197,8 @@ def test_ray_is_the_installed_one_and_the_head_takes_no_tasks() -> None:
     cluster = job()["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == version("ray")
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert {"dashboard-agent-grpc-port", "runtime-env-agent-port"} <= group["rayStartParams"].keys()
 
 
 def test_the_entrypoint_is_fixed() -> None:
