@@ -15,10 +15,14 @@ from tests.replay.variants import VARIANTS, play
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.replay", description=__doc__)
-    parser.add_argument("variants", nargs="*", choices=[*VARIANTS, []], help=f"of {', '.join(VARIANTS)}; none: all")
+    parser = argparse.ArgumentParser(prog="python -m tests.replay", description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    about = "\n".join(f"  {name}: {variant.about}" for name, variant in VARIANTS.items())
+    parser.add_argument("variants", nargs="*", help=f"none: all of\n{about}")
     parser.add_argument("--keep", type=Path, help="a new folder for everything that the replays leave")
     given = parser.parse_args(arguments)
+    if unknown := set(given.variants) - set(VARIANTS):
+        parser.error(f"there is no variant {', '.join(sorted(unknown))}")
     if reason := why_not():
         print(reason, file=sys.stderr)
         return 2
