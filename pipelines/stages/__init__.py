@@ -8,6 +8,7 @@ The driver:
 Between driver and servers:
 - `broker`: the actor that knows what was asked for, who works on it, and how far that is
 - `work`: what the broker hands out and answers
+- `pools`: which pods of a RayJob a worker belongs on
 
 A stage each:
 - `shard`: ShardStage by tasks of Ray Data

@@ -15,6 +15,7 @@ from lcia.store.lease import Lease, SupersededError, unguarded
 from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
 from pipelines.stages.broker import Broker, BrokerHandle, find_broker
+from pipelines.stages.pools import on_pool
 from pipelines.stages.work import NotYet, SessionOver, Training, until_over
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str
     if launch.gpus_per_worker:
         resources["GPU"] = launch.gpus_per_worker
     scaling = ScalingConfig(
-        num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources
-    )
+        num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources,
+        label_selector=on_pool("train") or None,
+    )  # fmt: skip
     failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
     name = f"{broker.name}-{group}-{uuid.uuid4().hex[:6]}"
     attempt = (lease.name, lease.attempt) if lease else None
