@@ -307,7 +307,7 @@ class Others:
 
 
 def test_what_is_missed_while_a_server_is_away_is_sent_at_the_end_of_the_run_and_of_sixteen_others(
-    server, stream, tmp_path
+    server, stream, tmp_path, capfd
 ):
     launch = launch_of(tmp_path, server.uri)
 
@@ -324,7 +324,7 @@ def test_what_is_missed_while_a_server_is_away_is_sent_at_the_end_of_the_run_and
             others.log(range(10, 15))
 
     server.start()
-    others = Others(server.uri)
+    others = Others(server.uri.replace("://", "://me:hunter2@"))
     session(stream, launch, tmp_path / "stream", disturb)
     others.finish()
     check_complete(server.uri, launch.tracking.experiment)
@@ -332,6 +332,7 @@ def test_what_is_missed_while_a_server_is_away_is_sent_at_the_end_of_the_run_and
     assert set(runs) == set(Others.names)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert all(steps_of(server.uri, run, "loss") == list(range(15)) for run in runs.values())
+    assert "hunter2" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("killed_after", [None, 1], ids=["away from the start", "killed in mid-run"])
