@@ -200,8 +200,9 @@ class Replay:
 
 
 def ask(attempt: Attempt, path: str, token: str | None = None) -> dict[str, Any]:
-    """What the dashboard of an attempt answers; with its token unless another is given."""
-    header = {"Authorization": f"Bearer {attempt.token if token is None else token}"}
+    """What the dashboard of an attempt answers; with its token unless another, or an empty one for none, is given."""
+    token = attempt.token if token is None else token
+    header = {"Authorization": f"Bearer {token}"} if token else {}
     url = f"http://{attempt.head.address}:{pods.PORTS['dashboard']}{path}"
     with urllib.request.urlopen(urllib.request.Request(url, headers=header), timeout=10) as reply:
         found: dict[str, Any] = json.load(reply)
