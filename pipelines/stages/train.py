@@ -25,6 +25,10 @@ PERMANENT = (ValueError, FloatingPointError, SupersededError)
 """Errors (InputError is one of them) that a second try would end with too: data and configuration alone decide them, or
 another attempt has taken over."""
 
+WAITS_FOR_PODS = 120
+"""How often workers that could not start, for lack of a pod, are tried again: a new pod takes minutes, a try half a
+minute (RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S). Elsewhere what cannot be placed at once never can be."""
+
 
 def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str, lease: Lease | None = None) -> None:
     """Trains until the broker closes. Blocks; Ray Train starts killed workers again, `max_failures` times.
@@ -76,11 +80,14 @@ def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str
     resources = {"CPU": launch.cpus_per_worker}
     if launch.gpus_per_worker:
         resources["GPU"] = launch.gpus_per_worker
+    selector = on_pool("train")
     scaling = ScalingConfig(
         num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources,
-        label_selector=on_pool("train") or None,
+        label_selector=selector or None,
     )  # fmt: skip
-    failures = FailureConfig(max_failures=launch.max_failures, controller_failure_limit=0)
+    failures = FailureConfig(
+        max_failures=launch.max_failures, controller_failure_limit=WAITS_FOR_PODS if selector else 0
+    )
     name = f"{broker.name}-{group}-{uuid.uuid4().hex[:6]}"
     attempt = (lease.name, lease.attempt) if lease else None
     settings = {"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group, "attempt": attempt}
