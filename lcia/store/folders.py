@@ -25,6 +25,7 @@ from lcia.addresses import anchored
 from lcia.secrets import redacted
 from lcia.store.background import Uploads
 from lcia.store.files import Files, Shared
+from lcia.store.lease import Guard, unguarded
 from lcia.store.scratch import staging
 from lcia.store.seals import MARKER, Entries, defects, entries_of, files_of, seal
 from lcia.store.transfer import BROKEN, delete, download, move, move_files, names_in, open_storage, read, upload
@@ -51,12 +52,13 @@ class DamagedError(StoreError):
 class Store:
     """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix.
 
-    `copies`: what could be read in ranges from another machine is copied to this one first, whole.
+    `copies`: what could be read in ranges from another machine is copied to this one first, whole. `guard` is asked
+    before a checkpoint is written; results are the same whoever publishes them.
     """
 
-    def __init__(self, root: str, cache: Path | None = None, copies: bool = False) -> None:
+    def __init__(self, root: str, cache: Path | None = None, copies: bool = False, guard: Guard = unguarded) -> None:
         absolute = anchored(root)
-        self.root = absolute
+        self.root, self.guard = absolute, guard
         self.fs, self.base = patiently(absolute, open_storage, absolute)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)
         self._cache = (
@@ -290,7 +292,9 @@ class Checkpoints:
 
         Raises:
             StoreError: the upload before this one has failed.
+            SupersededError: another attempt writes them now.
         """
+        self._store.guard()
         with contextlib.ExitStack() as scope:
             folder = scope.enter_context(self._store._staging())
             yield folder

@@ -25,6 +25,10 @@ NAME_LIMITS: dict[Kind, int] = {"RayJob": NAME_LIMIT, "RayCronJob": CRON_NAME_LI
 OBJECT_STORE_SHARE = {ACTOR_POOL: 0.3, TRAIN_POOL: 0.1}
 """Of a pod's memory: actors pass blocks of images on, train workers only read the shards."""
 
+AGENT_PORTS = {"dashboard-agent-grpc-port": "52366", "runtime-env-agent-port": "52367"}
+"""Beside the two that the operator sets. Where an agent draws its own, a raylet that does not hear of it within 15 s
+(hard-coded) aborts: on a busy node a pod then never comes up."""
+
 
 def render_rayjob(job: Submission, launch: LaunchConfig) -> list[Manifest]:
     """The ConfigMap with both configuration files and the RayJob that runs them.
@@ -117,7 +121,7 @@ def _ray(names: Names, cluster: ClusterConfig, needed: list[Pool], launch: Launc
         **_history(cluster),
         "headGroupSpec": {
             # No tasks on the head: it carries the driver, the GCS and the dashboard.
-            "rayStartParams": {"num-cpus": "0"},
+            "rayStartParams": {"num-cpus": "0", **AGENT_PORTS},
             "labels": {"lcia/pool": "head"},
             "template": ray_template(names, cluster, "head", cluster.head),
         },
@@ -133,7 +137,7 @@ def _group(names: Names, cluster: ClusterConfig, pool: Pool, object_store_memory
         "replicas": pool.pods,
         "minReplicas": pool.pods,
         "maxReplicas": pool.pods,
-        "rayStartParams": {"object-store-memory": str(store)},
+        "rayStartParams": {"object-store-memory": str(store), **AGENT_PORTS},
         "labels": {"lcia/pool": pool.name},
         "template": ray_template(names, cluster, pool.name, pool.config),
     }

@@ -9,6 +9,7 @@ Between driver and servers:
 - `broker`: the actor that knows what was asked for, who works on it, and how far that is
 - `queues`: what waits there, in order, until all that it needs is done
 - `work`: what the broker hands out and answers
+- `pools`: which pods of a RayJob a worker belongs on
 
 A stage each:
 - `shard`: ShardStage by tasks of Ray Data

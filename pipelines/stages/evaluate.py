@@ -20,6 +20,7 @@ from lcia.store.folders import Store
 from pipelines.exits import describe
 from pipelines.launch import LaunchConfig
 from pipelines.stages.broker import Broker, BrokerHandle
+from pipelines.stages.pools import on_pool
 from pipelines.stages.work import RowRange, until_over
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def serve(launch: LaunchConfig, broker: BrokerHandle, publisher: Publisher) -> N
         ray.exceptions.RayActorError: it was killed more often than that.
     """
     lives = {"max_restarts": launch.max_failures, "max_task_retries": launch.max_failures}
-    actor = ray.remote(Answerer).options(num_cpus=1, num_gpus=launch.gpus_per_actor, **lives).remote(launch)
+    needs = {"num_cpus": 1, "num_gpus": launch.gpus_per_actor, "label_selector": on_pool("embed") or None}
+    actor = ray.remote(Answerer).options(**needs, **lives).remote(launch)
     for work in until_over(lambda: broker.ask(Broker.next_rows)):
         try:
             records, seconds = ray.get(actor.answer.remote(work))

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lcia.store.folders import Store
+from lcia.store.lease import Lease, SupersededError
 from pipelines import exits
 from pipelines.exits import SERVER_THREAD, describe
 from pipelines.launch import LaunchConfig
@@ -30,15 +31,19 @@ HURRY_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
-    """An executor on Ray. Ray starts when a stage is missing, and ends with the block."""
+def session(launch: LaunchConfig, *watchers: Watcher, lease: Lease | None = None) -> Iterator[RayExecutor]:
+    """An executor on Ray. Ray starts when a stage is missing, and ends with the block.
+
+    A session that has lost its `lease` ends with SupersededError.
+    """
     launch = launch.settled()
-    backend = Backend(launch)
+    backend = Backend(launch, lease)
+    guards: tuple[Watcher, ...] = (lambda _: lease.check_now_and_then(),) if lease else ()
     try:
-        yield RayExecutor(launch, backend.start, *watchers)
+        yield RayExecutor(launch, backend.start, *guards, *watchers)
     except BaseException as error:
         # Stages under way are not waited for: their last checkpoints are in the store.
-        backend.close(hurry=isinstance(error, KeyboardInterrupt))
+        backend.close(hurry=isinstance(error, KeyboardInterrupt | SupersededError))
         raise
     else:
         backend.close(hurry=False)
@@ -47,8 +52,8 @@ def session(launch: LaunchConfig, *watchers: Watcher) -> Iterator[RayExecutor]:
 class Backend:
     """Ray with a session's broker and servers; nothing runs before start()."""
 
-    def __init__(self, launch: LaunchConfig) -> None:
-        self._launch = launch
+    def __init__(self, launch: LaunchConfig, lease: Lease | None = None) -> None:
+        self._launch, self._lease = launch, lease
         self._broker: BrokerHandle | None = None
         self._servers: Sequence[threading.Thread] = ()
         self.local: PrivateRay | None = None
@@ -73,7 +78,7 @@ class Backend:
         launch, folder = self._launch, str(self.local.folder) if self.local else ""
         publisher = evaluate.Publisher(Store(launch.store_root), broker)
         jobs: list[tuple[ServerKind, Callable[[], None]]] = [
-            ("train", partial(train.serve, launch, broker, f"group{group}", folder))
+            ("train", partial(train.serve, launch, broker, f"group{group}", folder, self._lease))
             for group in range(launch.train_groups)
         ]
         jobs += [("eval", partial(evaluate.serve, launch, broker, publisher))] * launch.eval_actors

@@ -12,23 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 from lcia.protocols import Assistant
 from lcia.stage import TrainStage
+from lcia.store.lease import Lease, SupersededError, unguarded
 from pipelines.exits import StageFailedError, describe
 from pipelines.launch import LaunchConfig
 from pipelines.stages import notices
 from pipelines.stages.broker import Broker, BrokerHandle, find_broker
+from pipelines.stages.pools import on_pool
 from pipelines.stages.work import NotYet, SessionOver, Training, until_over
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PERMANENT = (ValueError, FloatingPointError)
-"""Errors (InputError is one of them) that data and configuration alone decide: a second try ends the same way."""
+PERMANENT = (ValueError, FloatingPointError, SupersededError)
+"""Errors (InputError is one of them) that a second try would end with too: data and configuration alone decide them, or
+another attempt has taken over."""
+
+WAITS_FOR_PODS = 120
+"""How often workers that could not start, for lack of a pod, are tried again: a new pod takes minutes, a try half a
+minute (RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S). Elsewhere what cannot be placed at once never can be."""
 
 
-def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> None:
+def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str, lease: Lease | None = None) -> None:
     """Trains until the broker closes. Blocks; Ray Train starts killed workers again, `max_failures` times.
 
-    `folder`: a private one of this machine, if all workers run on it, else empty.
+    `folder`: a private one of this machine, if all workers run on it, else empty. `lease`: what checkpoints are written
+    under.
 
     Raises:
         StageFailedError: workers or the controller were lost more often than that.
@@ -39,7 +47,7 @@ def serve(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -
     while True:
         given_up = broker.ask(Broker.count_given_up)
         try:
-            _trainer(launch, broker, group, folder).fit()
+            _trainer(launch, broker, group, folder, lease).fit()
             return
         except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             # A stage that fails for good may cost its workers, but says nothing about the next stage.
@@ -65,21 +73,25 @@ def _why_lost(error: Exception, stage: str, launch: LaunchConfig) -> str:
     return f"training failed{where}, {times}; the last error: {describe(cause)}"
 
 
-def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str) -> Any:
+def _trainer(launch: LaunchConfig, broker: BrokerHandle, group: str, folder: str, lease: Lease | None) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     resources = {"CPU": launch.cpus_per_worker}
     if launch.gpus_per_worker:
         resources["GPU"] = launch.gpus_per_worker
+    selector = on_pool("train")
     scaling = ScalingConfig(
-        num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources
-    )
-    preemptions = -1 if launch.max_preemptions is None else launch.max_preemptions
+        num_workers=launch.num_workers, use_gpu=launch.gpus_per_worker > 0, resources_per_worker=resources,
+        label_selector=selector or None,
+    )  # fmt: skip
     failures = FailureConfig(
-        max_failures=launch.max_failures, max_preemption_failures=preemptions, controller_failure_limit=0
+        max_failures=launch.max_failures,
+        max_preemption_failures=-1 if launch.max_preemptions is None else launch.max_preemptions,
+        controller_failure_limit=WAITS_FOR_PODS if selector else 0,
     )
     name = f"{broker.name}-{group}-{uuid.uuid4().hex[:6]}"
-    settings = {"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group,
+    attempt = (lease.name, lease.attempt) if lease else None
+    settings = {"launch": launch.model_dump(mode="json"), "broker": broker.name, "group": group, "attempt": attempt,
                 "notices": notices.expected()}  # fmt: skip
     options = {
         "train_loop_config": settings,
@@ -112,7 +124,9 @@ def _work(settings: dict[str, Any]) -> None:
     )
     if settings["notices"]:
         options = replace(options, save_now=notices.save_on_notice())
-    broker, store = find_broker(settings["broker"]), Store(launch.store_root, copies=launch.cache_shards)
+    lease = Lease(launch.root, *settings["attempt"]) if settings["attempt"] else None
+    broker = find_broker(settings["broker"])
+    store = Store(launch.store_root, copies=launch.cache_shards, guard=lease.check if lease else unguarded)
     worker = Worker(store, accelerator, options, broker.tell)
     loaded: dict[str, Assistant] = {}
     for work in until_over(lambda: _next(accelerator, broker, settings["group"])):

@@ -22,6 +22,7 @@ from lcia.report import decisions, run_folder
 from lcia.report.page import PAGE
 from lcia.report.run_folder import KEYS, Session
 from lcia.run import Outcome, Prepared, prepare, read_outcomes
+from lcia.store.lease import Lease
 from lcia.store.scratch import occupied
 from lcia.store.transfer import open_storage
 from lcia.store.trouble import patiently
@@ -119,6 +120,7 @@ class _Shown:
     root: str
     executor: RayExecutor
     tracker: RunTracker
+    lease: Lease
     started: float
 
 
@@ -130,13 +132,14 @@ def _shown(name: str, launch: LaunchConfig) -> Iterator[_Shown]:
     from pipelines.tracking.runs import tracked
 
     started = time.perf_counter()
+    lease = Lease.take(launch.root, name)
     with (
         ProgressDisplay() as progress,
-        opened(launch.root, name) as folder,
-        tracked(launch, folder, name) as tracker,
-        session(launch, progress, tracker.watch, Gauges(name).watch) as executor,
+        opened(launch.root, name, lease) as folder,
+        tracked(launch, folder, name, lease) as tracker,
+        session(launch, progress, tracker.watch, Gauges(name).watch, lease=lease) as executor,
     ):
-        yield _Shown(name, folder, launch.root, executor, tracker, started)
+        yield _Shown(name, folder, launch.root, executor, tracker, lease, started)
 
 
 def _written(  # noqa: PLR0913 - what a session knows at its end
@@ -148,6 +151,7 @@ def _written(  # noqa: PLR0913 - what a session knows at its end
     failure: StageFailedError | None,
 ) -> Finished:
     """Reads what finished runs have left and writes the run folder."""
+    shown.lease.check()
     outcomes = read_outcomes(finished, shown.executor.store)
     names = {one.config.name for one in finished}
     done = Session(
@@ -181,8 +185,9 @@ def _counts(prepared: Sequence[Prepared], executor: RayExecutor) -> dict[str, in
 
 
 @contextlib.contextmanager
-def opened(root: str, name: str) -> Iterator[Path]:
-    """The run folder of a session; with storage behind a URL a local one, which is uploaded when the block ends.
+def opened(root: str, name: str, lease: Lease | None = None) -> Iterator[Path]:
+    """The run folder of a session; with storage behind a URL a local one, which is uploaded when the block ends, unless
+    the `lease` is lost by then.
 
     Raises:
         InputError: `root` cannot be used.
@@ -199,7 +204,8 @@ def opened(root: str, name: str) -> Iterator[Path]:
             yield folder
     finally:
         if remote:
-            patiently(root, _upload, folder, f"{root}/{name}")
+            if lease is None or lease.held:
+                patiently(root, _upload, folder, f"{root}/{name}")
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -24,6 +24,7 @@ from lcia.report.run_folder import SUMMARY
 from lcia.run import Prepared
 from lcia.stage import TrainStage, digest
 from lcia.store.folders import Store
+from lcia.store.lease import Lease
 from lcia.training.result import TrainResult
 from pipelines.launch import LaunchConfig
 from pipelines.tracking.mirror import Mirror, MirrorRun, Point, Status, default_uri
@@ -37,16 +38,18 @@ MOST_RUNS = 100
 
 
 @contextlib.contextmanager
-def tracked(launch: LaunchConfig, folder: Path, name: str) -> Iterator[RunTracker]:
+def tracked(launch: LaunchConfig, folder: Path, name: str, lease: Lease | None = None) -> Iterator[RunTracker]:
     """A tracker for the session of this name, whose run folder is `folder`.
 
-    Where the block ends by an error or an interruption, the runs that are open end as failed or killed.
+    Where the block ends by an error or an interruption, the runs that are open end as failed or killed. Without the
+    `lease` they are another attempt's, and stay as they are.
     """
     if not launch.tracking.enabled:
         yield RunTracker(lambda what, send: None, name)
         return
     home = folder if is_url(launch.root) else Path(launch.root)
-    sender = Sender(Mirror(launch.tracking_uri or default_uri(home), launch.tracking.experiment))
+    mirror = Mirror(launch.tracking_uri or default_uri(home), launch.tracking.experiment)
+    sender = Sender(mirror, lambda: lease is None or lease.held)
     tracker = RunTracker(sender.put, name)
     try:
         yield tracker

@@ -24,8 +24,9 @@ POLL_SECONDS, MAX_WAIT_SECONDS = 0.5, 30.0
 class Sender:
     """Sends to one mirror in the order of the queue. While MLflow is away everything keeps its place."""
 
-    def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
+    def __init__(self, mirror: Mirror, may_send: Callable[[], bool] = lambda: True) -> None:
+        """`may_send`: False once another attempt writes to the same runs; from then on nothing is sent."""
+        self._mirror, self._may_send = mirror, may_send
         self._queue: deque[tuple[str, Send]] = deque()
         self._closing, self._is_away = threading.Event(), False
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
@@ -58,6 +59,9 @@ class Sender:
     def _send_all(self) -> bool:
         """False: MLflow is away, and not everything was sent."""
         while self._queue:
+            if not self._may_send():
+                self._queue.clear()
+                return True
             if not self._send(*self._queue[0]):
                 return False
             self._queue.popleft()

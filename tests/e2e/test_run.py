@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -134,7 +133,7 @@ def test_damaged_results_of_every_kind_are_made_again_and_the_rest_can_be_cleane
     assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {"cached"}
 
 
-def test_the_same_command_goes_on_after_a_lost_machine_ctrl_c_and_a_killed_driver(
+def test_the_same_command_goes_on_after_a_lost_machine_a_newer_attempt_and_ctrl_c(
     finished: Path, tmp_path: Path
 ) -> None:
     _copy_first_stage(finished, tmp_path)
@@ -149,31 +148,35 @@ def test_the_same_command_goes_on_after_a_lost_machine_ctrl_c_and_a_killed_drive
     before, newest = _checkpoints(tmp_path)[-2:]
     _flip(newest / "state.safetensors")
 
-    process = _start(tmp_path)
-    _wait_for(tmp_path, steps.randint(30, 40))
-    err = _stopped_by_ctrl_c(process)
+    older = _start(tmp_path)
+    _wait_for(tmp_path, steps.randint(25, 35))
+    # As a scheduler does that starts a run again while its last attempt still lives.
+    newer = _start(tmp_path)
+    said = older.communicate(timeout=300)[1]
+    assert older.returncode == 1
     told = f"damaged checkpoints passed over: {newest.name}; continued after step {int(before.name)}"
-    assert told in err
+    assert told in said
+    assert "another attempt at 'stream' has begun in this storage, so this one" in said
+    _wait_for(tmp_path, steps.randint(45, 60))
+    _stop_by_ctrl_c(newer)
+    [mirrored] = _mlflow_runs(tmp_path, "stream")
+    assert mirrored.info.status == "KILLED"
     interrupted = int(_checkpoints(tmp_path)[-1].name)
 
-    process = _start(tmp_path)
-    _wait_for(tmp_path, steps.randint(55, 65))
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    # At once, so that workers of the dead driver may still train and publish beside the new ones.
     again = lcia(*_command(tmp_path))
     assert again.returncode == 0, again.stderr[-3000:]
-    assert psutil.wait_procs(children, timeout=60)[1] == []
-    process.communicate()
     assert told in (tmp_path / "runs" / "stream" / "report.html").read_text()
     [stage] = [stage for stage in _stages(tmp_path) if "resumed_at" in stage]
-    assert stage["resumed_at"][:2] == [int(before.name), interrupted]
+    assert (stage["resumed_at"][0], stage["resumed_at"][-1]) == (int(before.name), interrupted)
+    assert len(stage["resumed_at"]) == 3
     assert stage["damaged_checkpoints"] == [newest.name]
+    [mirrored] = _mlflow_runs(tmp_path, "stream")
+    assert mirrored.info.status == "FINISHED"
     _assert_same_bits(tmp_path, finished)
 
 
-def _stopped_by_ctrl_c(process: subprocess.Popen[str]) -> str:
-    """What a run says that Ctrl-C has met."""
+def _stop_by_ctrl_c(process: subprocess.Popen[str]) -> None:
+    """Ends a run as a user would, who is told how to go on."""
     of_ray = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
@@ -181,7 +184,12 @@ def _stopped_by_ctrl_c(process: subprocess.Popen[str]) -> str:
     assert psutil.wait_procs(of_ray, timeout=60)[1] == []
     assert "To continue, run the same command again." in err
     assert "Traceback" not in err
-    return err
+
+
+def _mlflow_runs(folder: Path, name: str) -> list[Any]:
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("lcia")
+    return list(client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'"))
 
 
 def _copy_first_stage(finished: Path, home: Path) -> None:

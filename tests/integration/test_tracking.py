@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +24,7 @@ from lcia.training.train import TrainOptions
 from pipelines.launch import LaunchConfig, TrackingConfig
 from pipelines.tracking.mirror import Mirror, MirrorRun, Point, default_uri
 from pipelines.tracking.runs import tracked
+from pipelines.tracking.sender import Sender
 
 PATIENCE = 120
 
@@ -279,19 +281,58 @@ def check_complete(uri, experiment):
     assert artifacts_of(uri, runs["stream"]) == {"report.html", "summary.json"}
 
 
-def test_what_is_missed_while_a_server_is_away_is_sent_at_the_end_of_the_run(server, stream, tmp_path):
+class Others:
+    """Sixteen runs that log at the same time, each by a sender of its own."""
+
+    names = tuple(f"other {number}" for number in range(16))
+
+    def __init__(self, uri):
+        self._senders = {name: Sender(Mirror(uri, "others")) for name in self.names}
+
+    def log(self, steps, begin=False):
+        for name, sender in self._senders.items():
+            if begin:
+                sender.put(name, partial(Mirror.begin, run=MirrorRun(name, name, {"name": name}, {}), at=1))
+            for step in steps:
+                sender.put(name, partial(Mirror.points, key=name, points=curve("loss", [step])))
+
+    def behind(self):
+        return sum(sender.behind for sender in self._senders.values())
+
+    def finish(self):
+        for name, sender in self._senders.items():
+            sender.put(name, partial(Mirror.end, key=name, status="FINISHED", at=2))
+        for sender in self._senders.values():
+            sender.close(PATIENCE)
+
+
+def test_what_is_missed_while_a_server_is_away_is_sent_at_the_end_of_the_run_and_of_sixteen_others(
+    server, stream, tmp_path, capfd
+):
     launch = launch_of(tmp_path, server.uri)
 
     def disturb(number):
-        if number == 1:
-            until(lambda: has_finished(server.uri, launch.tracking.experiment, TASKS[0]))
+        if number == 0:
+            others.log(range(5), begin=True)
+        elif number == 1:
+            until(lambda: has_finished(server.uri, launch.tracking.experiment, TASKS[0]) and not others.behind())
+            others.log([5])
             server.kill()
+            others.log(range(6, 10))
         elif number == 2:
             server.start()
+            others.log(range(10, 15))
 
     server.start()
+    others = Others(server.uri.replace("://", "://me:hunter2@"))
     session(stream, launch, tmp_path / "stream", disturb)
+    others.finish()
     check_complete(server.uri, launch.tracking.experiment)
+    runs = runs_of(server.uri, "others")
+    assert set(runs) == set(Others.names)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert all(steps_of(server.uri, run, "loss") == list(range(15)) for run in runs.values())
+    assert "hunter2" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("killed_after", [None, 1], ids=["away from the start", "killed in mid-run"])

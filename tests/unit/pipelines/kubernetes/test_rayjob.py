@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -19,6 +19,7 @@ from pipelines.kubernetes.rayjob import render_rayjob
 from pipelines.kubernetes.schemas import complete, violations
 from pipelines.kubernetes.submission import Submission
 from pipelines.launch import LaunchConfig
+from pipelines.stages.pools import LABEL, Pool
 
 RUN_YAML = "# my run\nname: Quick Start!\nseed: 3\n"
 RUN = RunConfig(name="Quick.Start", seed=3)
@@ -198,6 +199,11 @@ def test_ray_is_the_installed_one_and_the_head_takes_no_tasks() -> None:
     cluster = job()["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == version("ray")
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert {group["groupName"]: group["labels"][LABEL] for group in cluster["workerGroupSpecs"]} == {
+        pool: pool for pool in get_args(Pool)
+    }
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert {"dashboard-agent-grpc-port", "runtime-env-agent-port"} <= group["rayStartParams"].keys()
 
 
 def test_the_entrypoint_is_fixed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ class AtOnce(Sender):
 
     closed = False
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, may_send: Callable[[], bool]) -> None:
         self._recorder = mirror
 
     def put(self, what: str, send: Send) -> None:

@@ -112,6 +112,17 @@ def test_a_run_ends_although_mlflow_does_not_answer(caplog: pytest.LogCaptureFix
     assert "the same command, run again, sends the rest" in caplog.text
 
 
+def test_what_another_attempt_writes_now_is_not_sent_any_more() -> None:
+    place, mine = Place(), [True]
+    sender = Sender(Mirror("sqlite://", "none"), lambda: mine[0])
+    sender.put("before", place.send(0))
+    until(lambda: place.taken)
+    mine[0] = False
+    sender.put("after", place.send(1))
+    sender.close()
+    assert (place.taken, sender.behind) == ([0], 0)
+
+
 @pytest.mark.parametrize("kind", [ConnectionError, ValueError])
 def test_no_password_of_an_unreachable_server_is_told(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
     sender = _sender()
