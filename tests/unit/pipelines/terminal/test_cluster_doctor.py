@@ -108,8 +108,9 @@ def test_a_server_that_is_not_there_is_told(cluster: dict[Node, Found]) -> None:
 
 
 def test_what_does_not_fit_ends_with_an_error_and_its_number(
-    cluster: dict[Node, Found], capsys: pytest.CaptureFixture[str]
+    cluster: dict[Node, Found], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     cluster[WORKER] = Found(MINE, 1)
     with pytest.raises(InputError, match="checks that do not fit: 1"):
         cluster_doctor(LaunchConfig(storage="/mnt/lcia"), as_json=False)
