@@ -111,7 +111,7 @@ VARIANTS = {
     "worker": Variant("a training worker's pod killed in mid-stage", (kill_worker,)),
     "head": Variant("the head's pod killed in mid-stage", (kill_head,)),
     "network": Variant("the network of a training worker cut for 60 s", (cut_worker(60.0),)),
-    "s3": Variant("storage on S3, a token for Ray, planted secrets", (), s3=True),
+    "s3": Variant("S3, token, secrets; a worker's pod killed", (kill_worker,), s3=True),
     "study": Variant("a study of two seeds", study=True),
     "all": Variant("S3, token, secrets; a worker's pod killed, then the head's", (kill_worker, kill_head), s3=True),
 }
