@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -50,8 +51,11 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no trial has ended"
         time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate(timeout=100)
+    # Workers of the dead driver may publish one more training.
+    assert psutil.wait_procs(children, timeout=60)[1] == []
     before, ended = len(trainings(folder)), _ended(folder)
     result = lcia(*command)
     assert result.returncode == 0, result.stderr[-3000:]
