@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import yaml
 
 from pipelines import cli
@@ -55,6 +56,21 @@ def lcia(*arguments: object) -> subprocess.CompletedProcess[str]:
     process = start(*arguments)
     out, err = process.communicate(timeout=500)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def training_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Ray's training workers of a command that runs."""
+    return [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in _title(child)
+    ]
+
+
+def _title(process: psutil.Process) -> str:
+    """The name that Ray gives its worker; empty for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def call(*arguments: object) -> int:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.conftest import STREAM, call, config_file, launch_file, lcia, start
+from tests.e2e.conftest import STREAM, call, config_file, launch_file, lcia, start, training_workers
 
 pytestmark = pytest.mark.timeout(1200)  # a test starts Ray up to three times
 
@@ -107,7 +107,8 @@ def repaired(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Repair
     process = _start(folder)
     _wait_for(folder, random.Random("worker").randint(10, 25))
     newest = int(_checkpoints(folder)[-1].name)
-    _workers(process)[0].send_signal(signal.SIGKILL)
+    first, _ = training_workers(process)
+    first.send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=400)
     return Repaired(folder, damaged, newest, process.returncode, err)
 
@@ -235,21 +236,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     # The first stage's own checkpoints may still lie there for a moment after it is published.
     complete = (path.parent for path in store.glob("partial/*/*/complete.json") if published)
     return sorted(path for path in complete if path.parent.name not in published and path.name.isdigit())
-
-
-def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "RayTrainWorker" in _title(child)]
-    assert len(workers) == 2
-    return workers
-
-
-def _title(process: psutil.Process) -> str:
-    """The name that Ray gives its worker; empty for one that has ended meanwhile."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def _flip(path: Path) -> None:

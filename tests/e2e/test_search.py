@@ -15,7 +15,7 @@ import yaml
 from lcia.config.load import parse
 from lcia.studies.config import StudyConfig
 from pipelines.stages.search import Log
-from tests.e2e.conftest import call, launch_file, lcia, start
+from tests.e2e.conftest import call, launch_file, lcia, start, training_workers
 from tests.e2e.test_study import BASE, trainings
 
 STUDY = {
@@ -51,11 +51,11 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no trial has ended"
         time.sleep(0.05)
-    children = psutil.Process(process.pid).children(recursive=True)
+    workers = training_workers(process)
     process.kill()
     process.communicate(timeout=100)
     # Workers of the dead driver may publish one more training.
-    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
     before, ended = len(trainings(folder)), _ended(folder)
     result = lcia(*command)
     assert result.returncode == 0, result.stderr[-3000:]
