@@ -35,7 +35,7 @@ class Worker:
 ray.get(Worker.remote().ready.remote())
 os._exit(0)
 """
-TRAINS = re.compile(r"train .* step [1-9]")
+TRAINS = re.compile(r"^\S+ +train .* step [1-9]", re.MULTILINE)
 POLL_S = 0.1
 
 
