@@ -1,8 +1,9 @@
 """Shards: the validated samples of a source as Parquet files, written by any number of processes.
 
 A folder holds index.json (counts; the files in source order), a Parquet file for every piece of a chunk, named by their
-numbers, and bad_rows.jsonl, one line per row that cannot be used. Whoever reads a chunk writes its files and passes on
-what is told of them; one process gathers that. The same source gives the same bytes, wherever its chunks were read.
+numbers, and bad_rows.jsonl, one line per row that cannot be used. The process that reads a chunk writes its files and
+passes on what is told of them; one process gathers that. The same source gives the same bytes, wherever its chunks were
+read.
 """
 
 from __future__ import annotations

@@ -119,8 +119,8 @@ class Files:
 class Shared:
     """A result that processes on any machine write together.
 
-    `files` is for them; `folder`, on this machine, for what is small. Whoever gathers their work notes in `written`
-    what they wrote, as Files.write returns it.
+    `files` is for them; `folder`, on this machine, for what is small. The one that gathers their work notes
+    in `written` what they wrote, as Files.write returns it.
     """
 
     folder: Path

@@ -53,7 +53,7 @@ class Store:
     """Stage results under one root: a local path, a mounted volume, or a URL such as s3://bucket/prefix.
 
     `copies`: what could be read in ranges from another machine is copied to this one first, whole. `guard` is asked
-    before a checkpoint is written; results are the same whoever publishes them.
+    before a checkpoint is written; results are the same from every attempt.
     """
 
     def __init__(self, root: str, cache: Path | None = None, copies: bool = False, guard: Guard = unguarded) -> None:
@@ -82,7 +82,7 @@ class Store:
         """Whether a result is there and its checksums fit; a damaged one is set aside, said in the log, and absent.
 
         All bytes are read, once in the life of this object. Of a result on another machine that is read `in_ranges`
-        the sizes are compared only: whoever reads a range checks it.
+        the sizes are compared only: the reader of a range checks it.
         """
         folder = self.path(key)
         entries = self._marker(folder)

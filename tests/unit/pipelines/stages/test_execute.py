@@ -88,6 +88,13 @@ def test_small_generated_data_is_written_without_ray(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=100)
 
 
+def test_what_directs_training_on_one_machine_imports_no_torch() -> None:
+    """The driver and Ray Train's controller; an import of torch costs each seconds before the first step."""
+    code = "import sys, pipelines.stages.onenode, pipelines.stages.session, pipelines.stages.train\n"
+    code += "assert 'ray.train' in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
 # Failures ---------------------------------------------------------------------------------------------------------
 
 
