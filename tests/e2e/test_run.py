@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from lcia.store.lease import ATTEMPTS
 from tests.e2e.conftest import STREAM, call, config_file, launch_file, lcia, start, training_workers
 
 pytestmark = pytest.mark.timeout(1200)  # a test starts Ray up to three times
@@ -152,7 +155,10 @@ def test_the_same_command_goes_on_after_a_lost_machine_a_newer_attempt_and_ctrl_
     older = _start(tmp_path)
     _wait_for(tmp_path, steps.randint(25, 35))
     # As a scheduler does that starts a run again while its last attempt still lives.
-    newer = _start(tmp_path)
+    with _paused(older):
+        attempts = _attempts(tmp_path)
+        newer = _start(tmp_path)
+        _wait_until(lambda: _attempts(tmp_path) != attempts, "no newer attempt appeared")
     said = older.communicate(timeout=300)[1]
     assert older.returncode == 1
     told = f"damaged checkpoints passed over: {newest.name}; continued after step {int(before.name)}"
@@ -208,10 +214,33 @@ def _start(folder: Path) -> subprocess.Popen[str]:
 
 def _wait_for(folder: Path, step: int) -> None:
     """Until the second stage has two checkpoints at least, the newest of that step or a later one."""
+    _wait_until(lambda: len(found := _checkpoints(folder)) >= 2 and int(found[-1].name) >= step, "no checkpoint came")
+
+
+def _wait_until(true: Callable[[], bool], otherwise: str) -> None:
     deadline = time.monotonic() + 300
-    while len(found := _checkpoints(folder)) < 2 or int(found[-1].name) < step:
-        assert time.monotonic() < deadline, "no checkpoint appeared"
+    while not true():
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def _paused(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Holds a command with all its processes, so that it cannot end before something else has begun."""
+    everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in everything:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.suspend()
+    try:
+        yield
+    finally:
+        for one in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.resume()
+
+
+def _attempts(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder / "runs" / ATTEMPTS / "stream"))
 
 
 def _results(home: Path, kind: str) -> list[Path]:
