@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lcia.config.sections import Count, Section
 from lcia.secrets import looks_secret
@@ -48,6 +48,10 @@ class PoolConfig(Section):
     """Labels that the nodes of these pods must have."""
     tolerations: tuple[TolerationConfig, ...] = ()
     """Taints of nodes that these pods put up with; the one of NVIDIA's GPU nodes is added where a pod has GPUs."""
+    spread_over: str | None = None
+    """Label of nodes over whose values the pods of the pool are spread evenly where there is room, such as
+    `kubernetes.io/hostname` or `topology.kubernetes.io/zone`; null: as the scheduler likes.
+    """
     notice_seconds: Annotated[int, Field(ge=0)] = 0
     """Seconds that a pod of the pool lives on after it was told to end, for spot nodes: Ray gets a notice at once, and
     the stage in training saves a checkpoint at its next step. 0: no notice.
@@ -104,7 +108,9 @@ class ClusterConfig(Section):
     """The only block that Kubernetes needs besides the run itself; numbers of pods follow from the launch."""
 
     image: str
-    """Container image, with a fixed tag."""
+    """Container image, with a fixed tag or a digest."""
+    image_by_digest: bool = False
+    """Whether images must be named by their digest, `NAME@sha256:...`: nobody can move it, as a tag can be moved."""
     namespace: str = "lcia"
     """Kubernetes namespace."""
     head: PoolConfig = PoolConfig(cpu=2, memory="8Gi")
@@ -153,6 +159,16 @@ class ClusterConfig(Section):
     """When `--target raycronjob` starts the job again, as cron writes it: `0 2 * * *` is every night at two."""
     time_zone: str | None = None
     """Time zone of `schedule`: Europe/Berlin; null: that of the operator."""
+
+    @model_validator(mode="after")
+    def _images_have_digests(self) -> ClusterConfig:
+        images = [self.image, self.history_server.image if self.history_server else None]
+        if self.image_by_digest and (moving := [image for image in images if image and "@sha256:" not in image]):
+            raise ValueError(
+                f"{', '.join(moving)}: image_by_digest asks for NAME@sha256:DIGEST; `docker buildx imagetools inspect "
+                "NAME:TAG` prints the digest"
+            )
+        return self
 
     @field_validator("env")
     @classmethod

@@ -44,6 +44,11 @@ class LaunchConfig(Section):
     """Address of a Ray cluster that stands (`auto`, `ray://HOST:10001`); null: RAY_ADDRESS of the environment, else a
     Ray on this machine.
     """
+    ray_auth: Literal["token", "none"] = "token"
+    """What a Ray that listens beyond loopback must ask of who talks to it: a `token`, or nothing. Without one, who
+    reaches its ports runs code there, so such a cluster is refused unless this is `none`. With a `cluster:` block the
+    operator (KubeRay 1.5 or later) makes the token.
+    """
     num_workers: Count = 1
     """Training workers of one stage; they share the global batch. A fixed number: docs/kubernetes.md says why."""
     train_groups: Count = 1

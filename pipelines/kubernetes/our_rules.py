@@ -10,6 +10,8 @@ from lcia.secrets import looks_secret
 from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, complaint_if, containers_of, variables
 
 SHELL = re.compile(r"[$;&|`<>\n]")
+OPEN_RAY = "lcia/ray-without-token"
+"""Annotation of a job whose Ray is to serve whoever reaches it."""
 
 
 def config_maps_are_given(job: Job, present: set[str]) -> list[str]:
@@ -107,6 +109,16 @@ def entrypoint_needs_no_shell(job: Job) -> list[str]:
     return complaint_if(wrong, "the entrypoint is empty or has characters that a shell expands: write a plain command")
 
 
+def ray_asks_for_a_token(job: Job) -> list[str]:
+    """In a pod Ray listens on all interfaces."""
+    says_so = str(job.annotations.get(OPEN_RAY) or "").lower() == "true"
+    return complaint_if(
+        job.auth_mode != "token" and not says_so,
+        "who reaches the head's ports runs code in its pods: set rayClusterSpec.authOptions.mode to token (KubeRay 1.5 "
+        f'or later), or say that you want it so with the annotation {OPEN_RAY}: "true"',
+    )
+
+
 def token_auth_is_not_overridden(job: Job) -> list[str]:
     """The operator leaves a variable alone that is already there, and so authentication would silently stay off."""
     names = [n for n, g in job.groups.items() if job.auth_mode == "token" and "RAY_AUTH_MODE" in variables(g)]
@@ -169,6 +181,7 @@ OUR_RULES: tuple[Rule, ...] = (
     runtime_env_holds_no_secret,
     runtime_env_holds_variables_only,
     entrypoint_needs_no_shell,
+    ray_asks_for_a_token,
     token_auth_is_not_overridden,
     queued_job_that_grows_says_so,
     queued_job_leaves_suspend_alone,

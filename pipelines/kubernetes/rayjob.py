@@ -13,10 +13,11 @@ from pipelines.kubernetes.check import Document, check
 from pipelines.kubernetes.manifest import Manifest, to_yaml
 from pipelines.kubernetes.operator_cron_rules import CRON_NAME_LIMIT
 from pipelines.kubernetes.operator_job_rules import NAME_LIMIT
+from pipelines.kubernetes.our_rules import OPEN_RAY
 from pipelines.kubernetes.paths import on_the_pods
 from pipelines.kubernetes.pods import ACTOR_POOL, TRAIN_POOL, Pool, pools
 from pipelines.kubernetes.submission import Submission
-from pipelines.kubernetes.templates import Names, annotations_of, labels_of, ray_template, submitter, variables
+from pipelines.kubernetes.templates import Names, labels_of, ray_template, submitter, variables
 from pipelines.launch import LaunchConfig
 
 Kind = Literal["RayJob", "RayCronJob"]
@@ -65,7 +66,7 @@ def _render(job: Submission, launch: LaunchConfig, kind: Kind) -> list[Manifest]
         **submitter(names, cluster),
         "rayClusterSpec": _ray(names, cluster, needed, launch),
     }
-    manifests = [_config_map(names, cluster, files), _object(names, cluster, spec, kind)]
+    manifests = [_config_map(names, cluster, files), _object(names, launch, spec, kind)]
     if found := check([Document("rendered", manifest) for manifest in manifests]):
         raise InputError("KubeRay would refuse this job:\n" + "\n".join(map(str, found)))
     return manifests
@@ -93,10 +94,13 @@ def _config_map(names: Names, cluster: ClusterConfig, files: dict[str, str]) -> 
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": files}
 
 
-def _object(names: Names, cluster: ClusterConfig, spec: Manifest, kind: Kind) -> Manifest:
+def _object(names: Names, launch: LaunchConfig, spec: Manifest, kind: Kind) -> Manifest:
     """The RayJob, or the RayCronJob with that job as its template."""
+    cluster = _cluster(launch)
     labels = labels_of(names, cluster) | ({"kueue.x-k8s.io/queue-name": cluster.queue} if cluster.queue else {})
-    metadata = {"name": names.job, "namespace": names.namespace, "labels": labels, **annotations_of(cluster)}
+    told = {**cluster.annotations, **({OPEN_RAY: "true"} if launch.ray_auth == "none" else {})}
+    metadata = {"name": names.job, "namespace": names.namespace, "labels": labels}
+    metadata |= {"annotations": told} if told else {}
     if kind == "RayCronJob":
         zone = {"timeZone": cluster.time_zone} if cluster.time_zone else {}
         spec = {"schedule": cluster.schedule, **zone, "jobTemplate": spec}
@@ -118,6 +122,7 @@ def _life(cluster: ClusterConfig) -> Manifest:
 def _ray(names: Names, cluster: ClusterConfig, needed: list[Pool], launch: LaunchConfig) -> Manifest:
     return {
         "rayVersion": version("ray"),
+        **({"authOptions": {"mode": "token"}} if launch.ray_auth == "token" else {}),
         **_history(cluster),
         "headGroupSpec": {
             # No tasks on the head: it carries the driver, the GCS and the dashboard.

@@ -43,6 +43,7 @@ def ray_template(names: Names, cluster: ClusterConfig, pool: str, config: PoolCo
     spec = {
         **_pod_security(),
         **_scheduling(cluster),
+        **_spread(names, pool, config),
         **grace,
         "serviceAccountName": "lcia",
         "nodeSelector": selector,
@@ -73,6 +74,15 @@ def _scheduling(cluster: ClusterConfig) -> Manifest:
     secrets = [{"name": name} for name in cluster.image_pull_secrets]
     priority = {"priorityClassName": cluster.priority_class} if cluster.priority_class else {}
     return {**priority, **({"imagePullSecrets": secrets} if secrets else {})}
+
+
+def _spread(names: Names, pool: str, config: PoolConfig) -> Manifest:
+    """A wish: a gang that waits for the one missing place would not start at all."""
+    if not config.spread_over:
+        return {}
+    same = {"matchLabels": {"lcia/run": names.job, "lcia/pool": pool}}
+    wish = {"maxSkew": 1, "topologyKey": config.spread_over, "whenUnsatisfiable": "ScheduleAnyway"}
+    return {"topologySpreadConstraints": [{**wish, "labelSelector": same}]}
 
 
 def _tolerations(config: PoolConfig) -> list[Manifest]:

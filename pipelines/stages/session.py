@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lcia.store.folders import Store
 from lcia.store.lease import Lease, SupersededError
+from lcia.types import InputError
 from pipelines import exits
 from pipelines.exits import SERVER_THREAD, describe
 from pipelines.launch import LaunchConfig
@@ -116,6 +117,9 @@ def connect_to_ray(launch: LaunchConfig) -> PrivateRay | None:
     """Connects to the cluster that the launch or RAY_ADDRESS names, else starts a local Ray and returns it.
 
     Where this process is connected to a Ray already, that one is used.
+
+    Raises:
+        InputError: that cluster is open to whoever reaches it, and the launch does not say that it may be.
     """
     import ray
 
@@ -125,9 +129,23 @@ def connect_to_ray(launch: LaunchConfig) -> PrivateRay | None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if address := launch.ray_address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, logging_level="warning", log_to_driver=False)
+        context = ray.init(address=address, logging_level="warning", log_to_driver=False)
+        if launch.ray_auth == "token":
+            _refuse_an_open_one(context.dashboard_url)
         return None
     return _start_local_ray(launch)
+
+
+def _refuse_an_open_one(dashboard: str | None) -> None:
+    import ray
+
+    from pipelines.stages.tokens import check_token
+
+    try:
+        check_token(dashboard)
+    except InputError:
+        ray.shutdown()
+        raise
 
 
 def _start_local_ray(launch: LaunchConfig) -> PrivateRay:

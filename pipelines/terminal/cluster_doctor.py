@@ -69,10 +69,15 @@ def _connect(launch: LaunchConfig) -> None:
         raise InputError("which cluster? Set RAY_ADDRESS, or ray_address in the launch file (--launch, --set)")
     try:
         connect_to_ray(launch)
+    except InputError:
+        raise
     except (ConnectionError, RuntimeError, ValueError) as error:
         # Ray compares its own version and Python's as it connects.
         told = " ".join(str(error).split())
-        raise InputError(f"cannot connect to the Ray cluster at {redacted(address)}: {redacted(told)}") from None
+        raise InputError(
+            f"cannot connect to the Ray cluster at {redacted(address)}: {redacted(told)}. If it asks for a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN)"
+        ) from None
 
 
 def _node(node: Node, found: Found, mine: Mapping[str, str]) -> Iterator[Check]:

@@ -24,7 +24,7 @@ from pipelines.launch import LaunchConfig
 
 OVERLAYS = ("local-kind", "gke", "eks", "spot")
 COMPONENTS = (
-    *("token-auth", "autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres", "monitoring", "history-server"),
+    *("autoscale-v2", "kueue", "s3", "redis-ft", "mlflow-postgres", "monitoring", "history-server"),
     "keep-head",
 )
 CORE = ("v1", "apps/v1", "networking.k8s.io/v1", "policy/v1")

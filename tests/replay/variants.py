@@ -213,7 +213,7 @@ class _Place:
         tracking = {"tracking": {"uri": None}} if names else {}
         config_map, job = manifests.render(verb, config, stream.launch(self.storage, given, **tracking), self._folder)
         if self._planted:
-            job = manifests.with_component(manifests.with_component(job, "s3"), "token-auth")
+            job = manifests.with_component(job, "s3")
         return [config_map, manifests.with_variables(job, SETTINGS)]
 
     def bring(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.replay import pods
-from tests.replay.manifests import with_component
 from tests.replay.names import answer
 from tests.replay.pods import Cluster
 
@@ -126,7 +126,9 @@ def test_the_service_of_the_head_is_the_operators(golden: Golden) -> None:
 def test_with_a_token_every_pod_gets_it_from_the_clusters_secret(golden: Golden) -> None:
     [theirs] = golden("feat")
     wanted = [v for v in theirs["spec"]["containers"][0]["env"] if v["name"].startswith("RAY_AUTH")]
-    cluster = Cluster(with_component(SAMPLE, "token-auth"), "feat-9pk5t", "feat-7d2fg")
+    guarded = deepcopy(SAMPLE)
+    guarded["spec"]["rayClusterSpec"]["authOptions"] = {"mode": "token"}
+    cluster = Cluster(guarded, "feat-9pk5t", "feat-7d2fg")
     group = cluster.spec["workerGroupSpecs"][0]
     head, worker = pods.head_pod(cluster, "h"), pods.worker_pod(cluster, group, "w")
     submitter = pods.submitter(cluster)["spec"]["template"]

@@ -49,7 +49,7 @@ def test_a_sound_job_passes_with_a_line_that_says_what_was_checked(
 ) -> None:
     assert lcia("launch", "check", write(tmp_path, CONFIG_MAP, JOB)) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line == "RayJobs that keep all 60 rules: 1; other objects, which no rule is about: 1"
+    assert line == "RayJobs that keep all 61 rules: 1; other objects, which no rule is about: 1"
 
 
 def test_a_finding_is_a_line_with_file_object_rule_and_remedy_and_ends_with_two(

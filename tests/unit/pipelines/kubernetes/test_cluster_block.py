@@ -11,6 +11,7 @@ from lcia.config.load import load, parse
 from lcia.config.run import RunConfig
 from lcia.types import InputError
 from pipelines.cluster import ClusterConfig
+from pipelines.kubernetes.our_rules import OPEN_RAY
 from pipelines.kubernetes.rayjob import render_rayjob
 from pipelines.kubernetes.schemas import violations
 from pipelines.kubernetes.submission import Submission
@@ -27,6 +28,7 @@ FULL: dict[str, Any] = {
         "node_selector": {"pool": "spot"},
         "tolerations": [{"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}],
         "notice_seconds": 25,
+        "spread_over": "topology.kubernetes.io/zone",
     },
     "labels": {"team": "vision"},
     "annotations": {"cost-centre": "42"},
@@ -150,3 +152,31 @@ def test_a_value_that_would_leak_or_never_work_is_refused(changes: dict[str, Any
 def test_the_shipped_launch_files_render(root: Path, schemas: dict[str, Any], name: str) -> None:
     shipped = load(LaunchConfig, root / "configs" / "launch" / f"{name}.yaml")
     assert violations(render_rayjob(Submission.of(RunConfig(name="a")), shipped)[1], schemas) == []
+
+
+def test_the_pods_of_a_pool_are_spread_over_nodes_where_there_is_room(job: dict[str, Any]) -> None:
+    specs = {name: template["spec"] for name, template in templates(job).items()}
+    assert [name for name, spec in specs.items() if "topologySpreadConstraints" in spec] == ["train"]
+    [wish] = specs["train"]["topologySpreadConstraints"]
+    assert (wish["topologyKey"], wish["whenUnsatisfiable"]) == ("topology.kubernetes.io/zone", "ScheduleAnyway")
+    labels = templates(job)["train"]["metadata"]["labels"]
+    assert wish["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_an_image_without_its_digest_is_refused_where_digests_are_asked_for() -> None:
+    digest = "registry/lcia@sha256:" + "0" * 64
+    assert launch(image=digest, image_by_digest=True).cluster
+    with pytest.raises(InputError, match=r"lcia:0.1.0: image_by_digest asks for NAME@sha256:DIGEST"):
+        launch(image_by_digest=True)
+    with pytest.raises(InputError, match="collector:1: image_by_digest"):
+        launch(image=digest, image_by_digest=True, history_server={"image": "collector:1"})
+
+
+def test_ray_asks_for_a_token_unless_the_launch_says_that_it_need_not() -> None:
+    guarded = rendered()
+    assert guarded["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert OPEN_RAY not in guarded["metadata"]["annotations"]
+    values = {"storage": "/mnt/lcia/runs", "gpus_per_worker": 1, "cluster": FULL, "ray_auth": "none"}
+    opened = render_rayjob(Submission.of(RunConfig(name="a")), parse(LaunchConfig, values, "launch.yaml"))[1]
+    assert "authOptions" not in opened["spec"]["rayClusterSpec"]
+    assert opened["metadata"]["annotations"][OPEN_RAY] == "true"

@@ -176,6 +176,8 @@ BROKEN: list[tuple[Rule, Breaking]] = [
     (p.runtime_env_holds_variables_only, spec(runtimeEnvYAML="pip: [torch]")),
     (p.entrypoint_needs_no_shell, spec(entrypoint="lcia run $HOME/run.yaml")),
     (p.entrypoint_needs_no_shell, spec(entrypoint="")),
+    (p.ray_asks_for_a_token, cluster(authOptions=None)),
+    (p.ray_asks_for_a_token, cluster(authOptions={"mode": "disabled"})),
     (
         p.token_auth_is_not_overridden,
         both(cluster(authOptions={"mode": "token"}), variable("RAY_AUTH_MODE", "disabled")),
