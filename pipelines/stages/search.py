@@ -16,7 +16,6 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,8 @@ import numpy as np
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.run import prepare, scores_so_far
 from lcia.stage import digest
+from lcia.store.transfer import names_in, open_storage, read, write
+from lcia.store.trouble import patiently
 from lcia.studies.config import Asha, OptunaConfig, StudyConfig
 from lcia.studies.points import Point
 from lcia.studies.search import Space
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 VALUE, GAIN, TASKS, WHOLE = "objective", "gain", "tasks", "whole"
 """What a trial reports after every task: the objective (before the last one the mean score so far), what ASHA compares,
 how many tasks were learnt, and whether that is all."""
+TRIALS, SUFFIX = "trials", ".json"
+"""In the run folder of a search: a file for each trial that has ended."""
 MOST_TASKS = 1000
 """ASHA wants to know how long a trial may be."""
 
@@ -55,9 +58,8 @@ class Trial:
     failed: str = ""
 
 
-def search(study: StudyConfig, executor: RayExecutor, log: Path) -> list[Trial]:
-    """Draws and runs all trials; their stages are then in the store. `log` is a file of trials that have ended, in this
-    session and in earlier ones."""
+def search(study: StudyConfig, executor: RayExecutor) -> list[Trial]:
+    """Draws and runs all trials; their stages are then in the store."""
     # Tune would take Ctrl-C for itself and return as if all were done; what is finished is in the store anyway.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # Its older output is silent when it is told to be.
@@ -73,7 +75,7 @@ def search(study: StudyConfig, executor: RayExecutor, log: Path) -> list[Trial]:
                 "study": study.model_dump(mode="json", by_alias=True)}  # fmt: skip
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, settings=settings), {"cpu": 0.1}),
-        tune_config=_tune_config(study, Log(study, log)),
+        tune_config=_tune_config(study, Log(study, executor.launch.root)),
         run_config=tune.RunConfig(
             name=f"{study.name}-{uuid.uuid4().hex[:6]}", storage_path=f"{executor.launch.root}/tune", verbose=0,
             stop=_stopper(study.budget.stages, broker),
@@ -125,15 +127,22 @@ def _stopper(most: int | None, broker: BrokerHandle) -> Any:
 
 
 class Log:
-    """The trials of a study that have ended, in this session or an earlier one, by what they were given."""
+    """The trials of a study that have ended, in this session or an earlier one, by what they were given.
 
-    def __init__(self, study: StudyConfig, file: Path) -> None:
-        self._study, self._file = study.model_dump(mode="json", by_alias=True), file
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        # The last line of a process that was killed may be half a line.
-        ended = [json.loads(line) for line in lines if line.endswith("}")]
-        self.ended: dict[str, int | None] = {line["key"]: line["stopped"] for line in ended}
+    Each is a small object of its own in the run folder in `root`, so that it is there at once wherever that lies.
+    """
+
+    def __init__(self, study: StudyConfig, root: str) -> None:
+        self._study, self._root = study.model_dump(mode="json", by_alias=True), root
+        self._fs, base = patiently(root, open_storage, root)
+        self._folder = f"{base}/{study.name}/{TRIALS}"
+        self.ended: dict[str, int | None] = {}
         """Key of a trial -> the tasks that it was stopped after; None: it learnt all."""
+        for name in patiently(root, names_in, self._fs, self._folder):
+            line = patiently(root, read, self._fs, f"{self._folder}/{name}") or b""
+            # A process that was killed may have left a part of one.
+            if name.endswith(SUFFIX) and line.endswith(b"}"):
+                self.ended[name.removesuffix(SUFFIX)] = json.loads(line)["stopped"]
 
     def key(self, params: dict[str, Any]) -> str:
         return digest([self._study, params])
@@ -141,8 +150,8 @@ class Log:
     def add(self, params: dict[str, Any], stopped: int | None) -> None:
         if (key := self.key(params)) not in self.ended:
             self.ended[key] = stopped
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "stopped": stopped}) + "\n")
+            line = json.dumps({"stopped": stopped}).encode()
+            patiently(self._root, write, self._fs, f"{self._folder}/{key}{SUFFIX}", line)
 
 
 def _halving(scheduler: Asha, log: Log) -> Any:

@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 MOST_WARNINGS = 20
 """On the terminal; a study of many orders has many. Its page and summary.json hold them all."""
 
-TRIALS = "trials.jsonl"
-"""In the run folder of a search: the trials that have ended."""
-
 
 @dataclass(frozen=True)
 class Finished:
@@ -81,7 +78,7 @@ def carry_out_search(study: StudyConfig, launch: LaunchConfig) -> Finished:
     from pipelines.stages.search import search
 
     with _shown(study.name, launch) as shown:
-        trials = search(study, shown.executor, shown.folder / TRIALS)
+        trials = search(study, shown.executor)
         space = Space(study)
         drawn = [(trial, point) for trial in trials for point in space.points(trial.number, space.read(trial.drawn))]
         prepared = prepare([point.config for _, point in drawn], shown.executor)

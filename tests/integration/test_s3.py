@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from lcia.store.folders import Store
+from lcia.studies.config import StudyConfig
+from pipelines.stages.search import Log
 from tests.programs.s3_run import stream
 from tests.s3 import S3, s3_server
 
@@ -109,3 +111,11 @@ def test_two_drivers_share_a_store_that_fails_and_restarts_meanwhile(s3: S3, sto
         ours, theirs = (one.fetch(key) / "adapter_model.safetensors" for one in (here, store))
         assert ours.read_bytes() == theirs.read_bytes()
     assert not store._names(f"{store.base}/partial")
+
+
+def test_a_search_finds_its_trials_where_the_storage_is(store: Store) -> None:
+    study = StudyConfig(name="bounds", methods={"lcia": {}})
+    root = store.root.removesuffix("/runs")
+    Log(study, root).add({"beta": 0.5}, stopped=2)
+    again = Log(study, root)
+    assert again.ended == {again.key({"beta": 0.5}): 2}
