@@ -1,0 +1,41 @@
+"""The strategies of others that ours are compared with, and their constants (docs/method.md 2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from lcia.config.sections import Positive, Section
+
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class SequentialConfig(Section):
+    """Plain LoRA tuning, one task after another: no average."""
+
+    kind: Literal["sequential"] = "sequential"
+    """Plain tuning."""
+
+    def first(self) -> SequentialConfig:
+        """What the first stage of an adapter uses: there is nothing to average with or to be pulled to yet."""
+        return self
+
+
+class LwfConfig(Section):
+    """Learning without forgetting: KL from the model at the task's start, on the task's own answers."""
+
+    kind: Literal["lwf"]
+    """Distillation from the task's start."""
+    weight: NotNegative = 1.0
+    """Weight of the divergence beside the loss of the answers."""
+    temperature: Positive = 2.0
+    """What the scores of both models are divided by before they are compared."""
+    mask_target: bool = False
+    """Whether the right token is left out of the comparison, so that the teacher does not speak against it."""
+
+    def first(self) -> SequentialConfig:
+        return SequentialConfig()
+
+
+BaselineConfig: TypeAlias = SequentialConfig | LwfConfig
