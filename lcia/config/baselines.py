@@ -38,4 +38,32 @@ class LwfConfig(Section):
         return SequentialConfig()
 
 
-BaselineConfig: TypeAlias = SequentialConfig | LwfConfig
+class OLoraConfig(Section):
+    """O-LoRA: each task trains a low-rank pair of its own, orthogonal to the earlier ones, which are frozen.
+
+    What is stored is their sum as one LoRA, whose rank grows by lora.r with each task.
+    """
+
+    kind: Literal["olora"]
+    """Orthogonal low-rank pairs."""
+    weight: NotNegative = 0.5
+    """Weight of the sum of absolute inner products of the pairs' directions; 0: pairs that do not know each other."""
+
+    def first(self) -> SequentialConfig:
+        return SequentialConfig()
+
+
+class SlaoConfig(Section):
+    """SLAO, merge before forget: B is averaged over tasks, A is the last one; a task starts from the last tuned pair.
+
+    Its weight of the new task, 1/sqrt(t), is the method's; there is nothing to set.
+    """
+
+    kind: Literal["slao"]
+    """One merged LoRA."""
+
+    def first(self) -> SequentialConfig:
+        return SequentialConfig()
+
+
+BaselineConfig: TypeAlias = SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig

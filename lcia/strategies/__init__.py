@@ -4,6 +4,8 @@
 - `ewc`: a pull towards the weights of earlier tasks, entry by entry
 - `kronecker`: a pull along the directions of LoRA's product that earlier tasks need
 - `lwf`: distillation from the model at the task's start
+- `olora`: a low-rank pair for each task, orthogonal to the earlier ones
+- `slao`: B averaged over tasks, and A as it was trained last
 - `distillation`: how far two models are apart on answer tokens
 - `factors`: the curvature of a linear layer, sketched
 - `pulls`: what holds layers at old weights
@@ -57,12 +59,18 @@ def _baseline(config: BaselineConfig) -> Strategy:
     from lcia.config import baselines as b
     from lcia.protocols import Strategy
     from lcia.strategies.lwf import Lwf, LwfStrategy
+    from lcia.strategies.olora import OLoraStrategy
+    from lcia.strategies.slao import SlaoStrategy
 
     match config:
         case b.SequentialConfig():
             return Strategy()
         case b.LwfConfig():
             return LwfStrategy(Lwf(config.weight, config.temperature, config.mask_target))
+        case b.OLoraConfig():
+            return OLoraStrategy(config.weight)
+        case b.SlaoConfig():
+            return SlaoStrategy()
         case _:
             assert_never(config)
 

@@ -46,6 +46,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "paper": {"kind": "paper"},
     "kronecker": {"kind": "kronecker", "rows": 12, "k": 16},
     "lwf": {"kind": "lwf", "weight": 3, "mask_target": True},
+    "olora": {"kind": "olora"},
 }
 KEEPING = ("curvature", "kronecker")
 
