@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -186,7 +185,7 @@ def _ranked(config: peft.LoraConfig, weights: Mapping[str, Tensor]) -> peft.Lora
     ranks = {tensor.shape[0] for key, tensor in weights.items() if key.endswith("lora_A.weight")}
     if ranks and ranks != {config.r}:
         (found.r,) = ranks
-        alpha = config.lora_alpha * (math.sqrt(found.r / config.r) if config.use_rslora else found.r / config.r)
+        alpha = config.lora_alpha * found.r / config.r
         # An integer where it is one: some loaders take no other.
         found.lora_alpha = int(alpha) if alpha == int(alpha) else alpha
     return found
