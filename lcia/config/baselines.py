@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from lcia.config.sections import Positive, Section
+from lcia.config.sections import Count, Fraction, Positive, Section
 
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -66,4 +66,26 @@ class SlaoConfig(Section):
         return SequentialConfig()
 
 
-BaselineConfig: TypeAlias = SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig
+class RegularEwcConfig(Section):
+    """Elastic weight consolidation with the Fisher information of rows that are seen once more at a task's end."""
+
+    kind: Literal["regular_ewc"]
+    """A pull by the Fisher information."""
+    pull: NotNegative = 100.0
+    """Strength of the penalty; 0: plain tuning. It belongs to the data: choose it on validation rows."""
+    on: Literal["factors", "product"] = "factors"
+    """What is held: A and B entry by entry (`factors`), or their product (`product`, EWC-LoRA). A product's information
+    is as large as the layer of the base: 4 bytes for each of its weights.
+    """
+    labels: Literal["drawn", "data"] = "drawn"
+    """Whether labels are drawn from the model (the Fisher information) or those of the data (the empirical one)."""
+    rows: Count = 128
+    """Training rows of a task that its information is taken from."""
+    decay: Fraction = 1.0
+    """What the information of earlier tasks is multiplied by when a task's is added."""
+
+    def first(self) -> RegularEwcConfig:
+        return self.model_copy(update={"pull": 0.0, "decay": 1.0})
+
+
+BaselineConfig: TypeAlias = SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig | RegularEwcConfig

@@ -6,10 +6,11 @@
 - `lwf`: distillation from the model at the task's start
 - `olora`: a low-rank pair for each task, orthogonal to the earlier ones
 - `slao`: B averaged over tasks, and A as it was trained last
+- `regular_ewc`: a pull by the Fisher information of a task's rows, on A and B or on their product
 - `distillation`: how far two models are apart on answer tokens
 - `factors`: the curvature of a linear layer, sketched
 - `pulls`: what holds layers at old weights
-- `watch`: inputs and output gradients of linear layers
+- `watch`: inputs and output gradients of linear layers, while rows are looked over
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def _baseline(config: BaselineConfig) -> Strategy:
     from lcia.protocols import Strategy
     from lcia.strategies.lwf import Lwf, LwfStrategy
     from lcia.strategies.olora import OLoraStrategy
+    from lcia.strategies.regular_ewc import RegularEwc, RegularEwcStrategy
     from lcia.strategies.slao import SlaoStrategy
 
     match config:
@@ -71,6 +73,8 @@ def _baseline(config: BaselineConfig) -> Strategy:
             return OLoraStrategy(config.weight)
         case b.SlaoConfig():
             return SlaoStrategy()
+        case b.RegularEwcConfig():
+            return RegularEwcStrategy(RegularEwc(config.pull, config.on, config.labels, config.rows, config.decay))
         case _:
             assert_never(config)
 
