@@ -88,4 +88,24 @@ class RegularEwcConfig(Section):
         return self.model_copy(update={"pull": 0.0, "decay": 1.0})
 
 
-BaselineConfig: TypeAlias = SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig | RegularEwcConfig
+class MeanTeacherConfig(Section):
+    """Mean teacher: the model agrees with a slow average of itself, on the task's own answers."""
+
+    kind: Literal["mean_teacher"]
+    """Consistency with an average of the weights."""
+    weight: NotNegative = 1.0
+    """Weight of the consistency beside the loss of the answers."""
+    decay: Fraction = 0.99
+    """Weight of the old teacher in each step's average."""
+    consistency: Literal["kl", "mse"] = "kl"
+    """How the two are compared: divergence, or mean square of the probabilities' difference over the vocabulary."""
+    stored: Literal["teacher", "student"] = "teacher"
+    """Whose weights answer and go on; with the student's, the teacher is kept beside the adapter."""
+
+    def first(self) -> SequentialConfig:
+        return SequentialConfig()
+
+
+BaselineConfig: TypeAlias = (
+    SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig | RegularEwcConfig | MeanTeacherConfig
+)

@@ -47,8 +47,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "kronecker": {"kind": "kronecker", "rows": 12, "k": 16},
     "lwf": {"kind": "lwf", "weight": 3, "mask_target": True},
     "olora": {"kind": "olora"},
+    "mean_teacher": {"kind": "mean_teacher", "stored": "student"},
 }
-KEEPING = ("curvature", "kronecker")
+KEEPING = ("curvature", "kronecker", "mean_teacher")
 
 
 class StoppedError(Exception):
