@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from lcia.types import Sample
 
@@ -71,7 +71,8 @@ class Adapters(Protocol):
 
     def save(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Writes adapter_model.safetensors and adapter_config.json straight into `folder`. `weights` are whole tensors
-        by the names of trainable(), to be given where the model lies in shards; None: the module's own."""
+        by the names of trainable(), to be given where the model lies in shards; None: the module's own. Their LoRA may
+        be of another rank than the module's, the same in all layers: it is written with the same scale."""
 
     def use(self, name: str | None) -> None:
         """Makes `name` the active adapter; None: the bare base."""
@@ -120,12 +121,29 @@ class Assistant(Protocol):
         """Tokens as text for people: the many tokens of an image are shown as their number."""
 
 
+LogitsAt = Callable[[Batch, Mapping[str, "Tensor"]], "Tensor"]
+"""[batch, tokens, vocabulary] of a micro-batch with other weights in the place of the trained ones: by the names of the
+parameters and distributed as they are. Without dropout and without a graph; the parameters have their own bits again
+afterwards, so that it may be called between the forward and the backward pass of a step. A collective call where
+parameters are sharded."""
+
+
+def _no_model(batch: Batch, weights: Mapping[str, Tensor]) -> Tensor:
+    raise ValueError("this strategy compares the model with itself at other weights: give Trained(logits_at=...)")
+
+
 @dataclass(frozen=True)
 class Trained:
-    """What a stage trains: parameters by name, and the linear layers that they are in."""
+    """What a stage trains: parameters by name, the linear layers that they are in, and the model with other weights.
+
+    `parent`: whole tensors of the adapter that the stage goes on from, by the names of the parameters, for a strategy
+    whose stages train an adapter of their own (`Strategy.beside`); else empty.
+    """
 
     parameters: Mapping[str, Tensor]
     layers: Sequence[TunedLinear] = ()
+    logits_at: LogitsAt = _no_model
+    parent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,14 +167,19 @@ a time. All workers get the same number of looks."""
 class Strategy:
     """What a method adds to plain LoRA tuning of one stage; as it stands: nothing (= sequential).
 
-    The loop calls start, (load), penalty for every micro-batch, finish, and statistics when it logs. What has to happen
-    at an optimizer step, on the reduced and clipped gradients, a strategy does in hooks on the optimizer. Where
-    parameters are sharded, all methods but penalty are collective calls.
+    The loop calls start, (load), penalty for every micro-batch, finish, stored, release, and statistics when it logs.
+    What has to happen at an optimizer step, on the reduced and clipped gradients, a strategy does in hooks on the
+    optimizer. Where parameters are sharded, all methods but penalty and release are collective calls.
     """
 
+    beside: ClassVar[bool] = False
+    """Whether a stage trains a fresh adapter beside its parent's, whose weights are then in Trained.parent, instead of
+    going on with them. What is trained as it is (modules_to_save) goes on either way."""
+
     def start(self, trained: Trained, optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
-        """Before the first step; the parameters hold the weights that training starts from, `kept` what the adapter's
-        last stage returned from finish() (empty for a first stage)."""
+        """Before the first step; the parameters hold the weights of the adapter that the stage goes on from (or fresh
+        ones), `kept` what the adapter's last stage returned from finish() (empty for a first stage). May put other
+        weights into the parameters, from which training then starts."""
 
     def penalty(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """What is added to the summed loss of a micro-batch's answer tokens, 0-dim; None: nothing."""
@@ -166,6 +189,14 @@ class Strategy:
         """Puts the averaged weights into the parameters; returns what the next stage of the adapter needs. May look at
         rows of the stage once more; gradients that this leaves mean nothing."""
         return {}
+
+    def stored(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is stored as the adapter, given the weights after finish(): whole tensors by the names of the
+        parameters. The matrices of a layer's LoRA may have another rank. The main worker alone calls it."""
+        return weights
+
+    def release(self) -> None:
+        """Takes off what was hung on the model's modules; the last call, whether the stage succeeded or not."""
 
     def statistics(self) -> dict[str, float]:
         """Figures of the last step (quantiles of beta, retain, shares of fallback and bounds, distance, pull)."""

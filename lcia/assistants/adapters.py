@@ -74,7 +74,7 @@ class LoraAdapters:
         given = self.weights(name) if weights is None else weights
         saved = {key: tensor.detach().contiguous().cpu() for key, tensor in given.items()}
         save_file(saved, folder / WEIGHTS, metadata={"format": "pt"})
-        config = deepcopy(self.module.peft_config[name])
+        config = _ranked(self.module.peft_config[name], saved)
         config.inference_mode = True
         config.save_pretrained(str(folder))
 
@@ -177,6 +177,18 @@ def lora_form(lora: LoraConfig, model: str, whole: Sequence[str] = ()) -> peft.L
     return peft.LoraConfig(
         **lora.model_dump(mode="json"), modules_to_save=list(whole) or None, base_model_name_or_path=named
     )
+
+
+def _ranked(config: peft.LoraConfig, weights: Mapping[str, Tensor]) -> peft.LoraConfig:
+    """The form of an adapter with these weights, whose B A has the scale that `config` gives it."""
+    found = deepcopy(config)
+    ranks = {tensor.shape[0] for key, tensor in weights.items() if key.endswith("lora_A.weight")}
+    if ranks and ranks != {config.r}:
+        (found.r,) = ranks
+        alpha = config.lora_alpha * found.r / config.r
+        # An integer where it is one: some loaders take no other.
+        found.lora_alpha = int(alpha) if alpha == int(alpha) else alpha
+    return found
 
 
 def _form(config: peft.LoraConfig) -> dict[str, Any]:

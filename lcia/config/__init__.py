@@ -2,6 +2,7 @@
 
 - `run`: a run, key by key
 - `strategies`: the keys of each strategy
+- `baselines`: those of the strategies of others
 - `watch`: from where on a run warns of what goes wrong
 - `sections`: the base of all sections
 - `load`: files and overrides

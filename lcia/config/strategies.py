@@ -1,4 +1,4 @@
-"""The strategy of a run: which average protects old knowledge, and its constants (docs/method.md 2)."""
+"""The strategy of a run: what protects old knowledge, and its constants (docs/method.md 2)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 
+from lcia.config.baselines import BaselineConfig, SequentialConfig
 from lcia.config.sections import Count, Fraction, Positive, Section
-
-
-class SequentialConfig(Section):
-    """Plain LoRA tuning, one task after another: no average."""
-
-    kind: Literal["sequential"] = "sequential"
-    """Plain tuning."""
-
-    def first(self) -> StrategyConfig:
-        """What the first stage of an adapter uses: there is nothing to average with or to be pulled to yet."""
-        return self
 
 
 class AverageSection(Section):
@@ -176,12 +166,12 @@ class KroneckerConfig(Section):
 
 
 StrategyConfig: TypeAlias = (
-    SequentialConfig
-    | FixedConfig
+    FixedConfig
     | PaperConfig
     | OfficialConfig
     | ProximalConfig
     | CurvatureConfig
     | EwcConfig
     | KroneckerConfig
+    | BaselineConfig
 )

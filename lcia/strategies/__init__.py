@@ -3,9 +3,15 @@
 - `average`: a dynamic average of the adapter's weights
 - `ewc`: a pull towards the weights of earlier tasks, entry by entry
 - `kronecker`: a pull along the directions of LoRA's product that earlier tasks need
+- `lwf`: distillation from the model at the task's start
+- `olora`: a low-rank pair for each task, orthogonal to the earlier ones
+- `slao`: B averaged over tasks, and A as it was trained last
+- `regular_ewc`: a pull by the Fisher information of a task's rows, on A and B or on their product
+- `mean_teacher`: consistency with a slow average of the weights
+- `distillation`: how far two models are apart on answer tokens
 - `factors`: the curvature of a linear layer, sketched
 - `pulls`: what holds layers at old weights
-- `watch`: inputs and output gradients of linear layers
+- `watch`: inputs and output gradients of linear layers, while rows are looked over
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
+    from lcia.config.baselines import BaselineConfig
     from lcia.config.strategies import AverageSection, StrategyConfig
     from lcia.ema import Options
     from lcia.protocols import Strategy
@@ -23,14 +30,11 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
     # Imported here, so that the average can be used without the configuration's dependencies.
     from lcia.config import strategies as m
     from lcia.ema import Options, rules
-    from lcia.protocols import Strategy
     from lcia.strategies.average import EmaStrategy
     from lcia.strategies.ewc import EwcStrategy
     from lcia.strategies.kronecker import Kronecker, KroneckerStrategy
 
     match config:
-        case m.SequentialConfig():
-            return Strategy()
         case m.FixedConfig():
             return EmaStrategy(rules.Fixed(fixed_beta(config.beta, config.retain, steps)), _options(config))
         case m.PaperConfig():
@@ -49,6 +53,32 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
             return KroneckerStrategy(
                 Kronecker(config.gamma, config.rho, config.temperature, config.rows, config.k, config.scope)
             )
+        case _:
+            return _baseline(config)
+
+
+def _baseline(config: BaselineConfig) -> Strategy:
+    from lcia.config import baselines as b
+    from lcia.protocols import Strategy
+    from lcia.strategies.lwf import Lwf, LwfStrategy
+    from lcia.strategies.mean_teacher import MeanTeacher, MeanTeacherStrategy
+    from lcia.strategies.olora import OLoraStrategy
+    from lcia.strategies.regular_ewc import RegularEwc, RegularEwcStrategy
+    from lcia.strategies.slao import SlaoStrategy
+
+    match config:
+        case b.SequentialConfig():
+            return Strategy()
+        case b.LwfConfig():
+            return LwfStrategy(Lwf(config.weight, config.temperature, config.mask_target))
+        case b.OLoraConfig():
+            return OLoraStrategy(config.weight)
+        case b.SlaoConfig():
+            return SlaoStrategy()
+        case b.RegularEwcConfig():
+            return RegularEwcStrategy(RegularEwc(config.pull, config.on, config.labels, config.rows, config.decay))
+        case b.MeanTeacherConfig():
+            return MeanTeacherStrategy(MeanTeacher(config.weight, config.decay, config.consistency, config.stored))
         case _:
             assert_never(config)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,7 @@ from lcia.ema.tracked import Tracked
 from lcia.protocols import UNTRAINED, Look, LookBack, Strategy, Trained, TunedLinear
 from lcia.strategies.factors import Curvature, named, stored
 from lcia.strategies.pulls import Force, each, pulls
-from lcia.strategies.watch import watched
+from lcia.strategies.watch import look_over, one_by_one
 
 KRONECKER = "kronecker."
 """Prefix of the curvature of an adapter's tasks in what a stage keeps for the next one."""
@@ -159,34 +160,19 @@ def curvature(trained: Trained, rule: Kronecker, look_back: LookBack) -> dict[st
         FloatingPointError: it is not finite, on all workers.
     """
     sums = {layer.name: Curvature.zeros(layer.shape, rule.k, _like(layer)) for layer in trained.layers}
-    tokens = torch.zeros((), dtype=torch.float64, device=next(iter(trained.parameters.values())).device)
 
     def see(layer: TunedLinear, x: Tensor, g: Tensor) -> None:
-        x, g = _by_row(x, alone), _by_row(g, alone)
+        x, g = one_by_one(trained, x), one_by_one(trained, g)
         sums[layer.name].add(F.pad(x, (0, 1), value=1.0) if layer.bias is not None else x, g)
 
-    # How the pictures of a projector's batch belong to rows is the model's own affair, so each row comes alone.
-    alone = any(layer.down is None for layer in trained.layers)
-    with watched(trained.layers, see):
-        for look in look_back(rule.rows, alone):
-            with torch.enable_grad():
-                loss, count = softened_loss(look, rule.temperature)
-                loss.backward()  # type: ignore[no-untyped-call]
-            tokens += count
-            for parameter in trained.parameters.values():
-                parameter.grad = None
+    tokens = look_over(trained, rule.rows, look_back, partial(softened_loss, temperature=rule.temperature), see)
     _over_workers(sums, tokens)
     return sums
 
 
-def _by_row(tensor: Tensor, alone: bool) -> Tensor:
-    """[rows, tokens, width]; a row that comes alone has all that there is."""
-    return tensor.reshape(1, -1, tensor.shape[-1]) if alone else tensor
-
-
 def _over_workers(sums: Mapping[str, Curvature], tokens: Tensor) -> None:
     """Adds the workers' sums up and divides them by the number of answer tokens."""
-    for tensor in [tokens, *_tensors(sums)]:
+    for tensor in _tensors(sums):
         if dist.is_initialized():
             dist.all_reduce(tensor)
     for layer in sums.values():

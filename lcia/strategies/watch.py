@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lcia.protocols import TunedLinear
+from lcia.protocols import Look, LookBack, Trained, TunedLinear
 
 See = Callable[[Tensor, Tensor], None]
 """Gets x [..., in] and d loss / d y [..., out] of one call of a layer, during the backward pass."""
@@ -44,6 +45,39 @@ def watched(layers: Sequence[TunedLinear], see: Callable[[TunedLinear, Tensor, T
     finally:
         for handle in handles:
             handle.remove()
+
+
+def look_over(
+    trained: Trained,
+    rows: int,
+    look_back: LookBack,
+    loss: Callable[[Look], tuple[Tensor, Tensor]],
+    see: Callable[[TunedLinear, Tensor, Tensor], None],
+) -> Tensor:
+    """Goes backward through `loss` of each look at so many rows, which gives the loss and its number of answer tokens;
+    `see` is called as in watched(). Returns the answer tokens that all workers have seen, 0-dim; leaves no gradient."""
+    tokens = torch.zeros((), dtype=torch.float64, device=next(iter(trained.parameters.values())).device)
+    with watched(trained.layers, see):
+        for look in look_back(rows, _alone(trained)):
+            with torch.enable_grad():
+                value, count = loss(look)
+                value.backward()  # type: ignore[no-untyped-call]
+            tokens += count
+            for parameter in trained.parameters.values():
+                parameter.grad = None
+    if dist.is_initialized():
+        dist.all_reduce(tokens)
+    return tokens
+
+
+def one_by_one(trained: Trained, tensor: Tensor) -> Tensor:
+    """What `see` got in look_over(), as [rows, tokens, width]."""
+    return tensor.reshape(1, -1, tensor.shape[-1]) if _alone(trained) else tensor
+
+
+def _alone(trained: Trained) -> bool:
+    """How the pictures of a projector's batch belong to rows is the model's own affair, so each row comes alone."""
+    return any(layer.down is None for layer in trained.layers)
 
 
 def _tapped(see: See) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

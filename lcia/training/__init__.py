@@ -4,6 +4,7 @@
 - `result`: what a finished stage leaves, and its reader
 - `checkpoint`: its state, saved and restored
 - `look_back`: some of its rows once more, at its end
+- `elsewhere`: the model with other weights than the trained ones
 - `drift`: how far tuning has moved the model on its own rows
 - `sampling`: which rows a step sees
 - `parallel`: DDP, FSDP2 and what workers exchange

@@ -13,7 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lcia.ema.sharding import local
-from lcia.protocols import UNTRAINED, Look, LookBack
+from lcia.protocols import LookBack
+from lcia.strategies.distillation import answer_scores, divergence
+from lcia.training.elsewhere import holding
 
 ROWS = 16
 """Of a stage that are looked at: two forward passes over them take less than an optimizer step with as many rows."""
@@ -23,41 +25,20 @@ class Start:
     """The weights that a stage starts from: this worker's part of each, in host memory."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._live = [local(parameter) for parameter in parameters.values()]
-        self._aside = [part.to("cpu", copy=True) for part in self._live]
+        self._parameters = list(parameters.values())
+        self._aside = [local(parameter).to("cpu", copy=True) for parameter in self._parameters]
 
     def kl(self, module: nn.Module, look_back: LookBack) -> float:
         """Mean KL(tuned || start) over the answer tokens of ROWS of the stage's rows, in nats per token; the same on
         all workers. A collective call, after which `module` is as it was."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self._live[0].device)
+        sums = torch.zeros(2, dtype=torch.float64, device=local(self._parameters[0]).device)
         with torch.no_grad():
             for look in look_back(ROWS, False):
-                tuned = _log_probabilities(look, module)
-                self._swap()
-                started = _log_probabilities(look, module)
-                self._swap()
-                sums[0] += (tuned.exp() * (tuned - started)).sum().double()
+                tuned = answer_scores(look.logits(), look.batch)
+                with holding(module, self._parameters, self._aside):
+                    started = answer_scores(look.logits(), look.batch)
+                sums[0] += divergence(tuned, started).sum().double()
                 sums[1] += len(tuned)
         if dist.is_initialized():
             dist.all_reduce(sums)
         return float(sums[0] / sums[1].clamp_min(1))
-
-    def _swap(self) -> None:
-        """Exchanges the weights in the module with those that were laid aside."""
-        for live, aside in zip(self._live, self._aside, strict=True):
-            before = live.to("cpu", copy=True)
-            live.copy_(aside)
-            aside.copy_(before)
-
-
-def _log_probabilities(look: Look, module: nn.Module) -> Tensor:
-    """[answer tokens, vocabulary]."""
-    from torch.distributed.fsdp import FSDPModule
-
-    scores = look.logits()[:, :-1]
-    for each in module.modules():
-        if isinstance(each, FSDPModule):
-            # Without a backward pass the root keeps its weights whole, and would not see others.
-            each.reshard()
-    answers = look.batch["labels"][:, 1:].to(scores.device) != UNTRAINED
-    return scores[answers].to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lcia.protocols import UNTRAINED, Assistant, Batch, Look, TrainingRows
 from lcia.stage import TrainStage, digest
+from lcia.training.elsewhere import still
 from lcia.training.sampling import drawn
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LookAgain:
         # All workers make as many passes: one that has a row less takes the first one, without its answers.
         idle = -(-len(chosen) // world) - len(mine)
         numbers = mine + [int(chosen[0])] * idle
-        with _still(self.assistant.module):
+        with still(self.assistant.module):
             for start in range(0, len(numbers), size):
                 yield self._look(numbers[start : start + size], max(0, min(size, len(mine) - start)))
 
@@ -53,17 +53,3 @@ class LookAgain:
         device = self.accelerator.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.stage.training.bf16):
             return self.assistant.logits(self.assistant.module, batch)
-
-
-@contextlib.contextmanager
-def _still(module: nn.Module) -> Iterator[None]:
-    """No dropout; layers that compute their activations again in the backward pass, which they do in training only,
-    still do."""
-    before = {each: each.training for each in module.modules()}
-    for each in before:
-        each.training = bool(getattr(each, "gradient_checkpointing", False))
-    try:
-        yield
-    finally:
-        for each, training in before.items():
-            each.training = training

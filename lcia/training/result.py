@@ -11,7 +11,8 @@ from typing import Any
 
 KEPT, STEPS, RESULT = "kept.safetensors", "steps.jsonl", "result.json"
 """Tensors for the adapter's next stage, where the strategy keeps any; statistics; the record of the training."""
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+WEIGHTS = "adapter_model.safetensors"
+ADAPTER = ("adapter_config.json", WEIGHTS)
 """A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
 
 

@@ -23,17 +23,18 @@ from torch.nn import functional as F
 from lcia import strategies
 from lcia.data.noise import with_noise
 from lcia.data.rows import Rows
-from lcia.ema.sharding import is_dtensor, whole
-from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Trained, TrainingRows
-from lcia.stage import TrainStage
+from lcia.ema.sharding import is_dtensor, local, part_of, whole
+from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Strategy, Trained, TrainingRows
+from lcia.stage import TrainStage, digest
 from lcia.store.background import Uploads
 from lcia.store.folders import Checkpoints, Store
 from lcia.training.checkpoint import State, resume, save
 from lcia.training.drift import Start
+from lcia.training.elsewhere import Elsewhere
 from lcia.training.finite import cause, check_weights
 from lcia.training.look_back import LookAgain
 from lcia.training.parallel import check_even_split, from_main, gather_verified, refuse_engines, synchronised, wrap
-from lcia.training.result import KEPT, RESULT, STEPS, history
+from lcia.training.result import KEPT, RESULT, STEPS, WEIGHTS, history
 from lcia.training.sampling import Sampler, seed_of, total_steps
 from lcia.types import Parallelism
 
@@ -130,14 +131,16 @@ def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None
 def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     """The loop before its first step, or after the last one that a checkpoint holds."""
     rows = with_noise(Rows([worker.store.files(key) for key in stage.shards]), stage.noise)
-    kept = _give_adapter(stage, assistant, worker.store)
-    module = wrap(assistant, worker.options.parallelism, worker.accelerator)
     steps = total_steps(stage.training, len(rows))
-    state = _fresh(stage, assistant, steps)
+    strategy = strategies.build(stage.strategy, steps)
+    kept, parent = _give_adapter(stage, assistant, worker.store, strategy.beside)
+    module = wrap(assistant, worker.options.parallelism, worker.accelerator)
+    state = _fresh(stage, assistant, strategy, steps)
     loop = Loop(stage, assistant, worker, rows, module, steps, state, Start(state.parameters))
     assistant.module.train()
-    trained = Trained(loop.state.parameters, assistant.adapters.layers())
-    loop.state.strategy.start(trained, loop.state.optimizer, kept)
+    elsewhere = Elsewhere(assistant, state.parameters, worker.accelerator, stage.training.bf16)
+    trained = Trained(state.parameters, assistant.adapters.layers(), elsewhere, parent)
+    strategy.start(trained, state.optimizer, kept)
     # Of a stage that has failed here, perhaps of this one.
     worker.uploads.drop()
     resume(loop.state, loop.checkpoints, worker.accelerator)
@@ -148,18 +151,39 @@ def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     return loop
 
 
-def _give_adapter(stage: TrainStage, assistant: Assistant, store: Store) -> dict[str, Tensor]:
-    """Gives the assistant the adapter that the stage starts from; returns what that one's last stage kept."""
+def _give_adapter(
+    stage: TrainStage, assistant: Assistant, store: Store, beside: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gives the assistant the adapter that the stage trains; returns what the last stage of the one that it goes on
+    from kept, and that one's weights where another is trained beside it."""
+    adapters = assistant.adapters
     if stage.parent is None:
-        assistant.adapters.add(ADAPTER, seed=stage.seed)
-        return {}
-    folder = store.fetch(stage.parent)
-    assistant.adapters.load(ADAPTER, folder)
+        adapters.add(ADAPTER, seed=stage.seed)
+        return {}, {}
+    folder, parent = store.fetch(stage.parent), dict[str, Tensor]()
+    if beside:
+        parent = load_file(folder / WEIGHTS)
+        # Not the seed of the fresh adapter that the parent or one before it was: they would have the same A.
+        adapters.add(ADAPTER, seed=int(digest([stage.seed, stage.parent])[:15], 16))
+        _go_on(assistant, parent)
+    else:
+        adapters.load(ADAPTER, folder)
     # A group that starts from the newest adapter inherits its weights, not what mattered to its tasks.
-    return load_file(folder / KEPT) if not stage.first and (folder / KEPT).exists() else {}
+    kept = load_file(folder / KEPT) if not stage.first and (folder / KEPT).exists() else {}
+    return kept, parent
 
 
-def _fresh(stage: TrainStage, assistant: Assistant, steps: int) -> State:
+@torch.no_grad()
+def _go_on(assistant: Assistant, weights: Mapping[str, Tensor]) -> None:
+    """Puts weights into what is trained as it is, not by LoRA."""
+    whole = {id(each) for layer in assistant.adapters.layers() if layer.down is None for each in (layer.up, layer.bias)}
+    for name, parameter in assistant.adapters.trainable().items():
+        if id(parameter) in whole:
+            mine = local(parameter)
+            mine.copy_(part_of(weights[name], parameter).view(mine.shape))
+
+
+def _fresh(stage: TrainStage, assistant: Assistant, strategy: Strategy, steps: int) -> State:
     """The state before the first of `steps` steps; the projector, if it is trained, has a learning rate of its own."""
     from transformers import get_scheduler
 
@@ -172,7 +196,7 @@ def _fresh(stage: TrainStage, assistant: Assistant, steps: int) -> State:
     )
     warmup = round(t.warmup_ratio * steps)
     scheduler = get_scheduler(t.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-    return State(parameters, optimizer, scheduler, strategies.build(stage.strategy, steps))
+    return State(parameters, optimizer, scheduler, strategy)
 
 
 # The loop ---------------------------------------------------------------------------------------------------------
@@ -332,7 +356,7 @@ def _publish(loop: Loop, kept: dict[str, Tensor], kl: float, started: float) -> 
                   "workers": loop.accelerator.num_processes, "parallelism": loop.worker.options.parallelism,
                   "rows": len(loop.rows), "kl_from_start": kl, **loop.state.notes}  # fmt: skip
         with loop.worker.store.publish(loop.stage.key, loop.stage.record) as folder:
-            loop.assistant.adapters.save(ADAPTER, folder, theta)
+            loop.assistant.adapters.save(ADAPTER, folder, loop.state.strategy.stored(theta))
             _write(folder, kept, loop.state.lines, result)
         loop.worker.uploads.drop()
         loop.checkpoints.clear()
@@ -347,6 +371,7 @@ def _write(folder: Path, kept: dict[str, Tensor], lines: list[str], result: obje
 
 
 def _release(loop: Loop) -> None:
+    loop.state.strategy.release()
     loop.state.optimizer.zero_grad(set_to_none=True)
     if not any(is_dtensor(parameter) for parameter in loop.state.parameters.values()):
         loop.assistant.adapters.drop(ADAPTER)

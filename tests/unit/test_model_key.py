@@ -9,8 +9,8 @@ import pytest
 
 from lcia import assistants
 from lcia.assistants.tiny import TINY_BASE
+from lcia.config.baselines import SequentialConfig
 from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
-from lcia.config.strategies import SequentialConfig
 from lcia.local import LocalExecutor
 from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store

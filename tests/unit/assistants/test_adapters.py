@@ -147,6 +147,22 @@ def test_an_adapter_of_another_form_takes_the_place_of_one_with_its_name(tmp_pat
     )
 
 
+def test_weights_of_a_greater_rank_are_saved_with_the_same_scale(tmp_path: Path) -> None:
+    assistant = assistants.build(TinyConfig(), LoraConfig(r=2, lora_alpha=6))
+    assistant.adapters.add("x", seed=0)
+    scale = assistant.adapters.layers()[0].scale
+    joined = {
+        name: torch.cat([p.detach()] * 4, 0 if "lora_A" in name else 1)
+        for name, p in assistant.adapters.trainable().items()
+    }
+    assistant.adapters.save("x", tmp_path, joined)
+    assert assistant.module.peft_config["x"].r == 2
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 8
+    assistant.adapters.load("x", tmp_path)
+    assert all(layer.scale == pytest.approx(scale) for layer in assistant.adapters.layers())
+    assert all(torch.equal(joined[name], value) for name, value in assistant.adapters.trainable().items())
+
+
 def test_an_unknown_adapter_is_named(tiny: Assistant) -> None:
     with pytest.raises(InputError, match="no adapter 'zebra'"):
         tiny.adapters.use("zebra")

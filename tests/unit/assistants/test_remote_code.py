@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lcia import assistants, embedders
 from lcia.assistants.tiny import TINY_BASE
+from lcia.config.baselines import SequentialConfig
 from lcia.config.run import ClipConfig, LlavaConfig, TextConfig, TrainingConfig
-from lcia.config.strategies import SequentialConfig
 from lcia.stage import EmbedStage, TrainStage
 from lcia.types import InputError
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcia.config.baselines import SequentialConfig
 from lcia.config.strategies import (
     CurvatureConfig,
     EwcConfig,
@@ -16,7 +17,6 @@ from lcia.config.strategies import (
     OfficialConfig,
     PaperConfig,
     ProximalConfig,
-    SequentialConfig,
 )
 from lcia.ema import rules
 from lcia.ema.tracked import layer_of, units_of

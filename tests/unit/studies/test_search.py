@@ -8,8 +8,9 @@ from typing import Any
 import optuna
 import pytest
 
+from lcia.config.baselines import SequentialConfig
 from lcia.config.load import parse
-from lcia.config.strategies import KroneckerConfig, SequentialConfig
+from lcia.config.strategies import KroneckerConfig
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import expand
 from lcia.studies.search import Draw, Space

@@ -45,8 +45,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "curvature": {"kind": "curvature", "lambda": 0.3, "pull": 1000},
     "paper": {"kind": "paper"},
     "kronecker": {"kind": "kronecker", "rows": 12, "k": 16},
+    "lwf": {"kind": "lwf", "weight": 3, "mask_target": True},
+    "olora": {"kind": "olora"},
+    "mean_teacher": {"kind": "mean_teacher", "stored": "student"},
 }
-KEEPING = ("curvature", "kronecker")
+KEEPING = ("curvature", "kronecker", "mean_teacher")
 
 
 class StoppedError(Exception):
@@ -129,7 +132,7 @@ def test_augmentation_is_the_same_after_a_cut(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("strategy", ["sequential", "kronecker"])
+@pytest.mark.parametrize("strategy", ["sequential", "kronecker", "lwf"])
 def test_micro_batches_do_not_matter(tmp_path: Path, strategy: str) -> None:
     """In double precision: in single, Adam makes a whole step of the rounding of a gradient that is next to nothing.
 

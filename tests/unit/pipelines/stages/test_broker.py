@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from lcia.config.baselines import SequentialConfig
 from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
-from lcia.config.strategies import SequentialConfig
 from lcia.protocols import Progress
 from lcia.stage import EvaluateStage, TrainStage
 from pipelines.stages.broker import Broker
