@@ -3,6 +3,7 @@
 - `average`: a dynamic average of the adapter's weights
 - `ewc`: a pull towards the weights of earlier tasks, entry by entry
 - `kronecker`: a pull along the directions of LoRA's product that earlier tasks need
+- `gpm`: steps in the complement of what earlier tasks' inputs span
 - `factors`: the curvature of a linear layer, sketched
 - `pulls`: what holds layers at old weights
 - `watch`: inputs and output gradients of linear layers
@@ -26,6 +27,7 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
     from lcia.protocols import Strategy
     from lcia.strategies.average import EmaStrategy
     from lcia.strategies.ewc import EwcStrategy
+    from lcia.strategies.gpm import Gpm, GpmStrategy
     from lcia.strategies.kronecker import Kronecker, KroneckerStrategy
 
     match config:
@@ -49,6 +51,8 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
             return KroneckerStrategy(
                 Kronecker(config.gamma, config.rho, config.temperature, config.rows, config.k, config.scope)
             )
+        case m.GpmConfig():
+            return GpmStrategy(Gpm(config.threshold, config.matrices, config.rows, config.tokens))
         case _:
             assert_never(config)
 

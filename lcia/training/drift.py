@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from lcia.ema.sharding import local
 from lcia.protocols import UNTRAINED, Look, LookBack
@@ -26,15 +26,15 @@ class Start:
         self._live = [local(parameter) for parameter in parameters.values()]
         self._aside = [part.to("cpu", copy=True) for part in self._live]
 
-    def kl(self, module: nn.Module, look_back: LookBack) -> float:
+    def kl(self, look_back: LookBack) -> float:
         """Mean KL(tuned || start) over the answer tokens of ROWS of the stage's rows, in nats per token; the same on
-        all workers. A collective call, after which `module` is as it was."""
+        all workers. A collective call, after which the weights are as they were."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._live[0].device)
         with torch.no_grad():
             for look in look_back(ROWS, False):
-                tuned = _log_probabilities(look, module)
+                tuned = _log_probabilities(look)
                 self._swap()
-                started = _log_probabilities(look, module)
+                started = _log_probabilities(look)
                 self._swap()
                 sums[0] += (tuned.exp() * (tuned - started)).sum().double()
                 sums[1] += len(tuned)
@@ -50,14 +50,8 @@ class Start:
             aside.copy_(before)
 
 
-def _log_probabilities(look: Look, module: nn.Module) -> Tensor:
+def _log_probabilities(look: Look) -> Tensor:
     """[answer tokens, vocabulary]."""
-    from torch.distributed.fsdp import FSDPModule
-
     scores = look.logits()[:, :-1]
-    for each in module.modules():
-        if isinstance(each, FSDPModule):
-            # Without a backward pass the root keeps its weights whole, and would not see others.
-            each.reshard()
     answers = look.batch["labels"][:, 1:].to(scores.device) != UNTRAINED
     return scores[answers].to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)

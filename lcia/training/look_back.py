@@ -52,7 +52,10 @@ class LookAgain:
     def _logits(self, batch: Batch) -> Tensor:
         device = self.accelerator.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.stage.training.bf16):
-            return self.assistant.logits(self.assistant.module, batch)
+            scores = self.assistant.logits(self.assistant.module, batch)
+        if not torch.is_grad_enabled():
+            _reshard(self.assistant.module)
+        return scores
 
 
 @contextlib.contextmanager
@@ -67,3 +70,12 @@ def _still(module: nn.Module) -> Iterator[None]:
     finally:
         for each, training in before.items():
             each.training = training
+
+
+def _reshard(module: nn.Module) -> None:
+    """Without a backward pass the root of a sharded model keeps its weights whole, and would not see others."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()

@@ -118,7 +118,7 @@ def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None
         _train(loop)
         kept = loop.state.strategy.finish(_look_back(loop))
         check_weights(loop.state.parameters, worker.accelerator)
-        kl = loop.start.kl(assistant.module, _look_back(loop))
+        kl = loop.start.kl(_look_back(loop))
     _publish(loop, kept, kl, started)
     _release(loop)
 

@@ -45,8 +45,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "curvature": {"kind": "curvature", "lambda": 0.3, "pull": 1000},
     "paper": {"kind": "paper"},
     "kronecker": {"kind": "kronecker", "rows": 12, "k": 16},
+    "gpm": {"kind": "gpm", "rows": 12},
 }
-KEEPING = ("curvature", "kronecker")
+KEEPING = ("curvature", "kronecker", "gpm")
 
 
 class StoppedError(Exception):
