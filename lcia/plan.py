@@ -10,7 +10,7 @@ from lcia.config.run import RunConfig
 from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity
 from lcia.grouping.many_orders import Grouping
 from lcia.protocols import Features
-from lcia.stage import EvaluateStage, TrainStage
+from lcia.stage import EvaluateStage, Replay, TrainStage
 from lcia.types import Split
 
 ZERO_SHOT = -1
@@ -158,6 +158,8 @@ class Planner:
         self.config, self._base = config, base
         self.grouping = Grouping(similarity, config.grouping) if config.groups else None
         self.train, self.evaluate = cache(self._train), cache(self._evaluate)
+        self._made: dict[str, TrainStage] = {}
+        """All trainings by their keys."""
         self.rows: dict[object, Row] = {}
         """By the tasks so far and, where those to come are evaluated too, the set of all."""
         self.ask = cache(self._ask)
@@ -172,7 +174,7 @@ class Planner:
 
     def _train(self, tasks: tuple[str, ...], shards: tuple[str, ...], parent: str | None, first: bool) -> TrainStage:
         config = self.config
-        return TrainStage(
+        made = TrainStage(
             tasks=tasks,
             shards=shards,
             parent=parent,
@@ -185,7 +187,16 @@ class Planner:
             strategy=config.strategy.first() if first else config.strategy,
             seed=config.seed,
             noise=config.data.noise,
+            replay=None if first or parent is None else self._replay(self._made[parent]),
         )
+        self._made[made.key] = made
+        return made
+
+    def _replay(self, before: TrainStage) -> Replay | None:
+        """What a stage is trained on beside its own rows; `before`: the adapter's last one."""
+        older = before.replay.shards if before.replay else ()
+        share = self.config.data.replay
+        return Replay(share=share, shards=(*older, *before.shards)) if share else None
 
     def _ask(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import Annotated, Literal
@@ -123,6 +124,17 @@ class _ModelStage(_Stage):
         return self.base_key
 
 
+class Replay(Section):
+    """Rows of an adapter's earlier tasks that a later one is trained on as well: `share` of each of `shards`."""
+
+    share: float
+    shards: tuple[str, ...]
+
+    def count(self, rows: int) -> int:
+        """How many of so many rows of a task are kept: one at least."""
+        return max(1, round(self.share * rows))
+
+
 class TrainStage(_ModelStage):
     """Tuning one adapter on one task (several for multi-task) from one parent; no parent: a fresh LoRA.
 
@@ -140,11 +152,17 @@ class TrainStage(_ModelStage):
     seed: int
     # Here and not in the shards, which runs with and without noise share. Not written where there is none.
     noise: NoiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    replay: Replay | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @cached_property
     def model_key(self) -> str:
         """As for an evaluation, and the form of the LoRA that is added."""
         return digest([self.base_key, self.record["lora"]])
+
+    def rows(self, counts: Mapping[str, int]) -> int:
+        """How many rows are trained on; `counts`: those of all shards by their keys."""
+        old = sum(self.replay.count(counts[key]) for key in self.replay.shards) if self.replay else 0
+        return sum(counts[key] for key in self.shards) + old
 
     @property
     def label(self) -> str:

@@ -166,6 +166,11 @@ class DataConfig(Section):
     # Not written where there is none: what is stored stays valid.
     noise: NoiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     """Wrong answers to train on, to see what a method makes of them; null: none."""
+    # Not written where there is none: what is stored stays valid.
+    replay: Fraction = Field(default=0.0, exclude_if=lambda value: value == 0)
+    """Share of the training rows of each of an adapter's earlier tasks that its later tasks are trained on as well,
+    mixed with their own (experience replay); 0: old data is gone. Which rows are kept follows from the run's `seed`.
+    """
 
 
 # --- model ----------------------------------------------------------------------------------------------------------
@@ -436,6 +441,11 @@ class RunConfig(Section):
     def groups(self) -> bool:
         """Whether tasks are put into groups by their instructions."""
         return self.grouping.enabled and self.is_stream
+
+    @property
+    def uses_old_data(self) -> bool:
+        """Whether rows of a task are trained on after the task: tables mark such a run, for a stream's data is gone."""
+        return self.protocol == "multitask" or (self.is_stream and self.data.replay > 0)
 
     @model_validator(mode="after")
     def _tasks_are_named_once(self) -> RunConfig:

@@ -165,6 +165,30 @@ class KroneckerConfig(Section):
         return self.model_copy(update={"gamma": 0.0, "rho": 1.0, "scope": "layer"})
 
 
+class GpmConfig(Section):
+    """Gradient projection memory: no step along directions that earlier tasks' inputs lie in.
+
+    At a task's end inputs of each layer are drawn from `rows` of its rows, and the directions that hold `threshold` of
+    their energy are kept beside the adapter. They grow in number with every task and are closed to its later ones.
+    """
+
+    kind: Literal["gpm"]
+    """Steps in the complement of what earlier tasks' inputs span."""
+    threshold: Fraction = 0.97
+    """Share of the energy of a layer's inputs that the directions closed to later tasks hold; 0: none are closed."""
+    matrices: Literal["both", "down"] = "both"
+    """Of LoRA's pair, both are guarded, each by inputs of its own, or the first alone (A, which takes the inputs down
+    to r numbers); then the second may still change what old inputs give.
+    """
+    rows: Count = 128
+    """Training rows of a task that inputs are drawn from."""
+    tokens: Count = 8
+    """Inputs that are drawn from each of these rows, in each layer."""
+
+    def first(self) -> StrategyConfig:
+        return self
+
+
 StrategyConfig: TypeAlias = (
     FixedConfig
     | PaperConfig
@@ -173,5 +197,6 @@ StrategyConfig: TypeAlias = (
     | CurvatureConfig
     | EwcConfig
     | KroneckerConfig
+    | GpmConfig
     | BaselineConfig
 )

@@ -135,6 +135,12 @@ class Rows:
         }
         return [found[index] for index in indices]
 
+    @property
+    def folders(self) -> tuple[range, ...]:
+        """The row numbers of each folder."""
+        stops = self._ends.tolist()
+        return tuple(range(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
+
     def folder_of(self, index: int) -> range:
         """The row numbers of the folder that a row lies in."""
         folder = int(np.searchsorted(self._ends, index, side="right"))

@@ -164,6 +164,7 @@ def render(report: ReportInput) -> str:
             figures={name: svg(figure, name) for name, figure in figures.items()},
             numbers={name: drawn.numbers for name, drawn in study.items()},
             headline=HEADLINE,
+            old_data_note=wording.OLD_DATA_NOTE,
             image_token=IMAGE_TOKEN,
             metrics=[metrics(run.matrix) for run in report.runs],
             best=wording.best([metrics(run.matrix) for run in report.runs]),
@@ -193,7 +194,7 @@ def _environment() -> Environment:
         number=wording.number, plain=wording.plain, spread=wording.with_spread, first_of=wording.first,
         count_of=wording.count, clock=wording.clock, yaml=wording.yaml, picture=wording.picture,
         difference=wording.difference, p_value=wording.p_value, corrected=wording.corrected, reach=reach,
-        shown_by=shown_by,
+        shown_by=shown_by, marked=wording.marked,
     )  # fmt: skip
     environment.tests.update(known=wording.known)
     return environment

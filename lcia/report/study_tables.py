@@ -38,7 +38,8 @@ class StudyTables:
     """`methods` per label, `orders` per label and named order, `tasks` per label and task; `comparisons`: metric ->
     each label minus the label `reference` (empty: nothing is compared), paired by order and seed; `costs`: per label
     the fields of `Cost`; `effects`: what the order does to avg_acc, per label with several orders. `labels`: run name
-    -> its label; `settings`: label -> what it stands for, empty in a study from before they were kept."""
+    -> its label; `settings`: label -> what it stands for, empty in a study from before they were kept. `old_data`:
+    labels whose runs are trained on rows of earlier tasks as well."""
 
     reference: str
     labels: Mapping[str, str]
@@ -49,6 +50,7 @@ class StudyTables:
     costs: Spreads
     effects: Mapping[str, OrderEffect] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    old_data: tuple[str, ...] = ()
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -72,6 +74,7 @@ def tabulate(points: Sequence[Point], matrices: Sequence[AccuracyMatrix], costs:
         costs=compare_costs(points, costs),
         effects=order_effects(points, matrices),
         settings={point.label: Setting(point.method, point.varied) for point in points},
+        old_data=tuple(dict.fromkeys(point.label for point in points if point.config.uses_old_data)),
     )
 
 
@@ -91,6 +94,7 @@ def to_record(tables: StudyTables) -> dict[str, Any]:
         "costs": _plain(tables.costs),
         "effects": {label: effect._asdict() for label, effect in tables.effects.items()},
         "settings": {label: setting._asdict() for label, setting in tables.settings.items()},
+        "old_data": list(tables.old_data),
     }
 
 
@@ -114,6 +118,7 @@ def from_record(record: Mapping[str, Any]) -> StudyTables:
         costs={label: _spreads(row) for label, row in record.get("costs", {}).items()},
         effects={label: OrderEffect(**row) for label, row in record.get("effects", {}).items()},
         settings={label: Setting(**values) for label, values in record.get("settings", {}).items()},
+        old_data=tuple(record.get("old_data", ())),
     )
 
 

@@ -18,6 +18,9 @@ from lcia.studies.search import ORDER, PLACE
 
 THUMBNAIL = 320
 """Longest side of an example's image in pixels."""
+OLD_DATA = "\u2020"
+"""Marks a method that trains on rows of earlier tasks, which a stream's other methods no longer have."""
+OLD_DATA_NOTE = f"{OLD_DATA} uses old data: rows of earlier tasks are trained on as well."
 
 
 def best(rows: Sequence[Mapping[str, Metric | Spread | None]]) -> dict[str, float]:
@@ -71,6 +74,11 @@ def number(value: float | Metric | Spread | None, digits: int = 1) -> str:
     figure = plain(value)
     # Adding zero turns a rounded -0.0 into 0.0.
     return "\u2013" if figure is None or np.isnan(figure) else f"{round(figure, digits) + 0.0:.{digits}f}"
+
+
+def marked(label: str, old_data: Sequence[str]) -> str:
+    """A method's name, with OLD_DATA where it is trained on old data."""
+    return f"{label} {OLD_DATA}" if label in old_data else label
 
 
 def p_value(value: float | None) -> str:

@@ -9,6 +9,7 @@
 - `regular_ewc`: a pull by the Fisher information of a task's rows, on A and B or on their product
 - `mean_teacher`: consistency with a slow average of the weights
 - `distillation`: how far two models are apart on answer tokens
+- `gpm`: steps in the complement of what earlier tasks' inputs span
 - `factors`: the curvature of a linear layer, sketched
 - `pulls`: what holds layers at old weights
 - `watch`: inputs and output gradients of linear layers, while rows are looked over
@@ -32,6 +33,7 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
     from lcia.ema import Options, rules
     from lcia.strategies.average import EmaStrategy
     from lcia.strategies.ewc import EwcStrategy
+    from lcia.strategies.gpm import Gpm, GpmStrategy
     from lcia.strategies.kronecker import Kronecker, KroneckerStrategy
 
     match config:
@@ -53,6 +55,8 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
             return KroneckerStrategy(
                 Kronecker(config.gamma, config.rho, config.temperature, config.rows, config.k, config.scope)
             )
+        case m.GpmConfig():
+            return GpmStrategy(Gpm(config.threshold, config.matrices, config.rows, config.tokens))
         case _:
             return _baseline(config)
 

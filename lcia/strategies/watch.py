@@ -82,3 +82,24 @@ def _alone(trained: Trained) -> bool:
 
 def _tapped(see: See) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     return lambda module, inputs, output: _Tap.apply(output, inputs[0], see)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def noted(layers: Sequence[TunedLinear]) -> Iterator[dict[str, Tensor]]:
+    """Gives the inputs [tokens, in] of all calls of each layer inside, by the layer's name; no backward pass is needed.
+    A layer that is not called has none."""
+    found: dict[str, Tensor] = {}
+    handles = [layer.module.register_forward_hook(_noting(found, layer.name)) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _noting(found: dict[str, Tensor], name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def note(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows = inputs[0].detach().flatten(0, -2)
+        found[name] = torch.cat([found[name], rows]) if name in found else rows
+
+    return note

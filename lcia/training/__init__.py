@@ -6,6 +6,7 @@
 - `look_back`: some of its rows once more, at its end
 - `elsewhere`: the model with other weights than the trained ones
 - `drift`: how far tuning has moved the model on its own rows
+- `replay`: its rows, with those of earlier tasks that are trained on once more
 - `sampling`: which rows a step sees
 - `parallel`: DDP, FSDP2 and what workers exchange
 - `finite`: losses and weights that are not finite

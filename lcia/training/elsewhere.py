@@ -52,13 +52,17 @@ def holding(module: nn.Module, parameters: Sequence[Tensor], others: Sequence[Te
 
 @torch.no_grad()
 def _fill(module: nn.Module, live: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    from torch.distributed.fsdp import FSDPModule
-
     for part, value in zip(live, values, strict=True):
         part.copy_(value)
+    reshard(module)
+
+
+def reshard(module: nn.Module) -> None:
+    """Without a backward pass the root of a sharded model keeps its weights whole, and would not see others."""
+    from torch.distributed.fsdp import FSDPModule
+
     for each in module.modules():
         if isinstance(each, FSDPModule):
-            # The root keeps its weights whole until its backward pass, and would not see others.
             each.reshard()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lcia.protocols import UNTRAINED, Assistant, Batch, Look, TrainingRows
 from lcia.stage import TrainStage, digest
-from lcia.training.elsewhere import still
+from lcia.training.elsewhere import reshard, still
 from lcia.training.sampling import drawn
 
 if TYPE_CHECKING:
@@ -52,4 +52,7 @@ class LookAgain:
     def _logits(self, batch: Batch) -> Tensor:
         device = self.accelerator.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.stage.training.bf16):
-            return self.assistant.logits(self.assistant.module, batch)
+            scores = self.assistant.logits(self.assistant.module, batch)
+        if not torch.is_grad_enabled():
+            reshard(self.assistant.module)
+        return scores

@@ -21,8 +21,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcia import strategies
-from lcia.data.noise import with_noise
-from lcia.data.rows import Rows
 from lcia.ema.sharding import is_dtensor, local, part_of, whole
 from lcia.protocols import UNTRAINED, Assistant, Batch, Observer, Progress, Strategy, Trained, TrainingRows
 from lcia.stage import TrainStage, digest
@@ -34,6 +32,7 @@ from lcia.training.elsewhere import Elsewhere
 from lcia.training.finite import cause, check_weights
 from lcia.training.look_back import LookAgain
 from lcia.training.parallel import check_even_split, from_main, gather_verified, refuse_engines, synchronised, wrap
+from lcia.training.replay import own_rows, training_rows
 from lcia.training.result import KEPT, RESULT, STEPS, WEIGHTS, history
 from lcia.training.sampling import Sampler, seed_of, total_steps
 from lcia.types import Parallelism
@@ -130,7 +129,7 @@ def train_stage(stage: TrainStage, assistant: Assistant, worker: Worker) -> None
 
 def _begin(stage: TrainStage, assistant: Assistant, worker: Worker) -> Loop:
     """The loop before its first step, or after the last one that a checkpoint holds."""
-    rows = with_noise(Rows([worker.store.files(key) for key in stage.shards]), stage.noise)
+    rows = training_rows(stage, worker.store)
     steps = total_steps(stage.training, len(rows))
     strategy = strategies.build(stage.strategy, steps)
     kept, parent = _give_adapter(stage, assistant, worker.store, strategy.beside)
@@ -331,7 +330,7 @@ def _seed_samples(seed: int, step: int, rank: int) -> None:
 
 
 def _look_back(loop: Loop) -> LookAgain:
-    return LookAgain(loop.stage, loop.assistant, loop.rows, loop.accelerator, loop.worker.options.micro_batch)
+    return LookAgain(loop.stage, loop.assistant, own_rows(loop.rows), loop.accelerator, loop.worker.options.micro_batch)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class Measured:
         base was ever measured."""
         return _sum(
             _likely(self.trained, stage.base_key, stage.tasks)
-            * total_steps(stage.training, sum(rows[key] for key in stage.shards))
+            * total_steps(stage.training, stage.rows(rows))
             * stage.training.batch_size
             for stage in stages
         )

@@ -75,8 +75,10 @@ def _methods_table(tables: StudyTables) -> Table:
     table = new_table("mean ± standard deviation (%)", "method", "runs", *STUDY_METRICS, "minutes", "kept MB")
     for label, values in tables.methods.items():
         costs = tables.costs.get(label, {})
-        add_row(table, label, *_spreads(values), *(wording.number(costs.get(name), 2) for name in STUDY_COSTS))
+        name = wording.marked(label, tables.old_data)
+        add_row(table, name, *_spreads(values), *(wording.number(costs.get(name), 2) for name in STUDY_COSTS))
     told = "minutes: trainings of one run, shared ones included; kept MB: beside the adapter of a group"
+    told += f". {wording.OLD_DATA_NOTE}" if tables.old_data else ""
     table.caption = Text(told, style="table.caption")
     return table
 

@@ -129,6 +129,7 @@ class RunTracker:
     def _begin_run(self, prepared: Prepared, parent: str | None) -> None:
         config, key = prepared.config, run_key(prepared.config)
         tags = {"strategy": config.strategy.kind, "order": ", ".join(prepared.plan.order), "seed": str(config.seed)}
+        tags |= {"uses_old_data": "true"} if config.uses_old_data else {}
         values = config.model_dump(mode="json", by_alias=True)
         self._start(MirrorRun(key, config.name, values, tags | self._source, parent))
         self._put(f"the data of {config.name}", partial(send_data, key=key, prepared=prepared))

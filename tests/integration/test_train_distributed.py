@@ -136,6 +136,21 @@ def test_what_is_trained_is_float32_whatever_the_base_is(out: Path, layout: str,
         assert {value.dtype for value in _weights(folder, file).values()} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("layout", ["ddp-2", "fsdp2-2"])
+def test_projected_steps_do_not_depend_on_workers_and_sharding(out: Path, layout: str, first: bool) -> None:
+    one, many = (_stage(out / f"gpm-{name}-float64", "gpm", first) for name in ("ddp-1", layout))
+    assert _apart(many, one) <= EXACT
+    bases, others = _weights(one, KEPT), _weights(many, KEPT)
+    assert bases.keys() == others.keys()
+    for name, found in bases.items():
+        # Single directions of nearly equal energy are not determined, the space that they span is.
+        np.testing.assert_allclose(others[name] @ others[name].T, found @ found.T, rtol=0, atol=1e-9)
+    lines = [_steps(stage)[-1].get("gradient_kept", 1.0) for stage in (one, many)]
+    assert lines[1] == pytest.approx(lines[0], rel=1e-9)
+    assert (lines[0] == 1) is first
+
+
 def test_under_autocast_shards_of_a_bf16_base_give_the_float32_adapter_of_a_whole_one(out: Path) -> None:
     """After one step: then both have seen the same bf16 weights, and only the norm that clips may round otherwise."""
     whole, sharded = (_stage(out / f"one_step-{name}-2-bfloat16", "curvature", first=True) for name in ("ddp", "fsdp2"))

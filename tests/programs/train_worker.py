@@ -49,6 +49,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     # Four workers have three, three, two and two of the rows. Factors of 192 are sketched, those of 96 are whole.
     "kronecker": {"kind": "kronecker", "rows": 10, "k": 96},
 }
+BASELINES: dict[str, dict[str, Any]] = {"gpm": {"strategy": {"kind": "gpm", "rows": 10}}}
 TRAINING = {"max_steps": STEPS, "batch_size": 8, "max_grad_norm": 0.5}
 STREAM = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 32, "test_size": 4},
@@ -211,6 +212,19 @@ def mixed(worker: Worker) -> dict[str, Any]:
     return {}
 
 
+def baselines(worker: Worker) -> dict[str, Any]:
+    """Both stages of every method of BASELINES."""
+    for name, method in BASELINES.items():
+        store = Store(str(worker.folder / f"{name}-{worker.layout.name}"))
+        if worker.is_main:
+            shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
+        worker.accelerator.wait_for_everyone()
+        assistant = worker.assistant()
+        for stage in planned({**STREAM, **method}, store).plan.trains:
+            worker.fit(stage, assistant, store)
+    return {}
+
+
 def fresh(worker: Worker) -> dict[str, float]:
     """Largest difference between an adapter that was put into shards and the same one on a whole base."""
     found = {}
@@ -297,6 +311,7 @@ JOBS: dict[str, tuple[Callable[[Worker], dict[str, Any]], list[Layout]]] = {
     "continued": (continued, LAYOUTS),
     "one_step": (one_step, [Layout(2, parallelism, "bfloat16") for parallelism in ("ddp", "fsdp2")]),
     "mixed": (mixed, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
+    "baselines": (baselines, [Layout(1, "ddp"), Layout(2, "ddp"), Layout(2, "fsdp2")]),
     "details": (details, [SAVING]),
     "diverged": (diverged, [Layout(2, "ddp"), Layout(2, "fsdp2")]),
 }

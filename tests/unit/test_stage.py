@@ -94,6 +94,7 @@ def test_a_stage_comes_back_from_its_json_equal_and_with_its_key(name: str) -> N
         {"training": {**GOLDEN["record"]["training"], "learning_rate": 0.004000001}},
         {"strategy": {**GOLDEN["record"]["strategy"], "lambda": 0.31}},
         {"noise": {"kind": "swap", "share": 0.2}},
+        {"replay": {"share": 0.1, "shards": ["s"]}},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import optuna
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from lcia import benchmarks
 from lcia.config.load import load
 from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, MiniCoinConfig, RunConfig, TrainingConfig
-from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
+from lcia.config.strategies import EwcConfig, ProximalConfig
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import count, expand
 from lcia.studies.search import Space
@@ -22,7 +21,6 @@ from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-STRATEGY_KINDS = {section.model_fields["kind"].annotation.__args__[0] for section in get_args(StrategyConfig)}
 
 
 def names(folder: str) -> list[str]:
@@ -121,6 +119,10 @@ def test_the_study_of_coins_orders_runs_each_method_in_all_three():
     assert orders == [COIN_ORDER, COIN_ORDER[::-1], alphabet] * 2
 
 
+EIGHT = {"sequential", "fixed", "paper", "official", "proximal", "curvature", "ewc", "kronecker"}
+"""The kinds of these studies, which are run and stored; strategies.yaml has the later ones."""
+
+
 @pytest.mark.parametrize(("name", "grouped"), [("methods", False), ("methods-grouped", True)])
 def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, grouped: bool) -> None:
     points = expand(load(StudyConfig, CONFIGS / "studies" / f"{name}.yaml"))
@@ -130,7 +132,7 @@ def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, group
     assert len(tuned) == 10 * 9
     assert {(point.order, point.seed) for point in points} == set(product(("origin", "reverse", "alphabet"), range(3)))
     assert {point.config.grouping.enabled for point in tuned} == {grouped}
-    assert {point.config.strategy.kind for point in tuned} == STRATEGY_KINDS
+    assert {point.config.strategy.kind for point in tuned} == EIGHT
     pulls = {point.config.strategy.pull for point in tuned if isinstance(point.config.strategy, EwcConfig)}
     assert pulls == {1_000, 10_000, 100_000}
     assert {point.method for point in points if point.is_reference} == {"kronecker"}

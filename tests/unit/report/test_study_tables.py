@@ -54,7 +54,7 @@ def test_the_tables_of_a_study_survive_json() -> None:
 
 def before(record: dict[str, Any]) -> dict[str, Any]:
     """The record as it was written before there was a reference."""
-    new = ("reference", "comparisons", "costs", "settings")
+    new = ("reference", "comparisons", "costs", "settings", "old_data")
     old = {"difference": 1.0, "low": -1.0, "high": 3.0, "t_p": 0.25, "wilcoxon_p": 0.5, "n": 4}
     kept = {key: value for key, value in record.items() if key not in new}
     return {**kept, "first": "plain", "against_first": {"ours": old}}
@@ -137,3 +137,13 @@ def test_the_tasks_are_those_of_all_labels_in_their_order() -> None:
     known = TaskSpread(None, None)
     found = replace(tables(), tasks={"cut": {"a.1": known, "a.2": known}, "whole": {"a": known}})
     assert found.task_names == ("a.1", "a.2", "a")
+
+
+def test_a_method_that_trains_on_old_data_is_marked() -> None:
+    found = tables(methods={"plain": {}, "kept": {"data.replay": 0.05}, "joint": {"protocol": "multitask"}})
+    assert found.old_data == ("kept", "joint")
+    shown = told(found)
+    assert "kept \u2020" in shown
+    assert "plain \u2020" not in shown
+    assert "uses old data" in shown
+    assert "uses old data" not in told(tables())

@@ -48,8 +48,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "lwf": {"kind": "lwf", "weight": 3, "mask_target": True},
     "olora": {"kind": "olora"},
     "mean_teacher": {"kind": "mean_teacher", "stored": "student"},
+    "gpm": {"kind": "gpm", "rows": 12},
 }
-KEEPING = ("curvature", "kronecker", "mean_teacher")
+KEEPING = ("curvature", "kronecker", "mean_teacher", "gpm")
 
 
 class StoppedError(Exception):
