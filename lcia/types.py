@@ -19,6 +19,17 @@ Scorer: TypeAlias = Callable[[str, Sequence[str]], float]
 """(prediction, references) -> score in [0, 1]."""
 
 
+@dataclass(frozen=True, slots=True)
+class CorpusScorer:
+    """A scorer that has to see the references of all samples first, such as CIDEr with its document frequencies."""
+
+    fit: Callable[[Sequence[Sequence[str]]], Scorer]
+    """The references of every sample of the task -> the scorer of one of them."""
+
+
+TaskScorer: TypeAlias = Scorer | CorpusScorer
+
+
 class InputError(ValueError):
     """What the user gave cannot work; the message says what to do. The command line exits with code 2."""
 
@@ -133,8 +144,8 @@ class TaskSpec:
     test: Source
     validation: Source | None
     instruction: InstructionRule
-    strict: Scorer
-    legacy: Scorer
+    strict: TaskScorer
+    legacy: TaskScorer
     max_samples: int | None = None
     stretch: Stretch | None = None
 

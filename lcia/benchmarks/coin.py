@@ -12,15 +12,15 @@ from types import MappingProxyType
 from lcia.addresses import below
 from lcia.config.run import COIN_ORDER, CoinConfig
 from lcia.metrics.scoring import exact, exact_without_dot, legacy_exact, pair, soft_accuracy
-from lcia.types import Benchmark, FileSource, InputError, InstructionRule, InstructionType, Scorer, Split, TaskSpec
+from lcia.types import Benchmark, FileSource, InputError, InstructionRule, InstructionType, Split, TaskScorer, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
 class CoinTask:
     """Facts of one task: its scorers, which text is its instruction, and the file of its test rows."""
 
-    strict: Scorer
-    legacy: Scorer
+    strict: TaskScorer
+    legacy: TaskScorer
     instruction: InstructionRule = "last_line"
     test_file: str = "test.json"
 

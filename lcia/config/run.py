@@ -81,7 +81,10 @@ class CoinConfig(Section):
     """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
-ScorerName: TypeAlias = Literal["exact", "multiple_choice", "soft_accuracy", "contains", "iou", "rouge_l"]
+ScorerName: TypeAlias = Literal[
+    "exact", "multiple_choice", "soft_accuracy", "contains", "mentions", "iou",
+    "rouge_l", "anls", "similarity", "bleu_4", "cider",
+]  # fmt: skip
 
 
 class CustomTask(Section):

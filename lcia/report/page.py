@@ -97,6 +97,7 @@ class RunReport:
     """One method on one order with one seed; `seconds` per stage, in the order they ran; `notes` by the same names: how
     a stage came through interruptions.
 
+    `normalised`: the matrix in which case, articles and punctuation do not count; None: not known.
     `served`: task trained last -> task asked about -> group that answers -> samples. `rounds`: of tasks that are cut.
     """
 
@@ -112,6 +113,7 @@ class RunReport:
     answers: tuple[TaskAnswers, ...] = ()
     signs: Signs = NOTHING_WATCHED
     rounds: tuple[Round, ...] = ()
+    normalised: AccuracyMatrix | None = None
 
     @property
     def slug(self) -> str:

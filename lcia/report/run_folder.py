@@ -212,6 +212,7 @@ def _details(one: Known) -> dict[str, Any]:
     return {
         "stages": [_train_facts(stage, outcome.trainings[stage.key]) for stage in plan.trains],
         "evaluations": [{"key": s.key, "task": s.task, **outcome.answers[s.key].result} for s in plan.evals],
+        "normalised": matrices.to_json(outcome.scores["normalised"]),
         "answers": [learnt.to_record(told) for told in one.answers],
         "signs": signs.to_record(one.signs),
         **_decisions(outcome.prepared),
@@ -306,6 +307,7 @@ def _page(one: Known, store: Store) -> RunReport:
     return RunReport(
         name=config.name,
         matrix=outcome.matrix,
+        normalised=outcome.scores["normalised"],
         config=config.model_dump(mode="json", by_alias=True),
         steps=tuple(_steps(stage, outcome.trainings[stage.key]) for stage in plan.trains),
         decisions=decisions.shown(outcome.prepared),

@@ -13,6 +13,7 @@ from lcia.data.minicoin.layout import write_coin_layout
 from lcia.data.rows import Rows
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading
+from lcia.metrics.scoring import fitted, normalised
 from lcia.types import FileSource, InputError, InstructionType, Sample, Source, TaskSpec
 
 SMALL = MiniCoinConfig(train_size=3, validation_size=2, test_size=2)
@@ -109,3 +110,30 @@ def test_ten_answers_are_judged_softly_in_strict_and_by_the_first_in_legacy() ->
 def test_a_task_that_coin_does_not_have_is_refused() -> None:
     with pytest.raises(InputError, match="COCO"):
         benchmarks.build(CoinConfig(kind="coin", root="/coin", tasks=("GQA", "COCO")))
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "references", "strict", "legacy"),
+    [  # a case for each trap of docs/method.md 6
+        ("ScienceQA", "It is a whale, so B.", ["B"], 1, 0),  # legacy: the article is choice A
+        ("ScienceQA", "It is a whale, so B.", ["A"], 0, 1),
+        ("TextVQA", "the Three", ["3"] * 4 + ["four"] * 6, 1, 1),  # EvalAI's form of an answer in both
+        ("TextVQA", "3", ["3"] * 2 + ["four"] * 8, 0.6, 0.6),
+        ("ImageNet", "", ["tabby"], 0, 1),  # legacy: the empty answer is part of every name
+        ("ImageNet", "a tabby, tabby cat", ["Tabby"], 1, 1),
+        ("GQA", "Yes.", ["yes"], 1, 1),
+        ("OCR-VQA", "Yes.", ["yes"], 0, 0),  # only GQA drops the dot
+        ("VizWiz", "cola", ["coke"] * 1 + ["cola"] * 9, 1, 0),  # legacy: one answer
+        ("VizWiz", "coke ", ["coke"] * 10, 1, 0),  # legacy: blanks count
+        ("VQAv2", "2", ["two"] * 10, 1, 0),  # legacy: no form but case
+        ("Grounding", "[0.0,0.0,1.0,0.59]", ["[0.0,0.0,1.0,1.0]"], 1, 0),  # legacy: the last digit is cut off
+        ("Grounding", "[0.0,0.0,1.0,0.50]", ["[0.0,0.0,1.0,1.0]"], 0, 0),  # half is not more than half
+    ],
+)
+def test_each_trap_of_the_benchmarks_scripts_is_in_legacy_and_not_in_strict(
+    task: str, prediction: str, references: list[str], strict: float, legacy: float
+) -> None:
+    facts = TASKS[task]
+    assert fitted(facts.strict, [references])(prediction, references) == pytest.approx(strict)
+    assert fitted(facts.legacy, [references])(prediction, references) == pytest.approx(legacy)
+    assert fitted(normalised(facts.strict), [references])(prediction, references) >= strict
