@@ -83,7 +83,11 @@ def test_validate_counts_what_make_wrote(config: Path, made: Path, capsys: pytes
     capsys.readouterr()
     coin = ["benchmark.kind=coin", f"benchmark.root={made}", "benchmark.validation=validation.json"]
     assert call("data", "validate", config, *coin, f"benchmark.tasks=[{', '.join(TASKS)}]", "--json") == 0
-    counted = {row["data"]: (row["rows"], row["bad"]) for row in json.loads(capsys.readouterr().out)}
+    found = json.loads(capsys.readouterr().out)
+    shares = {row["data"]: row["answers_in_training"] for row in found}
+    assert shares["VQAv2/train"] == {}
+    assert shares["Grounding/test"] == dict.fromkeys(TASKS, 0.0)
+    counted = {row["data"]: (row["rows"], row["bad"]) for row in found}
     assert counted == {f"{task}/{split}": (size, 0) for task in TASKS for split, size in SIZES.items()}
 
 
@@ -94,6 +98,7 @@ def test_validate_names_the_defects_and_fails(config: Path, made: Path, capsys: 
     assert call("data", "validate", config, *coin) == 2
     shown = capsys.readouterr()
     assert re.search(r"Grounding/train\W+6\W+1\W+empty_image: 1", shown.out)
+    assert re.search(r"answers of\W+Grounding\W+Grounding\W+0\.0", shown.out)
     assert "empty_image" in shown.err
 
 
