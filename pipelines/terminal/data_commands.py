@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
+import typer
+
 from lcia import benchmarks
+from lcia.config.load import override, parse
 from lcia.config.run import BenchmarkConfig, MiniCoinConfig, RunConfig
 from lcia.data import shards
+from lcia.data.inventory import take_inventory
 from lcia.data.sources import Reading, samples
 from lcia.metrics.overlap import Overlap, count_answers, overlap
 from lcia.models.preflight import check_base
 from lcia.protocols import UNTRAINED, Assistant
 from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
-from pipelines.terminal.tables import console, counts_table, overlap_table
+from pipelines.terminal.tables import console, counts_table, inventory_table, overlap_table
 
 PEEK = 200
 """Rows of each task that `show` reads to tell the groups."""
@@ -68,6 +73,26 @@ def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.Sh
     return counts, name, answers
 
 
+PUBLISHED = ("coin", "ucit", "mllm_cl", "trace")
+"""Kinds of benchmarks whose files `check` knows where to get."""
+
+
+def check(kind: str, root: str, overrides: Sequence[str], as_json: bool) -> None:
+    """Names what is missing of a published benchmark below `root`, with its source and licence; exit code 1 if so."""
+    if kind not in PUBLISHED:
+        raise InputError(f"there is no published benchmark {kind!r}; there are {', '.join(PUBLISHED)}")
+    plain = override({"kind": kind, "root": root}, overrides)
+    config = parse(RunConfig, {"benchmark": plain}, f"lcia data check {kind}").benchmark
+    items = list(take_inventory(benchmarks.build(config).tasks))
+    if as_json:
+        print(json.dumps([asdict(item) for item in items], indent=1))
+    else:
+        console().print(inventory_table(items))
+    if missing := sum(bool(item.problem) for item in items):
+        print(f"{missing} of {len(items)} are missing or incomplete", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) -> None:
     """Prints for the first rows of each task what the model is given, which of it carries loss, and the group."""
     check_base(chosen.assistant, chosen.lora)
@@ -81,8 +106,8 @@ def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) ->
 
 
 def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
-    """The first good training rows of a task."""
-    return islice(samples(_reading(config, task, task.train)), rows)
+    """The first good training rows of a task; of one that is evaluated only, its test rows."""
+    return islice(samples(_reading(config, task, task.train or task.test)), rows)
 
 
 def _reading(config: RunConfig, task: TaskSpec, source: Source) -> Reading:

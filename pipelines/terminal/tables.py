@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from lcia.data.inventory import Item
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.matrix import MEASURES, AccuracyMatrix, metrics
 from lcia.metrics.overlap import Overlap
@@ -192,6 +193,15 @@ def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         reasons = ", ".join(f"{name}: {count}" for name, count in row["reasons"].items())
         add_row(table, row["data"], str(row["rows"]), str(row["bad"]), reasons)
+    return table
+
+
+def inventory_table(items: Sequence[Item]) -> Table:
+    """A row per file of annotations or set of images: whether it is there, and else where it is to be had."""
+    table = new_table("files", "task", "what", "found", "missing", "from", "licence")
+    for item in items:
+        origin = (item.source, item.licence) if item.problem else ("", "")
+        add_row(table, item.task, item.what, str(item.found), item.problem, *origin)
     return table
 
 
