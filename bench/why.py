@@ -31,6 +31,7 @@ from lcia.config.run import RunConfig
 from lcia.data.rows import Rows
 from lcia.ema import DynamicEma, Fixed, Official, Paper, Proximal, Rule
 from lcia.local import LocalExecutor
+from lcia.metrics.scoring import fitted
 from lcia.protocols import UNTRAINED, Assistant, Look, Strategy, Trained
 from lcia.run import prepare
 from lcia.stage import TrainStage
@@ -79,7 +80,7 @@ class Bench:
             for stage, spec in zip(prepared.plan.trains, prepared.benchmark.tasks, strict=True):
                 asked = next(each for each in prepared.plan.evals if each.task == spec.name)
                 rows, questions = self._rows(stage.shards), self._rows((asked.shards,))
-                self.tasks[spec.name] = Task(stage, rows, questions, spec.strict)
+                self.tasks[spec.name] = Task(stage, rows, questions, fitted(spec.strict, ()))
         executor.train_and_evaluate([self.tasks[OLD].stage], [])
         self.assistant: Assistant = assistants.build(prepared.config.assistant, prepared.config.lora)
         self.assistant.adapters.load("old", self.store.fetch(self.tasks[OLD].stage.key))

@@ -62,8 +62,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a finished run: `trainings` and `answers` by the key of their stage, and under both scorings
-    (`strict`, `legacy`) the matrix in `scores`."""
+    """What is known of a finished run: `trainings` and `answers` by the key of their stage, and under each scoring
+    (`strict`, `legacy`, `normalised`) the matrix in `scores`."""
 
     prepared: Prepared
     trainings: Mapping[str, TrainResult]

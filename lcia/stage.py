@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -73,7 +72,7 @@ class ShardStage(_Stage):
 
     @property
     def identifying(self) -> dict[str, object]:
-        return {**self.record, "source": asdict(self.source.placeless)}
+        return {**self.record, "source": self.source.identifying}
 
     @property
     def label(self) -> str:

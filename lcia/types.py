@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeAlias
 
 IMAGE_TOKEN = "<image>"
 """Marks, inside a message, the place of the sample's next image."""
 
 Split: TypeAlias = Literal["train", "validation", "test"]
-Format: TypeAlias = Literal["llava", "chat", "parquet", "webdataset"]
-InstructionRule: TypeAlias = Literal["last_line", "before_colon", "after_image", "whole"]
+Format: TypeAlias = Literal["llava", "chat", "prompt", "parquet", "webdataset"]
+InstructionRule: TypeAlias = Literal["last_line", "first_line", "before_colon", "after_image", "whole"]
 InstructionType: TypeAlias = Literal["origin", "diverse", "10type"]
 Parallelism: TypeAlias = Literal["ddp", "fsdp2"]
 """What each training worker holds: the whole model, or a shard of it."""
 Scorer: TypeAlias = Callable[[str, Sequence[str]], float]
 """(prediction, references) -> score in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusScorer:
+    """A scorer that has to see the references of all samples first, such as CIDEr with its document frequencies."""
+
+    fit: Callable[[Sequence[Sequence[str]]], Scorer]
+    """The references of every sample of the task -> the scorer of one of them."""
+
+
+TaskScorer: TypeAlias = Scorer | CorpusScorer
 
 
 class InputError(ValueError):
@@ -64,7 +75,9 @@ class FileSource:
     """Rows in files. `path` (file, folder or pattern) and `image_root` are local paths or fsspec/pyarrow URLs.
 
     `format` names the reader; `split` train: samples end with their answer, else with the question. With a `share` the
-    source is only this side of its files.
+    source is only this side of its files. `numbered`: rows are called by their place in their file, because the ids
+    that they bring are of pictures and repeat. `captions`: a file of COCO's captions; those of a row's picture are its
+    references.
     """
 
     path: str
@@ -73,6 +86,8 @@ class FileSource:
     image_root: str = ""
     needs_answer: bool = True
     share: Share | None = None
+    numbered: bool = False
+    captions: str = ""
 
     @property
     def known_rows(self) -> int | None:
@@ -80,9 +95,13 @@ class FileSource:
         return None
 
     @property
-    def placeless(self) -> FileSource:
-        """Without where the files lie; their name stays, because rows without an id are called after it."""
-        return replace(self, path=self.path.rstrip("/").rpartition("/")[2], image_root="")
+    def identifying(self) -> dict[str, object]:
+        """What tells its rows from others', but for what lies in the files: of these the names, because rows without an
+        id are called after them. What was added later is there only where it says something, so that older results stay
+        valid."""
+        here = replace(self, path=_file_name(self.path), image_root="", captions=_file_name(self.captions))
+        later = {"numbered": self.numbered, "captions": here.captions}
+        return {name: value for name, value in asdict(here).items() if later.get(name, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +120,24 @@ class GeneratedSource:
         return self.rows
 
     @property
-    def placeless(self) -> GeneratedSource:
-        """It lies nowhere."""
-        return self
+    def identifying(self) -> dict[str, object]:
+        """What tells its rows from others'."""
+        return asdict(self)
+
+
+def _file_name(place: str) -> str:
+    return place.rstrip("/").rpartition("/")[2]
 
 
 Source: TypeAlias = FileSource | GeneratedSource
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where published data comes from, and under which licence."""
+
+    source: str
+    licence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +156,21 @@ class Stretch:
 class TaskSpec:
     """One task of a benchmark. `strict` is the right scorer, `legacy` does as CoIN's scripts do (docs/method.md 6).
 
-    `stretch`: of the first `max_samples` rows of each split, only those of this stretch.
+    `stretch`: of the first `max_samples` rows of each split, only those of this stretch. `annotations`, `images`: where
+    the files of a published task come from. A task without `train` can only be evaluated.
     """
 
     name: str
-    train: Source
+    train: Source | None
     test: Source
     validation: Source | None
     instruction: InstructionRule
-    strict: Scorer
-    legacy: Scorer
+    strict: TaskScorer
+    legacy: TaskScorer
     max_samples: int | None = None
     stretch: Stretch | None = None
+    annotations: Origin | None = None
+    images: Origin | None = None
 
     @property
     def sources(self) -> dict[Split, Source | None]:

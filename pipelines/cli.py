@@ -328,6 +328,21 @@ def data_validate(config: Config, overrides: Overrides = None, as_json: AsJson =
     command(chosen, as_json)
 
 
+@data_app.command("check")
+def data_check(
+    kind: Annotated[str, typer.Argument(help="coin, ucit, mllm_cl or trace.", show_default=False)],
+    root: Annotated[str, typer.Argument(help="Folder or URL of its files.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value of the benchmark's section.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name what is missing of a published benchmark, with its source and licence. Exit code 1 if something is."""
+    from pipelines.terminal.data_commands import check as command
+
+    command(kind, root, overrides or [], as_json)
+
+
 @data_app.command("show")
 def data_show(
     config: Config,

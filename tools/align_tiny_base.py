@@ -38,6 +38,7 @@ from lcia.config.run import MiniCoinConfig
 from lcia.data.minicoin.drawing import SIZE
 from lcia.data.minicoin.questions import DRAWINGS
 from lcia.data.minicoin.rows import generate
+from lcia.metrics.scoring import fitted
 from lcia.protocols import UNTRAINED
 from lcia.types import GeneratedSource, InstructionType, Sample, Source, TaskSpec
 from tools.captions import COMMON_WORDS, caption_sample, plain_sample, seek_sample
@@ -240,7 +241,8 @@ def _score(assistant: LlavaAssistant, task: TaskSpec) -> float:
     """In percent, over the task's test rows."""
     samples = _rows(task.test)
     answers = assistant.answer(samples, 16)
-    right = [task.strict(answer, sample.references) for answer, sample in zip(answers, samples, strict=True)]
+    strict = fitted(task.strict, [sample.references for sample in samples])
+    right = [strict(answer, sample.references) for answer, sample in zip(answers, samples, strict=True)]
     return 100 * sum(right) / len(right)
 
 

@@ -1,7 +1,11 @@
 """Benchmarks: streams of tasks as values.
 
+- `published`: what published benchmarks have in common
 - `coin`: the facts of CoIN's tasks, and CoIN in its authors' files
 - `minicoin`: the same tasks with generated rows
+- `ucit`: UCIT's six tasks
+- `mllm_cl`: MLLM-CL's five domains and four abilities
+- `trace`: TRACE's eight text tasks
 - `custom`: streams named in a configuration
 """
 
@@ -10,8 +14,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from lcia.benchmarks import coin, custom, minicoin
-from lcia.config.run import BenchmarkConfig, CoinConfig, CustomConfig, MiniCoinConfig
+from lcia.benchmarks import coin, custom, minicoin, mllm_cl, trace, ucit
+from lcia.config.run import (
+    BenchmarkConfig,
+    CoinConfig,
+    CustomConfig,
+    MiniCoinConfig,
+    MllmClConfig,
+    TraceConfig,
+    UcitConfig,
+)
 from lcia.types import Benchmark
 
 
@@ -30,6 +42,12 @@ def _whole(config: BenchmarkConfig) -> Benchmark:
             return minicoin.benchmark(config)
         case CoinConfig():
             return coin.benchmark(config)
+        case UcitConfig():
+            return ucit.benchmark(config)
+        case MllmClConfig():
+            return mllm_cl.benchmark(config)
+        case TraceConfig():
+            return trace.benchmark(config)
         case CustomConfig():
             return custom.benchmark(config)
         case _:

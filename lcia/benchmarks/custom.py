@@ -34,8 +34,10 @@ def _task(config: CustomConfig, task: CustomTask) -> TaskSpec:
     )
 
 
-def _learning(config: CustomConfig, task: CustomTask) -> tuple[FileSource, FileSource | None]:
+def _learning(config: CustomConfig, task: CustomTask) -> tuple[FileSource | None, FileSource | None]:
     """What is trained on and what is held out: a file of its own, else the share drawn from the training file."""
+    if task.train is None:
+        return None, _source(config.root, task, "validation", task.validation) if task.validation else None
     train = _source(config.root, task, "train", task.train)
     if task.validation:
         return train, _source(config.root, task, "validation", task.validation)

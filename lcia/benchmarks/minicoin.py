@@ -30,7 +30,8 @@ def _task(config: MiniCoinConfig, name: str) -> TaskSpec:
     train, validation, test = (
         GeneratedSource(name, split, rows, config.seed, config.instructions) for split, rows in sizes
     )
-    return TaskSpec(name, train, test, validation, facts.instruction, facts.strict, facts.legacy)
+    strict, legacy = facts.scorers
+    return TaskSpec(name, train, test, validation, facts.instruction, strict, legacy)
 
 
 def check_task(task: str) -> None:

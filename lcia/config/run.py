@@ -21,6 +21,8 @@ LANGUAGE_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|u
 """All linear layers of the language model; the vision tower has a q_proj too, hence the prefix."""
 
 COIN_ORDER = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCR-VQA")
+UCIT_ORDER = ("ImageNet-R", "ArxivQA", "VizWiz", "IconQA", "CLEVR", "Flickr30k")
+TRACE_ORDER = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm", "NumGLUE-ds", "20Minuten")
 
 # --- benchmarks -----------------------------------------------------------------------------------------------------
 
@@ -81,7 +83,61 @@ class CoinConfig(Section):
     """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
-ScorerName: TypeAlias = Literal["exact", "multiple_choice", "soft_accuracy", "contains", "iou", "rouge_l"]
+class UcitConfig(Section):
+    """The six tasks of UCIT in its authors' files (docs/benchmarks.md)."""
+
+    kind: Literal["ucit"]
+    """UCIT's files."""
+    root: str
+    """Folder or URL that holds both of the following."""
+    annotations: str = "instructions"
+    """Seen from `root`, the folder of `<task>/train.json` and the like."""
+    images: str = "datasets"
+    """Seen from `root`, the folder that the rows' image names start from."""
+    tasks: TaskNames = UCIT_ORDER
+    """Which of the six tasks, in the order of the stream."""
+    max_samples: Count | None = None
+    """Only the first so many rows of each split; null: all."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream."""
+
+
+class MllmClConfig(Section):
+    """One of the two streams of MLLM-CL in its authors' files (docs/benchmarks.md)."""
+
+    kind: Literal["mllm_cl"]
+    """MLLM-CL's files."""
+    root: str
+    """Folder or URL that holds the folders of the tasks."""
+    stream: Literal["domain", "ability"] = "domain"
+    """Five domains (DCL), or four abilities (ACL)."""
+    tasks: TaskNames | None = None
+    """Which tasks of the stream, in its order; null: all."""
+    max_samples: Count | None = None
+    """Only the first so many rows of each split; null: all."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream."""
+
+
+class TraceConfig(Section):
+    """The eight text tasks of TRACE in its authors' files (docs/benchmarks.md)."""
+
+    kind: Literal["trace"]
+    """TRACE's files."""
+    root: str
+    """Folder or URL that holds the folders of the tasks."""
+    tasks: TaskNames = TRACE_ORDER
+    """Which of the eight tasks, in the order of the stream."""
+    max_samples: Count | None = None
+    """Only the first so many rows of each split; null: all."""
+    stretches: Stretches = 1
+    """Into how many short tasks each task is cut, which alternate in the stream."""
+
+
+ScorerName: TypeAlias = Literal[
+    "exact", "multiple_choice", "soft_accuracy", "contains", "mentions", "iou",
+    "rouge_l", "anls", "similarity", "bleu_4", "cider",
+]  # fmt: skip
 
 
 class CustomTask(Section):
@@ -91,9 +147,9 @@ class CustomTask(Section):
     """What orders, tables and files call the task: letters, digits, spaces and . _ - + ( ) & , - at most
     80 characters.
     """
-    train: str
+    train: str | None = None
     """Training rows: a file, a folder or a pattern such as `part-*.json`, seen from the benchmark's `root` unless
-    absolute or a URL.
+    absolute or a URL; null: the task is evaluated only (`evaluation.general`).
     """
     test: str
     """Test rows, named as those of `train`."""
@@ -102,7 +158,9 @@ class CustomTask(Section):
     image_root: str = ""
     """Folder that image names start from, seen from `root`; empty: `root`; without both, the folder of the rows."""
     format: Format = "llava"
-    """How records lie in files: LLaVA's JSON, chat JSON lines, Parquet or WebDataset tars."""
+    """How records lie in files: LLaVA's JSON, chat JSON lines, JSON of `prompt` and `answer`, Parquet or WebDataset
+    tars.
+    """
     instruction: InstructionRule = "last_line"
     """Which part of a question is its instruction, which grouping compares."""
     scorer: ScorerName = "exact"
@@ -140,7 +198,9 @@ class CustomConfig(Section):
     """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
-BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | CustomConfig, Field(discriminator="kind")]
+BenchmarkConfig = Annotated[
+    MiniCoinConfig | CoinConfig | UcitConfig | MllmClConfig | TraceConfig | CustomConfig, Field(discriminator="kind")
+]
 
 
 class NoiseConfig(Section):

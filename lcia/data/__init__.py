@@ -5,6 +5,7 @@
 - `minicoin`: rows that are drawn
 - `filesystems`: paths and URLs
 - `formats`: LLaVA JSON, chat JSONL, Parquet, WebDataset, Super-NI
+- `captions`: COCO's files of captions
 - `json_spans`: JSON arrays larger than memory
 - `records`: one record becomes a sample or a defect
 - `images`: which picture a row means, and whether it may be read
@@ -13,5 +14,6 @@
 - `unique`: ids that were used before
 - `shards`: the shards of a source: written, gathered, judged
 - `rows`: the rows of shards, read by number
+- `inventory`: which of a published benchmark's files there are
 - `noise`: training rows whose answers are replaced
 """

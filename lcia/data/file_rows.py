@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lcia.addresses import anchored
+from lcia.data.captions import Captions, captions_of, read_captions
 from lcia.data.filesystems import digest_of, matching
 from lcia.data.formats import SUFFIXES, Chunk, Raw, chunks, records, texts
 from lcia.data.images import ImageFolder, check_image, max_bytes
@@ -36,15 +37,17 @@ class FileRows:
     @classmethod
     def of(cls, source: FileSource) -> FileRows:
         """Without an image root, images lie beside the rows."""
-        path = anchored(source.path)
-        return cls(replace(source, path=path, image_root=anchored(source.image_root or path.rpartition("/")[0])))
+        path, captions = anchored(source.path), anchored(source.captions) if source.captions else ""
+        root = anchored(source.image_root or path.rpartition("/")[0])
+        return cls(replace(source, path=path, image_root=root, captions=captions))
 
     def chunks(self) -> Iterator[Chunk]:
         return (chunk for file in self._files() for chunk in chunks(file, self.source.format))
 
     def check(self, chunk: Chunk, instruction: InstructionRule, max_pixels: int) -> Iterator[Checked]:
         source = self.source
-        row = _FileRow(source, instruction, max_pixels, ImageFolder(source.image_root, max_pixels))
+        captions = read_captions(source.captions) if source.captions else None
+        row = _FileRow(source, instruction, max_pixels, ImageFolder(source.image_root, max_pixels), captions)
         for raw in records(chunk, source.format, max_bytes(max_pixels)):
             found = row.sample_or_defect(chunk.file, raw)
             if source.share is None or on_side(found, source.share):
@@ -55,6 +58,8 @@ class FileRows:
         for file in self._files():
             yield f"\0file\0{digest_of(file)}\0"
             yield from self._images(file)
+        if self.source.captions:
+            yield f"\0captions\0{digest_of(self.source.captions)}\0"
 
     def _files(self) -> list[str]:
         """In reading order."""
@@ -64,12 +69,12 @@ class FileRows:
         """A line per image that stands in a file of its own."""
         folder = ImageFolder(self.source.image_root, max_pixels=1)
         for chunk in chunks(file, self.source.format):
-            names = [name for record in texts(chunk, self.source.format) for name in _names(record)]
+            names = [name for record in texts(chunk, self.source.format) for name in image_names(record)]
             yield from (f"{name!r} {found}\n" for name, found in zip(names, folder.identities(names), strict=True))
 
 
-def _names(record: object) -> list[str]:
-    """The image names of a record."""
+def image_names(record: object) -> list[str]:
+    """The names of a raw record's images that lie in files of their own."""
     try:
         images = draft(record).images
     except RowError:
@@ -98,25 +103,30 @@ class _FileRow:
     instruction: InstructionRule
     max_pixels: int
     folder: ImageFolder
+    captions: Captions | None
 
     def sample_or_defect(self, file: str, raw: Raw) -> Sample | Defect:
         number, fallback, record = raw
+        given = None if self.source.numbered else _id_of(record)
         try:
             if isinstance(record, RowError):
                 raise record
             return self.sample(record, fallback)
         except RowError as error:
-            return Defect(file, number, _id_of(record) or fallback, error.reason, error.message)
+            return Defect(file, number, given or fallback, error.reason, error.message)
 
     def sample(self, record: object, fallback: str) -> Sample:
         """Raises RowError; what costs least is checked first."""
         found = draft(record)
         messages, references = answered(found, self.source.split == "train", self.source.needs_answer)
+        if self.captions is not None:
+            references = captions_of(self.captions, found.images)
         check_messages(messages, len(found.images))
         check_storable(found.id or "", *references)
         images = tuple(self._image(picture, number) for number, picture in enumerate(found.images, 1))
         instruction = instruction_of(first_question(messages), self.instruction)
-        return Sample(found.id or fallback, instruction, messages, images, references)
+        name = fallback if self.source.numbered else found.id or fallback
+        return Sample(name, instruction, messages, images, references)
 
     def _image(self, picture: Picture, number: int) -> bytes:
         name, data = (picture, self.folder.read(picture)) if isinstance(picture, str) else (f"#{number}", picture)

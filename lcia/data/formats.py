@@ -28,6 +28,7 @@ CHUNK_ROWS = 256
 SUFFIXES: dict[Format, tuple[str, ...]] = {
     "llava": (".json", ".jsonl"),
     "chat": (".jsonl", ".json"),
+    "prompt": (".json", ".jsonl"),
     "parquet": (".parquet",),
     "webdataset": (".tar",),
 }
@@ -70,7 +71,7 @@ def chunks(file: str, kind: Format) -> Iterator[Chunk]:
         InputError: the file as a whole is not of this format.
     """
     match kind:
-        case "llava" | "chat":
+        case "llava" | "chat" | "prompt":
             return _json_chunks(file)
         case "parquet":
             return _parquet_chunks(file)
@@ -97,6 +98,8 @@ def _records(chunk: Chunk, kind: Format, max_image: int | None) -> Iterator[Raw]
     match kind:
         case "llava" | "chat":
             found = _json_records(chunk)
+        case "prompt":
+            found = ((number, name, _asked(record)) for number, name, record in _json_records(chunk))
         case "parquet":
             found = _parquet_records(chunk, with_images=max_image is not None)
         case "webdataset":
@@ -129,6 +132,13 @@ def _json_records(chunk: Chunk) -> Iterator[Raw]:
         data = stream.read(chunk.stop - chunk.start)
     for number, piece in enumerate(elements(data)) if array else _lines(data):
         yield chunk.first + number, f"{stem(chunk.file)}-{chunk.first + number}", parse(piece)
+
+
+def _asked(record: object | RowError) -> object | RowError:
+    """A record of prompt and answer in the words of CoIN's test rows."""
+    if not isinstance(record, dict) or "prompt" not in record:
+        return record
+    return {**{key: value for key, value in record.items() if key != "prompt"}, "text": record["prompt"]}
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:

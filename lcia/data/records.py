@@ -263,6 +263,8 @@ def instruction_of(text: str, rule: InstructionRule) -> str:
     match rule:
         case "last_line":
             return lines[-1]
+        case "first_line":
+            return lines[0]
         case "before_colon":
             return lines[-1].partition(":")[0].strip()
         case "after_image":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -152,6 +152,10 @@ class Rows:
         for column in self._column("instruction"):
             counts.update(column.to_pylist())
         return dict(counts)
+
+    def references(self, most: int) -> Iterator[list[str]]:
+        """Of each of the first `most` samples, in order."""
+        return islice((given for column in self._column("references") for given in column.to_pylist()), most)
 
     def lengths(self) -> NDArray[np.int64]:
         """[rows]; stands for the tokens of a sample where samples of like length are put together."""

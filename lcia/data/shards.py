@@ -185,8 +185,11 @@ def _same(piece: Piece) -> Piece:
     return piece
 
 
-def count_source(reading: Reading, report: Path | None = None) -> ShardCounts:
-    """As write_source, but no rows are written; the bad ones are named in the file `report`, if given."""
+def count_source(
+    reading: Reading, report: Path | None = None, see: Callable[[Sample], object] | None = None
+) -> ShardCounts:
+    """As write_source, but no rows are written; the bad ones are named in the file `report`, if given. `see` is called
+    with every good row."""
     good = 0
     with contextlib.closing(Ids()) as ids, _Tally(report) as tally:
         for chunk in all_chunks(reading):
@@ -197,7 +200,10 @@ def count_source(reading: Reading, report: Path | None = None) -> ShardCounts:
                 here = Owner(chunk.file, number)
                 first = ids.add([(digest_of_id(row.id), here)])
                 tally.add([duplicate(here, row.id, owner) for owner in first.values()])
-                good += not first
+                if not first:
+                    good += 1
+                    if see is not None:
+                        see(row)
     return tally.counts(good)
 
 

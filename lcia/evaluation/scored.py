@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcia.evaluation.answers import read_answers, read_result
+from lcia.metrics.scoring import fitted, normalised
 from lcia.metrics.stats import clustered_interval
 from lcia.types import TaskSpec
 
-SCORINGS = ("strict", "legacy")
+SCORINGS = ("strict", "legacy", "normalised")
+"""`normalised`: strict, but for case, articles and punctuation; the gap between the two is forgetting of formats."""
 MOST_NAMED = 5
 """Predictions that are named with their counts."""
 EXAMPLES = 3
@@ -25,8 +27,8 @@ EXAMPLES = 3
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """`scores[strict | legacy]` [samples], each in [0, 1], in the order of the rows. `percent` is their mean,
-    `intervals` its 95 % interval, samples about the same pictures taken together (None: fewer than two pictures).
+    """`scores[strict | legacy | normalised]` [samples], each in [0, 1], in the order of the rows. `percent` is their
+    mean, `intervals` its 95 % interval, samples about the same pictures taken together (None: fewer than two pictures).
 
     `majority` is the most frequent reference, `constant` what always giving it scores, in percent. `most_said` counts
     the most frequent predictions. `examples` are the first answers. `result` is the stage's own record: samples,
@@ -47,8 +49,12 @@ def read_scored(folder: Path, task: TaskSpec) -> Scored:
     """Reads the answers of one stage and scores them."""
     records = read_answers(folder)
     references = [record["references"] for record in records]
-    scorers = dict(zip(SCORINGS, (task.strict, task.legacy), strict=True))
-    scores = {name: [scorer(r["prediction"], r["references"]) for r in records] for name, scorer in scorers.items()}
+    wanted = dict(zip(SCORINGS, (task.strict, task.legacy, normalised(task.strict)), strict=True))
+    # Two names often stand for one scorer, which may take long.
+    fits = {scorer: fitted(scorer, references) for scorer in set(wanted.values())}
+    values = {s: [fit(r["prediction"], r["references"]) for r in records] for s, fit in fits.items()}
+    scorers = {name: fits[scorer] for name, scorer in wanted.items()}
+    scores = {name: values[scorer] for name, scorer in wanted.items()}
     answer, clusters = _majority(references), _clusters(records)
     return Scored(
         scores={name: np.array(values, dtype=np.float64) for name, values in scores.items()},

@@ -1,7 +1,9 @@
 """Scores and what is made of them; pure functions.
 
 - `scoring`: an answer against its references
+- `captions`: a caption against several others
 - `matrix`: the accuracy matrix and its metrics
+- `overlap`: test answers of a task among the training answers of another
 - `adaptation`: how fast a stream of stretches is learnt
 - `stats`: intervals and paired tests
 """

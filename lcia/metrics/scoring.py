@@ -1,18 +1,20 @@
 """Answer scoring (docs/method.md 6): (prediction, references) -> score in [0, 1], functions composed of small checks.
 
-`strict` scorers are right; `legacy_*` ones make the errors of CoIN's evaluation scripts, so that figures compare.
-One error of those scripts has no scorer here: ImageNet answers are aligned by list index, which needs a whole file.
+`strict` scorers are right; `legacy_*` ones make the errors of the benchmarks' own scripts, so that figures compare.
+One error of CoIN's scripts has no scorer here: ImageNet answers are aligned by list index, which needs a whole file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TypeAlias, assert_never
+from types import MappingProxyType
+from typing import TypeAlias
 
 from lcia.config.run import ScorerName
-from lcia.types import Scorer
+from lcia.metrics.captions import CIDER, bleu_4
+from lcia.types import CorpusScorer, Scorer, TaskScorer
 
 Box: TypeAlias = tuple[float, float, float, float]
 
@@ -151,6 +153,23 @@ def _either_holds_other(said: str, references: Sequence[str]) -> bool:
     return any(fold(reference) in said or said in fold(reference) for reference in references if fold(reference))
 
 
+def mentions(prediction: str, references: Sequence[str]) -> float:
+    """The answer holds a reference in whole words, case and line breaks aside."""
+    said = _one_line(prediction)
+    wanted = (_one_line(reference) for reference in references)
+    return float(any(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said) for text in wanted if text))
+
+
+def legacy_mentions(prediction: str, references: Sequence[str]) -> float:
+    """OCRBench and MLLM-CL in their scripts: a reference counts inside words too, so "no" is found in "nothing"."""
+    said = _one_line(prediction)
+    return float(any(_one_line(reference) in said for reference in references))
+
+
+def _one_line(text: str) -> str:
+    return fold(text).replace("\n", " ")
+
+
 # Boxes
 
 
@@ -211,6 +230,30 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
     return max((_lcs_f1(words, _words(reference)) for reference in references), default=0.0)
 
 
+def anls(prediction: str, references: Sequence[str]) -> float:
+    """Average normalised Levenshtein similarity, ST-VQA and DocVQA (Biten et al. 2019).
+
+    max over references of 1 - NL where NL < 0.5, else 0. NL: edit distance over the longer text's length, lower case,
+    runs of blanks as one.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    said = _spaced(prediction)
+    distances = (Levenshtein.normalized_distance(said, _spaced(reference)) for reference in references)
+    return max((1.0 - distance if distance < 0.5 else 0.0 for distance in distances), default=0.0)
+
+
+def similarity(prediction: str, references: Sequence[str]) -> float:
+    """Best share of characters in common: 1 - (insertions + deletions) / (both lengths), as FuzzyWuzzy's ratio."""
+    from rapidfuzz import fuzz
+
+    return max((fuzz.ratio(prediction, reference) / 100 for reference in references), default=0.0)
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.casefold())
 
@@ -230,26 +273,74 @@ def _lcs(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
+# The second look: case, articles and punctuation aside
+
+
+def normalised_exact(prediction: str, references: Sequence[str]) -> float:
+    """Equality of plain answers: without case, articles and punctuation, numbers as digits (VQA, Antol et al. 2015)."""
+    return float(plain_answer(prediction) in {plain_answer(reference) for reference in references})
+
+
+def normalised_soft(prediction: str, references: Sequence[str]) -> float:
+    """`soft_accuracy`, which compares plain answers but where there is only one reference."""
+    return (normalised_exact if len(references) < 2 else soft_accuracy)(prediction, references)
+
+
+def normalised_contains(prediction: str, references: Sequence[str]) -> float:
+    """`contains` of plain answers."""
+    return contains(plain_answer(prediction), [plain_answer(reference) for reference in references])
+
+
+def normalised_mentions(prediction: str, references: Sequence[str]) -> float:
+    """`mentions` of plain answers."""
+    return mentions(plain_answer(prediction), [plain_answer(reference) for reference in references])
+
+
+_NORMALISED: Mapping[TaskScorer, Scorer] = MappingProxyType(
+    {
+        exact: normalised_exact,
+        exact_without_dot: normalised_exact,
+        soft_accuracy: normalised_soft,
+        contains: normalised_contains,
+        mentions: normalised_mentions,
+    }
+)
+
+
+def normalised(strict: TaskScorer) -> TaskScorer:
+    """The scorer of the column beside a strict one, in which case and wording do not count; where they do not count
+    anyway (choices, boxes, overlap of texts), the strict scorer itself."""
+    return _NORMALISED.get(strict, strict)
+
+
+def fitted(scorer: TaskScorer, references: Sequence[Sequence[str]]) -> Scorer:
+    """What scores one answer, after a look at the references of all where the scorer needs that."""
+    return scorer.fit(references) if isinstance(scorer, CorpusScorer) else scorer
+
+
 # Names
 
-Pair: TypeAlias = tuple[Scorer, Scorer]
+Pair: TypeAlias = tuple[TaskScorer, TaskScorer]
 """(strict, legacy)."""
+
+
+_PAIRS: Mapping[ScorerName, Pair] = MappingProxyType(
+    {
+        "exact": (exact, legacy_exact),
+        "multiple_choice": (multiple_choice, legacy_multiple_choice),
+        "soft_accuracy": (soft_accuracy, soft_accuracy),
+        "contains": (contains, legacy_contains),
+        "mentions": (mentions, legacy_mentions),
+        "iou": (iou_above_half, legacy_iou_above_half),
+        "rouge_l": (rouge_l, rouge_l),
+        "anls": (anls, anls),
+        "similarity": (similarity, similarity),
+        "bleu_4": (bleu_4, bleu_4),
+        "cider": (CIDER, CIDER),
+    }
+)
 
 
 def pair(name: ScorerName) -> Pair:
     """The strict and the legacy scorer of a configuration's name."""
-    match name:
-        case "exact":
-            return exact, legacy_exact
-        case "multiple_choice":
-            return multiple_choice, legacy_multiple_choice
-        case "soft_accuracy":
-            return soft_accuracy, soft_accuracy
-        case "contains":
-            return contains, legacy_contains
-        case "iou":
-            return iou_above_half, legacy_iou_above_half
-        case "rouge_l":
-            return rouge_l, rouge_l
-        case _:
-            assert_never(name)
+    return _PAIRS[name]

@@ -15,6 +15,7 @@ class TaskAnswers:
     """One task of a run; scores in percent under the run's scoring, None where it was not evaluated.
 
     `majority` is the most frequent reference of the evaluated samples, `majority_score` what always giving it scores.
+    `learnt_normalised` and `final_normalised` are the same scores without a look at case, articles and punctuation.
     `learnt_counts` and `final_counts` are the most frequent predictions, right after the task was trained and at the
     end. `interval` is that of `final` over new samples (evaluation.scored).
     """
@@ -28,6 +29,8 @@ class TaskAnswers:
     learnt_counts: tuple[tuple[str, int], ...]
     final_counts: tuple[tuple[str, int], ...]
     interval: tuple[float, float] | None = None
+    learnt_normalised: float | None = None
+    final_normalised: float | None = None
 
     @property
     def bar(self) -> float:
@@ -73,6 +76,8 @@ def _tell(outcome: Outcome) -> Iterator[TaskAnswers]:
                 learnt_counts=learnt.most_said if learnt else (),
                 final_counts=final.most_said if final else (),
                 interval=final.intervals[scoring] if final else None,
+                learnt_normalised=learnt.percent["normalised"] if learnt else None,
+                final_normalised=final.percent["normalised"] if final else None,
             )
 
 

@@ -17,6 +17,7 @@ from lcia.config.watch import WatchConfig
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.adaptation import Round
 from lcia.metrics.matrix import AccuracyMatrix, metrics
+from lcia.metrics.overlap import Overlap
 from lcia.report import wording
 from lcia.report.figures.run import StageSteps, beta_trajectories, heat_map, loss_curves, pull_trajectories
 from lcia.report.figures.study import accuracy_curves
@@ -98,6 +99,8 @@ class RunReport:
     a stage came through interruptions.
 
     `served`: task trained last -> task asked about -> group that answers -> samples. `rounds`: of tasks that are cut.
+    `normalised`: the matrix in which case, articles and punctuation do not count; `overlap`: of the tasks' answers;
+    both None where they are not known.
     """
 
     name: str
@@ -112,6 +115,8 @@ class RunReport:
     answers: tuple[TaskAnswers, ...] = ()
     signs: Signs = NOTHING_WATCHED
     rounds: tuple[Round, ...] = ()
+    normalised: AccuracyMatrix | None = None
+    overlap: Overlap | None = None
 
     @property
     def slug(self) -> str:

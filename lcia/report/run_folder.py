@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from lcia.evaluation.answers import ANSWERS
 from lcia.metrics import matrix as matrices
 from lcia.metrics.adaptation import Round, rounds
 from lcia.metrics.matrix import AccuracyMatrix
+from lcia.metrics.overlap import Overlap
 from lcia.plan import ZERO_SHOT, Cell
-from lcia.report import decisions, learnt, signs, study_tables
+from lcia.report import decisions, learnt, shared_answers, signs, study_tables
 from lcia.report.environment import environment
 from lcia.report.figures.run import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Prediction, ReportInput, RunReport
 from lcia.report.page import write as write_page
+from lcia.report.shared_answers import SharedAnswers
 from lcia.report.signs import Signs
 from lcia.report.study_tables import StudyTables, tabulate
 from lcia.report.wording import clock, failures
@@ -111,7 +113,9 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
     tables = _tables(outcomes, session.points) if session.points else None
     shown = _shown(outcomes, tables)
     whole = range(len(outcomes)) if len(outcomes) <= MOST_KEPT else shown
-    summary = _summary(known, set(whole), session)
+    answers = SharedAnswers(store)
+    overlaps = {at: answers.of(outcomes[at].prepared) for at in whole}
+    summary = _summary(known, overlaps, session)
     if tables:
         summary = {**summary, **study_tables.to_record(tables)}
     # Last, because it is the longest.
@@ -121,7 +125,7 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
         _write_run(outcomes[at], store, folder / outcomes[at].config.name if len(outcomes) > 1 else folder)
     page = ReportInput(
         title=session.title,
-        runs=tuple(_page(known[at], store) for at in shown),
+        runs=tuple(replace(_page(known[at], store), overlap=overlaps[at]) for at in shown),
         counts=tuple(_counts(outcomes)),
         environment=summary["environment"],
         subtitle=f"{_runs(len(outcomes))}, {clock(session.wall_seconds)}",
@@ -145,10 +149,10 @@ def _cost(outcome: Outcome) -> Cost:
     return Cost(outcome.train_seconds / 60, kept, adapters, outcome.adapters_mb, adapters * kept)
 
 
-def _summary(known: Sequence[Known], whole: Collection[int], session: Session) -> dict[str, Any]:
-    """`whole`: places of the runs that everything is kept of."""
+def _summary(known: Sequence[Known], overlaps: Mapping[int, Overlap], session: Session) -> dict[str, Any]:
+    """`overlaps`: by the places of the runs that everything is kept of."""
     runs = {
-        one.name: {**_figures(one.outcome, one.warnings), **(_details(one) if at in whole else {})}
+        one.name: {**_figures(one.outcome, one.warnings), **(_details(one, overlaps[at]) if at in overlaps else {})}
         for at, one in enumerate(known)
     }
     warnings = [
@@ -205,14 +209,16 @@ def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
     }
 
 
-def _details(one: Known) -> dict[str, Any]:
+def _details(one: Known, overlap: Overlap) -> dict[str, Any]:
     """The rest of a run: stages, answers, signs, decisions, configuration."""
     outcome = one.outcome
     config, plan = outcome.config, outcome.prepared.plan
     return {
         "stages": [_train_facts(stage, outcome.trainings[stage.key]) for stage in plan.trains],
         "evaluations": [{"key": s.key, "task": s.task, **outcome.answers[s.key].result} for s in plan.evals],
+        "normalised": matrices.to_json(outcome.scores["normalised"]),
         "answers": [learnt.to_record(told) for told in one.answers],
+        "answers_in_training": shared_answers.to_record(overlap),
         "signs": signs.to_record(one.signs),
         **_decisions(outcome.prepared),
         "served": decisions.served(outcome.prepared),
@@ -306,6 +312,7 @@ def _page(one: Known, store: Store) -> RunReport:
     return RunReport(
         name=config.name,
         matrix=outcome.matrix,
+        normalised=outcome.scores["normalised"],
         config=config.model_dump(mode="json", by_alias=True),
         steps=tuple(_steps(stage, outcome.trainings[stage.key]) for stage in plan.trains),
         decisions=decisions.shown(outcome.prepared),

@@ -70,7 +70,7 @@ def _named_folders(config: RunConfig) -> Iterator[tuple[str, str]]:
     if root:
         yield "benchmark.root", root
     elif isinstance(config.benchmark, CustomConfig):
-        yield from ((f"task {task.name}", task.train) for task in config.benchmark.tasks)
+        yield from ((f"task {task.name}", task.train or task.test) for task in config.benchmark.tasks)
     yield from _models(config)
 
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
+import typer
+
 from lcia import benchmarks
+from lcia.config.load import override, parse
 from lcia.config.run import BenchmarkConfig, MiniCoinConfig, RunConfig
 from lcia.data import shards
+from lcia.data.inventory import take_inventory
 from lcia.data.sources import Reading, samples
+from lcia.metrics.overlap import Overlap, count_answers, overlap
 from lcia.models.preflight import check_base
 from lcia.protocols import UNTRAINED, Assistant
 from lcia.types import Benchmark, InputError, Sample, Source, Split, TaskSpec
-from pipelines.terminal.tables import console, counts_table
+from pipelines.terminal.tables import console, counts_table, inventory_table, overlap_table
 
 PEEK = 200
 """Rows of each task that `show` reads to tell the groups."""
@@ -26,15 +33,25 @@ PEEK = 200
 def validate(chosen: RunConfig, as_json: bool) -> None:
     """Reads every row of every split; raises InputError where more are bad than data.max_bad_fraction allows."""
     rows, complaints = [], []
+    answers: dict[tuple[str, Split], Counter[str]] = {}
     for task, split, source in _sources(chosen):
-        counts, report = _count(chosen, task, source)
+        counts, report, answers[task.name, split] = _count(chosen, task, source)
         rows.append({"data": f"{task.name}/{split}", **asdict(counts)})
         complaints.append(shards.complaint(f"{task.name}/{split}", counts, report, chosen.data.max_bad_fraction))
+    found = _overlap(chosen, answers)
     if as_json:
-        print(json.dumps(rows, indent=1))
+        shares = {f"{task}/{chosen.evaluation.split}": found.of(task) for task in found.tasks}
+        print(json.dumps([{**row, "answers_in_training": shares.get(row["data"], {})} for row in rows], indent=1))
     else:
-        console().print(counts_table(rows))
+        console().print(counts_table(rows), overlap_table(found))
     shards.refuse(complaints, chosen.data.max_bad_fraction)
+
+
+def _overlap(config: RunConfig, answers: Mapping[tuple[str, Split], Counter[str]]) -> Overlap:
+    """Of the answers of the evaluated split among those of the training rows."""
+    tested = {task: found for (task, split), found in answers.items() if split == config.evaluation.split}
+    trained = {task: found for (task, split), found in answers.items() if split == "train"}
+    return overlap(list(dict.fromkeys(task for task, _ in answers)), tested, trained)
 
 
 def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
@@ -43,14 +60,37 @@ def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
     return [(task, split, source) for task in tasks for split, source in task.sources.items() if source is not None]
 
 
-def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.ShardCounts, str]:
-    """Counts of one source, and the temporary file that names its bad rows; there is none where all are good."""
+def _count(config: RunConfig, task: TaskSpec, source: Source) -> tuple[shards.ShardCounts, str, Counter[str]]:
+    """Counts of one source, the temporary file that names its bad rows (there is none where all are good), and its
+    answers."""
     descriptor, name = tempfile.mkstemp(prefix=f"lcia-{task.name}-", suffix=".jsonl")
     os.close(descriptor)
-    counts = shards.count_source(_reading(config, task, source), Path(name))
+    answers: Counter[str] = Counter()
+    reading = _reading(config, task, source)
+    counts = shards.count_source(reading, Path(name), lambda row: answers.update(count_answers([row.references])))
     if not counts.bad:
         os.unlink(name)
-    return counts, name
+    return counts, name, answers
+
+
+PUBLISHED = ("coin", "ucit", "mllm_cl", "trace")
+"""Kinds of benchmarks whose files `check` knows where to get."""
+
+
+def check(kind: str, root: str, overrides: Sequence[str], as_json: bool) -> None:
+    """Names what is missing of a published benchmark below `root`, with its source and licence; exit code 1 if so."""
+    if kind not in PUBLISHED:
+        raise InputError(f"there is no published benchmark {kind!r}; there are {', '.join(PUBLISHED)}")
+    plain = override({"kind": kind, "root": root}, overrides)
+    config = parse(RunConfig, {"benchmark": plain}, f"lcia data check {kind}").benchmark
+    items = list(take_inventory(benchmarks.build(config).tasks))
+    if as_json:
+        print(json.dumps([asdict(item) for item in items], indent=1))
+    else:
+        console().print(inventory_table(items))
+    if missing := sum(bool(item.problem) for item in items):
+        print(f"{missing} of {len(items)} are missing or incomplete", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) -> None:
@@ -66,8 +106,8 @@ def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) ->
 
 
 def _first(config: RunConfig, task: TaskSpec, rows: int) -> Iterator[Sample]:
-    """The first good training rows of a task."""
-    return islice(samples(_reading(config, task, task.train)), rows)
+    """The first good training rows of a task; of one that is evaluated only, its test rows."""
+    return islice(samples(_reading(config, task, task.train or task.test)), rows)
 
 
 def _reading(config: RunConfig, task: TaskSpec, source: Source) -> Reading:

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from lcia.data.inventory import Item
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.matrix import MEASURES, AccuracyMatrix, metrics
+from lcia.metrics.overlap import Overlap
 from lcia.metrics.stats import Comparison, Spread
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.report import wording
@@ -193,6 +195,24 @@ def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         reasons = ", ".join(f"{name}: {count}" for name, count in row["reasons"].items())
         add_row(table, row["data"], str(row["rows"]), str(row["bad"]), reasons)
+    return table
+
+
+def inventory_table(items: Sequence[Item]) -> Table:
+    """A row per file of annotations or set of images: whether it is there, and else where it is to be had."""
+    table = new_table("files", "task", "what", "found", "missing", "from", "licence")
+    for item in items:
+        origin = (item.source, item.licence) if item.problem else ("", "")
+        add_row(table, item.task, item.what, str(item.found), item.problem, *origin)
+    return table
+
+
+def overlap_table(found: Overlap) -> Table:
+    """Per cent of each task's test answers (rows) that are training answers of a task (columns)."""
+    table = new_table("test answers that are training answers (%)", "answers of", *found.tasks)
+    for task, shares in zip(found.tasks, found.shares.tolist(), strict=True):
+        add_row(table, task, *(wording.number(share) for share in shares))
+    table.caption = Text("off the diagonal: what other tasks' training keeps alive", style="table.caption")
     return table
 
 

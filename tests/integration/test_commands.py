@@ -23,6 +23,8 @@ from pipelines import cli
 PIXELS = DataConfig().max_image_pixels
 
 TASKS = ("VQAv2", "Grounding", "OCR-VQA")
+FOLDERS = {"OCR-VQA": "OCRVQA"}
+"""Where CoIN does not call a task's folder by its name."""
 SIZES = {"train": 6, "validation": 2, "test": 3}
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +61,7 @@ def test_make_writes_every_row_and_an_image_for_each(made: Path) -> None:
     for task in TASKS:
         files = {"train": "train.json", "test": "val.json" if task == "VQAv2" else "test.json"}
         for split, file in files.items():
-            records = json.loads((made / task / file).read_text())
+            records = json.loads((made / FOLDERS.get(task, task) / file).read_text())
             assert len(records) == SIZES[split]
             for record in records:
                 with Image.open(made / record["image"]) as image:
@@ -83,7 +85,11 @@ def test_validate_counts_what_make_wrote(config: Path, made: Path, capsys: pytes
     capsys.readouterr()
     coin = ["benchmark.kind=coin", f"benchmark.root={made}", "benchmark.validation=validation.json"]
     assert call("data", "validate", config, *coin, f"benchmark.tasks=[{', '.join(TASKS)}]", "--json") == 0
-    counted = {row["data"]: (row["rows"], row["bad"]) for row in json.loads(capsys.readouterr().out)}
+    found = json.loads(capsys.readouterr().out)
+    shares = {row["data"]: row["answers_in_training"] for row in found}
+    assert shares["VQAv2/train"] == {}
+    assert shares["Grounding/test"] == dict.fromkeys(TASKS, 0.0)
+    counted = {row["data"]: (row["rows"], row["bad"]) for row in found}
     assert counted == {f"{task}/{split}": (size, 0) for task in TASKS for split, size in SIZES.items()}
 
 
@@ -94,7 +100,38 @@ def test_validate_names_the_defects_and_fails(config: Path, made: Path, capsys: 
     assert call("data", "validate", config, *coin) == 2
     shown = capsys.readouterr()
     assert re.search(r"Grounding/train\W+6\W+1\W+empty_image: 1", shown.out)
+    assert re.search(r"answers of\W+Grounding\W+Grounding\W+0\.0", shown.out)
     assert "empty_image" in shown.err
+
+
+def test_check_finds_what_make_wrote_and_names_what_is_missing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = f"tasks=[{', '.join(TASKS)}]"
+    capsys.readouterr()
+    assert call("data", "check", "coin", made, tasks) == 0
+    assert call("data", "check", "coin", made, tasks, "--json") == 0
+    capsys.readouterr()
+    (made / "VQAv2" / "val.json").unlink()
+    assert call("data", "check", "coin", made, tasks, "--json") == 1
+    [missing] = [item for item in json.loads(capsys.readouterr().out) if item["problem"]]
+    assert (missing["task"], missing["what"], missing["licence"]) == ("VQAv2", "test", "CC BY 4.0")
+    assert call("data", "check", "coin", made, tasks) == 1
+    shown = capsys.readouterr()
+    assert "Zacks-Chen/CoIN" in re.sub(r"[\s│]+", "", shown.out)
+    assert "1 of 11 are missing or incomplete" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("coco", "x"), "there is no published benchmark 'coco'"),
+        (("ucit", "x", "task=[VizWiz]"), "did you mean 'tasks'"),
+    ],
+)
+def test_check_refuses_what_it_does_not_know(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("data", "check", *arguments) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_custom_tasks_read_what_make_wrote_as_it_was_drawn(made: Path) -> None:

@@ -88,6 +88,22 @@ def test_the_summary_holds_the_matrix_and_every_metric_of_it(finished: Finished,
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_normalised_matrix_is_nowhere_below_the_strict_one(finished: Finished, method: str) -> None:
+    found = finished.summary["runs"][method]
+    strict, normalised = (np.array(found[name]["scores"], dtype=float) for name in ("matrix", "normalised"))
+    assert (normalised >= strict).all()
+    assert (finished.folder / method / "matrix.normalised.csv").exists()
+    told = {row["task"]: row["final_normalised"] for row in found["answers"]}
+    assert told == pytest.approx(dict(zip(TASKS, normalised[-1].tolist(), strict=True)))
+
+
+def test_the_summary_and_the_page_say_which_answers_tasks_share(finished: Finished) -> None:
+    shared = finished.summary["runs"]["lcia"]["answers_in_training"]
+    assert shared["Grounding"]["Grounding"] > shared["Grounding"]["VQAv2"] == shared["Grounding"]["OCR-VQA"] == 0.0
+    assert "Answers that tasks share" in (finished.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_matrix_is_the_mean_of_the_stored_predictions(finished: Finished, method: str) -> None:
     last = finished.summary["runs"][method]["matrix"]["scores"][-1]
     for task, score in zip(TASKS, last, strict=True):

@@ -17,13 +17,14 @@ from lcia.types import IMAGE_TOKEN, GeneratedSource
 def write_coin_layout(config: MiniCoinConfig, folder: Path) -> None:
     """Writes the benchmark as CoIN publishes its own: <task>/train.json and test.json or val.json, images as files.
 
-    Validation rows go to <task>/validation.json, in the format of the test.
+    The folder of OCR-VQA is called OCRVQA. Validation rows go to <task>/validation.json, in the format of the test.
     """
     for task in benchmark(config).tasks:
-        tested = TASKS[task.name].test_file
-        for source, file in ((task.train, "train.json"), (task.validation, "validation.json"), (task.test, tested)):
+        facts = TASKS[task.name]
+        validation = f"{facts.train.partition('/')[0]}/validation.json"
+        for source, file in ((task.train, facts.train), (task.validation, validation), (task.test, facts.test)):
             assert isinstance(source, GeneratedSource)
-            _write(source, folder, folder / task.name / file)
+            _write(source, folder, folder / file)
 
 
 def _write(source: GeneratedSource, folder: Path, file: Path) -> None:

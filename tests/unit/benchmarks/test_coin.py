@@ -13,6 +13,7 @@ from lcia.data.minicoin.layout import write_coin_layout
 from lcia.data.rows import Rows
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading
+from lcia.metrics.scoring import fitted, normalised
 from lcia.types import FileSource, InputError, InstructionType, Sample, Source, TaskSpec
 
 SMALL = MiniCoinConfig(train_size=3, validation_size=2, test_size=2)
@@ -102,10 +103,37 @@ def test_the_facts_are_those_of_the_tasks_in_the_order() -> None:
 
 def test_ten_answers_are_judged_softly_in_strict_and_by_the_first_in_legacy() -> None:
     answers = ["stop"] * 2 + ["stop sign"] * 7 + ["a sign"]
-    assert TASKS["VQAv2"].strict("stop sign", answers) == 1
-    assert TASKS["VQAv2"].legacy("stop sign", answers) == 0
+    scores = [fitted(scorer, [])("stop sign", answers) for scorer in TASKS["VQAv2"].scorers]
+    assert scores == [1, 0]
 
 
 def test_a_task_that_coin_does_not_have_is_refused() -> None:
     with pytest.raises(InputError, match="COCO"):
         benchmarks.build(CoinConfig(kind="coin", root="/coin", tasks=("GQA", "COCO")))
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "references", "strict", "legacy"),
+    [  # a case for each trap of docs/method.md 6
+        ("ScienceQA", "It is a whale, so B.", ["B"], 1, 0),  # legacy: the article is choice A
+        ("ScienceQA", "It is a whale, so B.", ["A"], 0, 1),
+        ("TextVQA", "the Three", ["3"] * 4 + ["four"] * 6, 1, 1),  # EvalAI's form of an answer in both
+        ("TextVQA", "3", ["3"] * 2 + ["four"] * 8, 0.6, 0.6),
+        ("ImageNet", "", ["tabby"], 0, 1),  # legacy: the empty answer is part of every name
+        ("ImageNet", "a tabby, tabby cat", ["Tabby"], 1, 1),
+        ("GQA", "Yes.", ["yes"], 1, 1),
+        ("OCR-VQA", "Yes.", ["yes"], 0, 0),  # only GQA drops the dot
+        ("VizWiz", "cola", ["coke"] * 1 + ["cola"] * 9, 1, 0),  # legacy: one answer
+        ("VizWiz", "coke ", ["coke"] * 10, 1, 0),  # legacy: blanks count
+        ("VQAv2", "2", ["two"] * 10, 1, 0),  # legacy: no form but case
+        ("Grounding", "[0.0,0.0,1.0,0.59]", ["[0.0,0.0,1.0,1.0]"], 1, 0),  # legacy: the last digit is cut off
+        ("Grounding", "[0.0,0.0,1.0,0.50]", ["[0.0,0.0,1.0,1.0]"], 0, 0),  # half is not more than half
+    ],
+)
+def test_each_trap_of_the_benchmarks_scripts_is_in_legacy_and_not_in_strict(
+    task: str, prediction: str, references: list[str], strict: float, legacy: float
+) -> None:
+    right, theirs = TASKS[task].scorers
+    assert fitted(right, [references])(prediction, references) == pytest.approx(strict)
+    assert fitted(theirs, [references])(prediction, references) == pytest.approx(legacy)
+    assert fitted(normalised(right), [references])(prediction, references) >= strict

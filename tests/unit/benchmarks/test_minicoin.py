@@ -152,9 +152,10 @@ def test_the_written_layout_reads_back_as_the_generated_rows(task: str, tmp_path
     write_coin_layout(config, tmp_path)
     spec = benchmark(config).tasks[0]
     tested = "val.json" if task in ("TextVQA", "VizWiz", "VQAv2") else "test.json"
+    folder = tmp_path / ("OCRVQA" if task == "OCR-VQA" else task)
     for source, file in ((spec.train, "train.json"), (spec.test, tested)):
         assert isinstance(source, GeneratedSource)
-        for sample, raw in zip(generate(source, 0, 5), json.loads((tmp_path / task / file).read_text()), strict=True):
+        for sample, raw in zip(generate(source, 0, 5), json.loads((folder / file).read_text()), strict=True):
             read = draft(raw)
             assert read.messages == sample.messages
             assert instruction_of(read.messages[0].content, spec.instruction) == sample.instruction

@@ -153,7 +153,7 @@ def test_a_kind_drops_no_key_that_is_given_beside_it_in_whatever_order(overrides
     [
         (["strategy.beta=0.5"], "strategy.beta: unknown key of kind kronecker; kind fixed would allow it"),
         (["strategy.rho=2", "strategy.kind=paper"], "strategy.rho: unknown key of kind paper; kind proximal and kind"),
-        (["benchmark.root=x"], "benchmark.root: unknown key of kind minicoin; kind coin and kind custom would"),
+        (["benchmark.root=x"], "benchmark.root: unknown key of kind minicoin; kind coin and kind ucit"),
         (["grouping.embedder.model=x"], "grouping.embedder.model: unknown key of kind tfidf; kind text and kind clip"),
         (["strategy.kind=curvatur"], "strategy.kind: there is no kind 'curvatur'; did you mean 'curvature'?"),
         ([f"benchmark={{kind: custom, tasks: [{TASK[:-1]}, licens: x}}]}}"], "benchmark.tasks.0.licens: unknown key"),

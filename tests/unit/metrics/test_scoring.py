@@ -153,9 +153,83 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(prediction, referen
 
 
 @pytest.mark.parametrize("name", get_args(ScorerName))
-def test_every_name_has_two_scorers_that_accept_the_right_answer(name):
-    right = {"multiple_choice": "B", "iou": "[0.10,0.10,0.90,0.90]"}.get(name, "dog")
-    assert [scorer(right, [right]) for scorer in scoring.pair(name)] == [1, 1]
+def test_every_name_has_scorers_that_accept_the_right_answer_and_reject_a_wrong_one(name):
+    right, wrong = {
+        "multiple_choice": ("B", "C"),
+        "iou": ("[0.10,0.10,0.90,0.90]", "[0.90,0.90,0.95,0.95]"),
+    }.get(name, ("a big brown dog", "xyz"))
+    strict, legacy = scoring.pair(name)
+    for one in (strict, legacy, scoring.normalised(strict)):
+        scorer = scoring.fitted(one, [[right], ["two red cars"]])
+        assert scorer(right, [right]) == pytest.approx(1)
+        assert scorer(wrong, [right]) == 0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "strict", "legacy"),
+    [
+        ("It says Exit\nonly.", 1, 1),
+        ("exits", 0, 1),  # legacy finds a reference inside a word too
+        ("EXIT", 1, 1),
+        ("", 0, 0),
+    ],
+)
+def test_an_answer_may_mention_a_reference(prediction, strict, legacy):
+    assert scoring.mentions(prediction, ["exit"]) == strict
+    assert scoring.legacy_mentions(prediction, ["exit"]) == legacy
+
+
+def test_a_mentioned_reference_may_have_signs_of_patterns_and_be_one_of_several():
+    assert scoring.mentions("costs $2.50 (net)", ["3", "$2.50"]) == 1
+    assert scoring.mentions("costs 2950", ["2.50"]) == scoring.mentions("anything", [""]) == 0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "references", "score"),
+    [  # the first four by the package anls 0.0.2
+        ("hello wrld", ["hello world"], 10 / 11),
+        ("abc", ["abcd", "xyz"], 0.75),
+        ("ab", ["abcd"], 0.0),  # a distance of half and more counts as all wrong
+        ("HELLO", ["hello"], 1.0),
+        (" new\n york ", ["New York"], 1.0),
+        ("anything", [], 0.0),
+    ],
+)
+def test_anls_forgives_a_few_wrong_letters(prediction, references, score):
+    assert scoring.anls(prediction, references) == pytest.approx(score)
+
+
+def test_similarity_is_the_share_of_characters_in_common():
+    # 11 of 12 characters are kept: 1 - 2 / 24.
+    assert scoring.similarity("return x + 1", ["pass", "return x + 2"]) == pytest.approx(1 - 2 / 24)
+    assert scoring.similarity("return x + 1", []) == 0
+
+
+@pytest.mark.parametrize(
+    ("scorer", "prediction", "references", "strict", "normalised"),
+    [
+        (scoring.exact, "The Red.", ["red"], 0, 1),
+        (scoring.exact, "two", ["2"], 0, 1),
+        (scoring.exact, "blue", ["red"], 0, 0),
+        (scoring.exact_without_dot, "a dog!", ["dog"], 0, 1),
+        (scoring.soft_accuracy, "the red", ["red"], 0, 1),
+        (scoring.contains, "tabby-cat", ["the tabby cat"], 0, 1),
+        (scoring.mentions, "it is one thousand, 1,000", ["1000"], 0, 1),
+        (scoring.multiple_choice, "(b)", ["B"], 1, 1),
+    ],
+)
+def test_a_normalised_score_ignores_case_articles_and_punctuation(scorer, prediction, references, strict, normalised):
+    assert scorer(prediction, references) == strict
+    assert scoring.normalised(scorer)(prediction, references) == normalised
+
+
+def test_what_ignores_case_and_wording_anyway_has_no_second_scorer():
+    for scorer in (scoring.multiple_choice, scoring.iou_above_half, scoring.rouge_l, scoring.CIDER):
+        assert scoring.normalised(scorer) is scorer
+
+
+def test_a_normalised_soft_accuracy_of_ten_answers_is_the_same():
+    assert scoring.normalised(scoring.soft_accuracy)("stop", TEN) == scoring.soft_accuracy("stop", TEN)
 
 
 def test_iou_of_boxes_away_from_the_origin_that_overlap_in_part():

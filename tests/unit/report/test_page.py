@@ -263,13 +263,32 @@ def test_a_reason_of_one_run_names_it():
 
 def test_answers_stand_beside_a_constant_one_and_unlearnt_tasks_are_marked():
     told = (
-        TaskAnswers("red", 100, "yes", 50.0, 52.0, 40.0, (("yes", 96), ("", 4)), (("no", 100),)),
+        TaskAnswers(
+            "red",
+            100,
+            "yes",
+            50.0,
+            52.0,
+            40.0,
+            (("yes", 96), ("", 4)),
+            (("no", 100),),
+            learnt_normalised=52.0,
+            final_normalised=48.0,
+        ),
         TaskAnswers("second", 100, "x" * 90, 5.0, 70.0, 70.0, (("a", 3),), ()),
     )
     page = page_of(replace(run(), answers=told))
-    assert "red not learnt 100 50.0 yes 52.0 40.0 yes (96) , (empty) (4) no (100)" in page.text
+    assert "red not learnt 100 50.0 yes 52.0 40.0 52.0 48.0 yes (96) , (empty) (4) no (100)" in page.text
     assert page.text.count("not learnt") == 1
     assert "x" * 50 not in page.text
+
+
+def test_the_normalised_matrix_stands_below_the_accuracy_matrix_where_it_is_known():
+    other = AccuracyMatrix(("red", "second"), np.array([[80.0, NAN], [77.7, 70.0]]))
+    page = page_of(replace(run(), normalised=other))
+    assert "Normalised: case, articles and punctuation do not count" in page.text
+    assert page.text.count("77.7") == 1
+    assert "Normalised: case" not in page_of(run()).text
 
 
 def test_rounds_of_stretches_are_told_where_there_are_some():
