@@ -116,7 +116,7 @@ def test_such_code_is_refused_with_the_key_that_allows_it(
 
 
 def test_a_model_of_images_and_text_is_refused_alike(llava: Path, asked: list[str], mark: Path) -> None:
-    with pytest.raises(InputError, match="assistant.trust_remote_code"):
+    with pytest.raises(InputError, match=r"assistant\.trust_remote_code"):
         assistants.build(ImageTextConfig(kind="image_text", model=str(llava)))
     assert (asked, mark.exists()) == ([], False)
 
