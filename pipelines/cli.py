@@ -45,6 +45,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Look at, check and make data.")
 app.add_typer(data_app, name="data")
+base_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Make the base that a run tunes.")
+app.add_typer(base_app, name="base")
 
 Config = Annotated[Path, typer.Argument(help="Run configuration (YAML).", show_default=False)]
 Either = Annotated[Path, typer.Argument(help="Configuration of a run or a study (YAML).", show_default=False)]
@@ -356,6 +358,26 @@ def data_make(
     from pipelines.terminal.data_commands import make as command
 
     command(chosen.benchmark, folder)
+
+
+@base_app.command("build")
+def base_build(  # noqa: PLR0913 - a parameter for each option
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    language: Annotated[
+        Path, typer.Option(help="Folder of a language model such as vicuna, or of a whole LLaVA of its authors.")
+    ],
+    vision: Annotated[Path, typer.Option(help="Folder of the CLIP vision tower.")],
+    projector: Annotated[
+        Path | None, typer.Option(help="mm_projector.bin of LLaVA's pre-training; without it: the language folder's.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer in place of the language's.")] = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    as_json: AsJson = False,
+) -> None:
+    """Put vicuna, CLIP and a projector (or a LLaVA of its authors) together into a folder that `llava` loads."""
+    from pipelines.terminal.base import build as command
+
+    command(out, (language, vision, projector, tokenizer), dtype, as_json)
 
 
 def main() -> None:

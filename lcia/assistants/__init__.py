@@ -3,6 +3,7 @@
 - `llava`: any stock LLaVA
 - `image_text`: a model of images and text of any family, by its own processor
 - `tiny`: the small LLaVAs that ship with the package
+- `original`: LLaVA in its authors' files, put together for `llava`
 - `adapters`: LoRA adapters of peft, for all families
 - `sharded`: the adapter of a base that FSDP2 has cut up
 - `dialogue`: messages to token ids and labels

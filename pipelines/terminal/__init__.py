@@ -6,6 +6,7 @@
 - `estimates`: how long stages will take
 - `sessions`: what run, study and quickstart have in common
 - `data_commands`: lcia data ...
+- `base`: lcia base ...
 - `housekeeping`: runs and clean
 - `doctor`: what this machine has and lacks
 - `cluster_doctor`: whether the nodes of a Ray cluster fit
