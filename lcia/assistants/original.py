@@ -55,8 +55,8 @@ COMPUTED = (".rotary_emb.inv_freq", ".position_ids")
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the files are. `projector`: a `mm_projector.bin`; None: `language` is a whole LLaVA. A vision tower in there
-    stands for the weights in `vision`, whose configuration is read in any case."""
+    """Where the files are. `projector`: a `mm_projector.bin`; None: `language` is a whole LLaVA. If that one holds a
+    vision tower, it is taken, and of `vision` only the configuration."""
 
     language: Path
     vision: Path
