@@ -116,17 +116,30 @@ def run(
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913 - a parameter for each option
     config: Either,
     overrides: Overrides = None,
     launch: Launch = None,
     settings: LaunchSet = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Without data and weights: steps, parameters, memory of a worker.")
+    ] = False,
+    shape: Annotated[
+        str | None, typer.Option(help="With --dry-run: llava-1.5-7b, llava-1.5-13b or a config.json of the model.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a run's stages, or a study's in numbers and hours, cached or to do. Prepares the data, trains nothing."""
     from pipelines.terminal.inputs import launch_file, run_or_study_file
 
     chosen, where = run_or_study_file(config, overrides or ()), launch_file(launch, settings or ())
+    if dry_run:
+        from pipelines.terminal.dry_run import dry_run as command_without_data
+
+        command_without_data(chosen, where, shape, as_json)
+        return
+    if shape:
+        raise InputError("--shape describes a model that is not here: give --dry-run too")
     from pipelines.terminal.planning import plan as command
 
     command(chosen, where, as_json)

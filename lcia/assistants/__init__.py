@@ -4,6 +4,7 @@
 - `image_text`: a model of images and text of any family, by its own processor
 - `tiny`: the small LLaVAs that ship with the package
 - `original`: LLaVA in its authors' files, put together for `llava`
+- `outline`: what a model and its adapter consist of, counted without weights
 - `adapters`: LoRA adapters of peft, for all families
 - `sharded`: the adapter of a base that FSDP2 has cut up
 - `dialogue`: messages to token ids and labels

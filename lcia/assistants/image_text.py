@@ -41,7 +41,7 @@ def load_image_text(config: ImageTextConfig, lora: LoraConfig, hardware: Hardwar
 
     processor, model = load_parts(config, AutoModelForImageTextToText, hardware)
     _check(config.model, model, processor)
-    whole = _projector(config.model, model) if config.train_projector else []
+    whole = projector_of(config.model, model) if config.train_projector else []
     return ImageTextAssistant(model, processor, lora_form(lora, config.model, whole), config)
 
 
@@ -60,8 +60,8 @@ def _check(name: str, model: Any, processor: Any) -> None:
         )
 
 
-def _projector(name: str, model: Any) -> list[str]:
-    """Names of the projector's linear layers, as peft finds them by their ends.
+def projector_of(name: str, model: Any) -> list[str]:
+    """Names of the linear layers of a model's projector, as peft finds them by their ends.
 
     Not the whole module: some families normalise in it, and strategies know linear layers alone.
     """

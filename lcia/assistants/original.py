@@ -12,8 +12,9 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from safetensors import safe_open
@@ -176,12 +177,13 @@ def read_weights(file: Path) -> Iterator[tuple[str, Found]]:
         InputError: the file is damaged, or holds other things than tensors.
     """
     if file.suffix == ".safetensors":
-        opened = safe_open(file, framework="pt")  # type: ignore[no-untyped-call]
+        # Its stub knows no types.
+        opened: Any = cast("Any", safe_open)(file, framework="pt")
         for name in opened.keys():  # noqa: SIM118 - not a mapping
-            yield name, Found(tuple(opened.get_slice(name).get_shape()), lambda n=name: opened.get_tensor(n))
+            yield name, Found(tuple(opened.get_slice(name).get_shape()), partial(opened.get_tensor, name))
         return
     for name, tensor in _unpickled(file).items():
-        yield name, Found(tuple(tensor.shape), lambda t=tensor: t)
+        yield name, Found(tuple(tensor.shape), tensor.detach)
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
@@ -203,12 +205,13 @@ def _padded(weights: Iterator[tuple[str, Found]], rows: int) -> Iterator[tuple[s
     """With the vocabulary's rows filled up to so many."""
     for name, weight in weights:
         if name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
-            yield name, Found((rows, *weight.shape[1:]), lambda w=weight: _filled(w.read(), rows))
+            yield name, Found((rows, *weight.shape[1:]), partial(_filled, weight, rows))
         else:
             yield name, weight
 
 
-def _filled(weight: Tensor, rows: int) -> Tensor:
+def _filled(given: Found, rows: int) -> Tensor:
+    weight = given.read()
     mean = weight.float().mean(dim=0, keepdim=True).to(weight.dtype)
     return torch.cat([weight, mean.expand(rows - len(weight), -1)])
 

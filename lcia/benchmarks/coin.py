@@ -17,21 +17,23 @@ from lcia.types import Benchmark, FileSource, InputError, InstructionRule, Instr
 
 @dataclass(frozen=True, slots=True)
 class CoinTask:
-    """Facts of one task: its scorers, which text is its instruction, and the file of its test rows."""
+    """Facts of one task: its scorers, which text is its instruction, the file of its test rows, and how many rows are
+    published for training; None: not known to us."""
 
     strict: Scorer
     legacy: Scorer
     instruction: InstructionRule = "last_line"
     test_file: str = "test.json"
+    train_rows: int | None = None
 
 
 # VizWiz and VQAv2 have ten answers for strict and are judged by one in legacy.
 TASKS: Mapping[str, CoinTask] = MappingProxyType(
     {
-        "ScienceQA": CoinTask(*pair("multiple_choice")),
-        "TextVQA": CoinTask(*pair("soft_accuracy"), test_file="val.json"),
-        "ImageNet": CoinTask(*pair("contains"), instruction="after_image"),
-        "GQA": CoinTask(exact_without_dot, exact_without_dot),
+        "ScienceQA": CoinTask(*pair("multiple_choice"), train_rows=12_726),
+        "TextVQA": CoinTask(*pair("soft_accuracy"), test_file="val.json", train_rows=34_602),
+        "ImageNet": CoinTask(*pair("contains"), instruction="after_image", train_rows=129_833),
+        "GQA": CoinTask(exact_without_dot, exact_without_dot, train_rows=72_140),
         "VizWiz": CoinTask(soft_accuracy, legacy_exact, test_file="val.json"),
         "Grounding": CoinTask(*pair("iou"), instruction="before_colon"),
         "VQAv2": CoinTask(soft_accuracy, legacy_exact, test_file="val.json"),

@@ -3,6 +3,7 @@
 - `commands`: run, study, quickstart, report
 - `launching`: launch
 - `planning`: plan and group
+- `dry_run`: plan without data and weights
 - `estimates`: how long stages will take
 - `sessions`: what run, study and quickstart have in common
 - `data_commands`: lcia data ...
