@@ -182,7 +182,7 @@ class Planner:
             base=self._base,
             assistant=config.assistant,
             lora=config.lora,
-            training=config.training,
+            training=config.training.of_tasks(tasks),
             # The first stage of an adapter has nothing to average with, and so shares its key across all bounds.
             strategy=config.strategy.first() if first else config.strategy,
             seed=config.seed,

@@ -45,6 +45,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Look at, check and make data.")
 app.add_typer(data_app, name="data")
+base_app = typer.Typer(cls=Verbs, no_args_is_help=True, help="Make the base that a run tunes.")
+app.add_typer(base_app, name="base")
 
 Config = Annotated[Path, typer.Argument(help="Run configuration (YAML).", show_default=False)]
 Either = Annotated[Path, typer.Argument(help="Configuration of a run or a study (YAML).", show_default=False)]
@@ -114,17 +116,30 @@ def run(
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913 - a parameter for each option
     config: Either,
     overrides: Overrides = None,
     launch: Launch = None,
     settings: LaunchSet = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Without data and weights: steps, parameters, memory of a worker.")
+    ] = False,
+    shape: Annotated[
+        str | None, typer.Option(help="With --dry-run: llava-1.5-7b, llava-1.5-13b or a config.json of the model.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a run's stages, or a study's in numbers and hours, cached or to do. Prepares the data, trains nothing."""
     from pipelines.terminal.inputs import launch_file, run_or_study_file
 
     chosen, where = run_or_study_file(config, overrides or ()), launch_file(launch, settings or ())
+    if dry_run:
+        from pipelines.terminal.dry_run import dry_run as command_without_data
+
+        command_without_data(chosen, where, shape, as_json)
+        return
+    if shape:
+        raise InputError("--shape describes a model that is not here: give --dry-run too")
     from pipelines.terminal.planning import plan as command
 
     command(chosen, where, as_json)
@@ -371,6 +386,26 @@ def data_make(
     from pipelines.terminal.data_commands import make as command
 
     command(chosen.benchmark, folder)
+
+
+@base_app.command("build")
+def base_build(  # noqa: PLR0913 - a parameter for each option
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    language: Annotated[
+        Path, typer.Option(help="Folder of a language model such as vicuna, or of a whole LLaVA of its authors.")
+    ],
+    vision: Annotated[Path, typer.Option(help="Folder of the CLIP vision tower.")],
+    projector: Annotated[
+        Path | None, typer.Option(help="mm_projector.bin of LLaVA's pre-training; without it: the language folder's.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer in place of the language's.")] = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    as_json: AsJson = False,
+) -> None:
+    """Put vicuna, CLIP and a projector (or a LLaVA of its authors) together into a folder that `llava` loads."""
+    from pipelines.terminal.base import build as command
+
+    command(out, (language, vision, projector, tokenizer), dtype, as_json)
 
 
 def main() -> None:

@@ -1,7 +1,10 @@
 """Models that are tuned: a configuration becomes an assistant.
 
 - `llava`: any stock LLaVA
+- `image_text`: a model of images and text of any family, by its own processor
 - `tiny`: the small LLaVAs that ship with the package
+- `original`: LLaVA in its authors' files, put together for `llava`
+- `outline`: what a model and its adapter consist of, counted without weights
 - `adapters`: LoRA adapters of peft, for all families
 - `sharded`: the adapter of a base that FSDP2 has cut up
 - `dialogue`: messages to token ids and labels
@@ -13,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from lcia.config.image_text import ImageTextConfig
 from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
@@ -39,8 +43,9 @@ def build(
     """The frozen base, ready for adapters; `lora` is the form of those it adds, loaded ones bring their own.
 
     Raises:
-        InputError: the model cannot be found, is not a LLaVA, or brings code that is not allowed to run.
+        InputError: the model cannot be found, is of another kind, or brings code that is not allowed to run.
     """
+    from lcia.assistants.image_text import load_image_text
     from lcia.assistants.llava import load
     from lcia.assistants.tiny import load_tiny
 
@@ -50,5 +55,7 @@ def build(
             return load_tiny(config, lora, hardware)
         case LlavaConfig():
             return load(config, lora, hardware)
+        case ImageTextConfig():
+            return load_image_text(config, lora, hardware)
         case _:
             assert_never(config)

@@ -14,6 +14,10 @@ REMEMBERED = 20_000
 """Encoded dialogues kept in memory; a few hundred bytes each for short ones."""
 
 
+Span = tuple[int, int]
+"""The first character and the one after the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """`labels` equal `ids` on the assistant's words and on the token that ends each of its turns."""
@@ -50,17 +54,13 @@ class Dialogue:
         return re.sub(f"(?:{mark})+", lambda run: f"<{len(re.findall(mark, run[0]))} image tokens>", text)
 
     def _encode(self, messages: tuple[Message, ...]) -> Encoded:
-        text, answers = self._render(messages)
-        begins_itself = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        tokens = self.tokenizer(text, add_special_tokens=not begins_itself, return_offsets_mapping=True)
-        ids, labels = tokens["input_ids"], [UNTRAINED] * len(tokens["input_ids"])
-        for k, (start, stop) in enumerate(tokens["offset_mapping"]):
-            if start < stop and any(begin <= start < end for begin, end in answers):
-                labels[k] = ids[k]
+        text, answers = self.render(messages)
+        tokens = self.tokenizer(text, add_special_tokens=not self.begins_itself(text), return_offsets_mapping=True)
+        ids, labels = tokens["input_ids"], labels_of(tokens["input_ids"], tokens["offset_mapping"], answers)
         self._check_images(ids, messages)
         return Encoded(tuple(ids[: self.max_length]), tuple(labels[: self.max_length]))
 
-    def _render(self, messages: tuple[Message, ...]) -> tuple[str, list[tuple[int, int]]]:
+    def render(self, messages: tuple[Message, ...]) -> tuple[str, list[Span]]:
         """The whole text, image tokens expanded, and where in it the answers stand."""
         text, answers, seen = "", [], ""
         for k, message in enumerate(messages):
@@ -75,6 +75,10 @@ class Dialogue:
                 answers.append((len(text), len(text) + len(answer)))
                 text, seen = text + answer, whole
         return text, answers
+
+    def begins_itself(self, text: str) -> bool:
+        """Whether the template has written the token that texts begin with."""
+        return bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
 
     def _template(self, messages: Sequence[Message], opening: bool) -> str:
         """The chat template's text; raises InputError where it refuses a row or leaves out its system turn."""
@@ -101,6 +105,20 @@ class Dialogue:
                 f"a row of {len(ids)} tokens keeps {kept} image tokens of {images} x {self.image_tokens}: raise "
                 f"max_length (now {self.max_length}) or take {IMAGE_TOKEN} out of the row's text"
             )
+
+
+def labels_of(ids: Sequence[int], offsets: Sequence[tuple[int, int]], answers: Sequence[Span]) -> list[int]:
+    """The ids that begin inside an answer, UNTRAINED elsewhere; `offsets`: where in the text each of them stands."""
+    labels = [UNTRAINED] * len(ids)
+    for k, (start, stop) in enumerate(offsets):
+        if start < stop and any(begin <= start < end for begin, end in answers):
+            labels[k] = ids[k]
+    return labels
+
+
+def asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Up to the last user turn."""
+    return messages[:-1] if messages[-1].role == "assistant" else messages
 
 
 def _added(whole: str, before: str) -> str:

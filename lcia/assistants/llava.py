@@ -11,28 +11,32 @@ from torch import Tensor
 
 from lcia.assistants import Hardware
 from lcia.assistants.adapters import LoraAdapters, lora_form
-from lcia.assistants.dialogue import Dialogue, Encoded
+from lcia.assistants.dialogue import Dialogue, Encoded, asked
 from lcia.assistants.pictures import Pictures
+from lcia.config.image_text import ImageTextConfig
 from lcia.config.run import LlavaConfig, LoraConfig
-from lcia.protocols import UNTRAINED, Adapters, Batch
-from lcia.types import InputError, Message, Sample
+from lcia.protocols import UNTRAINED, Adapters, Assistant, Batch
+from lcia.types import InputError, Sample
 
 PROJECTOR = "multi_modal_projector"
 
 
 def load(config: LlavaConfig, lora: LoraConfig, hardware: Hardware) -> LlavaAssistant:
     """A checkpoint by local path or hub id; with `train_projector` each adapter brings a projector of its own."""
-    processor, model = _parts(config, hardware.attn_implementation)
-    model.to(hardware.device or "cpu")
-    if hardware.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    from transformers import LlavaForConditionalGeneration
+
+    processor, model = load_parts(config, LlavaForConditionalGeneration, hardware)
     form = lora_form(lora, config.model, [PROJECTOR] if config.train_projector else [])
     return LlavaAssistant(model, processor, form, max_length=config.max_length, pad=config.pad_image_to_square)
 
 
-def _parts(config: LlavaConfig, attention: str | None) -> tuple[Any, Any]:
-    """Processor and model, the weights from safetensors only."""
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
+def load_parts(config: LlavaConfig | ImageTextConfig, kind: Any, hardware: Hardware) -> tuple[Any, Any]:
+    """Processor and model of a class of transformers, the weights from safetensors only.
+
+    Raises:
+        InputError: there is no such model, or it brings code that is not allowed to run.
+    """
+    from transformers import AutoProcessor
 
     source = {
         "pretrained_model_name_or_path": config.model,
@@ -40,10 +44,9 @@ def _parts(config: LlavaConfig, attention: str | None) -> tuple[Any, Any]:
         # Never unset: transformers would ask on the terminal, and run the code after a "y".
         "trust_remote_code": config.trust_remote_code,
     }
-    loads = {"dtype": config.dtype, "attn_implementation": attention, "use_safetensors": True}
+    loads = {"dtype": config.dtype, "attn_implementation": hardware.attn_implementation, "use_safetensors": True}
     try:
-        processor = AutoProcessor.from_pretrained(**source)
-        return processor, LlavaForConditionalGeneration.from_pretrained(**source, **loads)
+        processor, model = AutoProcessor.from_pretrained(**source), kind.from_pretrained(**source, **loads)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise InputError(
@@ -51,9 +54,13 @@ def _parts(config: LlavaConfig, attention: str | None) -> tuple[Any, Any]:
                 "assistant.trust_remote_code to true, or choose a checkpoint that needs none"
             ) from error
         raise InputError(
-            f"cannot load assistant.model {config.model!r}: give the local folder of a LLaVA with weights as "
+            f"cannot load assistant.model {config.model!r}: give the local folder of {config.wanted} with weights as "
             f"safetensors, or a hub id ({error})"
         ) from error
+    model.to(hardware.device or "cpu")
+    if hardware.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return processor, model
 
 
 class LlavaAssistant:
@@ -88,24 +95,17 @@ class LlavaAssistant:
     def logits(self, module: torch.nn.Module, batch: Batch) -> Tensor:
         inputs = {key: value.to(self.device) for key, value in batch.items() if key != "labels"}
         logits: Tensor = module(**inputs, use_cache=False).logits
-        return logits if "pixel_values" in batch else logits + self._idle_projector()
+        return logits if "pixel_values" in batch else logits + idle(self)
 
     @torch.inference_mode()
     def answer(self, samples: Sequence[Sample], max_new_tokens: int) -> list[str]:
-        encoded = [self.dialogue.encode(_asked(sample.messages)) for sample in samples]
+        encoded = [self.dialogue.encode(asked(sample.messages)) for sample in samples]
         batch = self._batch(samples, encoded, left=True)
         inputs = {key: value.to(self.device) for key, value in batch.items() if key != "labels"}
-        tokens = self.module.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-        answers = tokens[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        return greedy(self.module, self.tokenizer, inputs, max_new_tokens)
 
     def text(self, ids: Sequence[int]) -> str:
         return self.dialogue.text(ids)
-
-    def _idle_projector(self) -> Tensor | float:
-        """Zero that depends on a trained projector: without pictures it still gets a gradient on every worker."""
-        trained = [p for n, p in self.module.named_parameters() if p.requires_grad and self.in_projector(n)]
-        return 0.0 * torch.stack([p.sum() for p in trained]).sum() if trained else 0.0
 
     def _batch(self, samples: Sequence[Sample], encoded: Sequence[Encoded], *, left: bool) -> dict[str, Tensor]:
         width = max(len(row.ids) for row in encoded)
@@ -119,6 +119,14 @@ class LlavaAssistant:
         return {**batch, "pixel_values": self.pictures(images)} if images else batch
 
 
-def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Up to the last user turn."""
-    return messages[:-1] if messages[-1].role == "assistant" else messages
+def greedy(module: Any, tokenizer: Any, inputs: dict[str, Tensor], max_new_tokens: int) -> list[str]:
+    """The text that a model adds to each row of `inputs`, which are padded at their left."""
+    tokens = module.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+    answers = tokens[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+def idle(assistant: Assistant) -> Tensor | float:
+    """Zero that depends on a trained projector: without pictures it still gets a gradient on every worker."""
+    trained = [p for n, p in assistant.module.named_parameters() if p.requires_grad and assistant.in_projector(n)]
+    return 0.0 * torch.stack([p.sum() for p in trained]).sum() if trained else 0.0

@@ -27,7 +27,11 @@ FOLDERS: Mapping[InstructionType, str] = {
 
 
 def _task(
-    name: str, scorers: Pair, images: Origin, test: str = "test.json", instruction: InstructionRule = "last_line"
+    name: str,
+    scorers: Pair,
+    images: Origin,
+    test: str = "test.json",
+    instruction: InstructionRule = "last_line",
 ) -> Published:
     return Published(scorers, f"{name}/train.json", f"{name}/{test}", images, instruction)
 
@@ -38,7 +42,9 @@ TASKS: Mapping[str, Published] = MappingProxyType(
         "ScienceQA": _task(
             "ScienceQA", pair("multiple_choice"), Origin("https://scienceqa.github.io/", "CC BY-NC-SA 4.0")
         ),
-        "TextVQA": _task("TextVQA", pair("soft_accuracy"), Origin("https://textvqa.org/", "CC BY 4.0"), "val.json"),
+        "TextVQA": _task(
+            "TextVQA", pair("soft_accuracy"), Origin("https://textvqa.org/", "CC BY 4.0"), "val.json"
+        ),
         "ImageNet": _task(
             "ImageNet", pair("contains"),
             Origin("https://image-net.org/challenges/LSVRC/", "terms of ImageNet: research only"),
@@ -57,6 +63,12 @@ TASKS: Mapping[str, Published] = MappingProxyType(
         "OCR-VQA": _task("OCRVQA", (exact, exact), Origin("https://ocr-vqa.github.io/", "not stated there")),
     }
 )  # fmt: skip
+
+
+TRAIN_ROWS: Mapping[str, int] = MappingProxyType(
+    {"ScienceQA": 12_726, "TextVQA": 34_602, "ImageNet": 129_833, "GQA": 72_140}
+)
+"""How many rows are published for training, where we know it."""
 
 
 def orders(tasks: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:

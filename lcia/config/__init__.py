@@ -1,6 +1,7 @@
 """What a run is: every key with its own docstring, and how files become configurations.
 
 - `run`: a run, key by key
+- `image_text`: the keys of models of images and text of any family
 - `strategies`: the keys of each strategy
 - `baselines`: those of the strategies of others
 - `watch`: from where on a run warns of what goes wrong

@@ -7,10 +7,12 @@ keys are errors. The names are those of transformers and peft wherever those hav
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from lcia.config.image_text import ImageTextConfig
 from lcia.config.names import TaskName, TaskNames, check_distinct
 from lcia.config.sections import Count, Fraction, Name, Positive, Section, Seed
 from lcia.config.strategies import KroneckerConfig, StrategyConfig
@@ -243,6 +245,8 @@ class TinyConfig(Section):
     shapes on a light ground (`shapes`), for streams like easy-VQA.
     """
 
+    linear_layers: ClassVar[str] = LANGUAGE_LINEAR
+
     kind: Literal["tiny"] = "tiny"
     """The small LLaVA that ships with the package."""
     # Left out of keys while it is the one that was there first: what is stored stays valid.
@@ -254,6 +258,9 @@ class TinyConfig(Section):
 
 class LlavaConfig(Section):
     """Any LlavaForConditionalGeneration by local path or hub id, with its own processor and chat template."""
+
+    linear_layers: ClassVar[str] = LANGUAGE_LINEAR
+    wanted: ClassVar[str] = "a LLaVA"
 
     kind: Literal["llava"]
     """Any `LlavaForConditionalGeneration`."""
@@ -273,7 +280,7 @@ class LlavaConfig(Section):
     """Whether code that lies in the checkpoint's folder or repository may run. It can do whatever you can."""
 
 
-AssistantConfig = Annotated[TinyConfig | LlavaConfig, Field(discriminator="kind")]
+AssistantConfig = Annotated[TinyConfig | LlavaConfig | ImageTextConfig, Field(discriminator="kind")]
 
 
 class LoraConfig(Section):
@@ -291,6 +298,12 @@ class LoraConfig(Section):
     """
 
 
+@cache
+def _with_layers(lora: LoraConfig, layers: str) -> LoraConfig:
+    """One object for equal ones: runs of a study are compared by the parts that they share."""
+    return lora.model_copy(update={"target_modules": layers})
+
+
 class TrainingConfig(Section):
     """One task's tuning. `batch_size` is global: over all workers and accumulated micro-batches."""
 
@@ -300,6 +313,11 @@ class TrainingConfig(Section):
     """Peak learning rate of the projector, where it is trained."""
     batch_size: Count = 16
     """Rows per optimizer step, over all workers and accumulated micro-batches."""
+    # Not written where it is empty: what is stored stays valid. A stage has its own task's size as batch_size.
+    task_batch_sizes: dict[TaskName, Count] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Rows per optimizer step of single tasks, by their names, where they differ from `batch_size`; joint training
+    takes `batch_size`.
+    """
     max_steps: Count | None = None
     """Optimizer steps per task; null: as many as `num_train_epochs` takes."""
     num_train_epochs: Positive = 1.0
@@ -320,6 +338,22 @@ class TrainingConfig(Section):
     """Put rows of similar length into one batch, which saves padding."""
     bf16: bool = False
     """bfloat16 autocast while training, on any device. It changes numbers beyond rounding, so it belongs to the run."""
+
+    def __hash__(self) -> int:
+        # pydantic's own cannot hash a mapping.
+        return hash(self.model_dump_json())
+
+    @property
+    def batch_sizes(self) -> frozenset[int]:
+        """All sizes that a stage may have."""
+        return frozenset({self.batch_size, *self.task_batch_sizes.values()})
+
+    def of_tasks(self, tasks: tuple[str, ...]) -> TrainingConfig:
+        """What one stage is tuned with."""
+        if not self.task_batch_sizes:
+            return self
+        size = self.task_batch_sizes.get(tasks[0], self.batch_size) if len(tasks) == 1 else self.batch_size
+        return self.model_copy(update={"batch_size": size, "task_batch_sizes": {}})
 
 
 # --- grouping -------------------------------------------------------------------------------------------------------
@@ -506,6 +540,15 @@ class RunConfig(Section):
     def uses_old_data(self) -> bool:
         """Whether rows of a task are trained on after the task: tables mark such a run, for a stream's data is gone."""
         return self.protocol == "multitask" or (self.is_stream and self.data.replay > 0)
+
+    @model_validator(mode="after")
+    def _layers_are_those_of_the_model(self) -> RunConfig:
+        """Unless the configuration names the layers that get an adapter."""
+        layers = self.assistant.linear_layers
+        if "target_modules" not in self.lora.model_fields_set and self.lora.target_modules != layers:
+            # The whole is frozen for its readers, and not ready yet.
+            object.__setattr__(self, "lora", _with_layers(self.lora, layers))
+        return self
 
     @model_validator(mode="after")
     def _tasks_are_named_once(self) -> RunConfig:

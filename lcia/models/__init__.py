@@ -2,4 +2,5 @@
 
 - `identity`: what makes two models the same
 - `preflight`: whether a model can be loaded, and which layers LoRA would meet
+- `memory`: how much memory of a device training takes, by arithmetic
 """

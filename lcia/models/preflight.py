@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from lcia.assistants.tiny import BASES
+from lcia.config.image_text import ImageTextConfig
 from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 from lcia.models.identity import hub_file
 from lcia.types import InputError
@@ -29,9 +30,13 @@ def check_base(config: AssistantConfig, lora: LoraConfig) -> None:
         case LlavaConfig():
             folder = model_folder("assistant.model", config.model, config.revision)
             _check_llava(config.model, folder)
+        case ImageTextConfig():
+            folder = model_folder("assistant.model", config.model, config.revision)
         case _:
             assert_never(config)
-    if files := _weight_files(folder):
+    files = _weight_files(folder)
+    # Files of many families hold other names than their classes; ends of names are the same in both.
+    if files and not (isinstance(config, ImageTextConfig) and isinstance(lora.target_modules, str)):
         check_targets(lora.target_modules, list(_layers(files)))
 
 

@@ -47,7 +47,7 @@ def pools(runs: Sequence[RunConfig], launch: LaunchConfig, cluster: ClusterConfi
     """
     _check_storage(launch.storage)
     _check_head(cluster.head)
-    for size in {run.training.batch_size for run in runs}:
+    for size in {size for run in runs for size in run.training.batch_sizes}:
         launch.check_batch(size)
     needed = [_pool(ACTOR_POOL, cluster.embed, launch.actors(embed=any(run.grouping.enabled for run in runs)))]
     if any(run.trains for run in runs):

@@ -3,9 +3,11 @@
 - `commands`: run, study, quickstart, report
 - `launching`: launch
 - `planning`: plan and group
+- `dry_run`: plan without data and weights
 - `estimates`: how long stages will take
 - `sessions`: what run, study and quickstart have in common
 - `data_commands`: lcia data ...
+- `base`: lcia base ...
 - `housekeeping`: runs and clean
 - `doctor`: what this machine has and lacks
 - `cluster_doctor`: whether the nodes of a Ray cluster fit

@@ -47,8 +47,13 @@ def check_words(configs: Iterable[RunConfig], launch: LaunchConfig) -> None:
     """Orders that name tasks which are not there, and batches that cannot be split."""
     built = cache(benchmarks.build)
     for config in configs:
-        built(config.benchmark).order(config.order)
-        launch.check_batch(config.training.batch_size)
+        benchmark = built(config.benchmark)
+        benchmark.order(config.order)
+        tasks = benchmark.order(None)
+        if unknown := sorted(config.training.task_batch_sizes.keys() - set(tasks)):
+            raise InputError(f"training.task_batch_sizes names {', '.join(unknown)}; there are {', '.join(tasks)}")
+        for size in config.training.batch_sizes:
+            launch.check_batch(size)
 
 
 # Files ------------------------------------------------------------------------------------------------------------

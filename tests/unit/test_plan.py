@@ -262,3 +262,16 @@ def test_an_entry_asks_about_its_task_with_that_task_s_shards() -> None:
             assert (cell.stage.base, cell.stage.max_new_tokens) == ("base", 32)
         for stage in made.trains:
             assert stage.shards == tuple(f"{task}/train" for task in stage.tasks)
+
+
+def test_a_task_s_own_batch_size_is_that_of_its_stage_and_of_no_other() -> None:
+    sizes = {"GQA": 4, "Grounding": 12}
+    given = _plan(training={"batch_size": 8, "task_batch_sizes": sizes}, grouping={"enabled": False})
+    assert [stage.training.batch_size for stage in given.trains] == [4, 12, 8]
+    # The first stage is the one that a run with this size for all tasks would train.
+    assert given.trains[0].key == _plan(training={"batch_size": 4}, grouping={"enabled": False}).trains[0].key
+
+
+def test_joint_training_has_one_batch_size() -> None:
+    [stage] = _plan(protocol="multitask", training={"batch_size": 8, "task_batch_sizes": {"GQA": 4}}).trains
+    assert (stage.training.batch_size, dict(stage.training.task_batch_sizes)) == (8, {})

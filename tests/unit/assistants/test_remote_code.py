@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from lcia import assistants, embedders
 from lcia.assistants.tiny import TINY_BASE
 from lcia.config.baselines import SequentialConfig
+from lcia.config.image_text import ImageTextConfig
 from lcia.config.run import ClipConfig, LlavaConfig, TextConfig, TrainingConfig
 from lcia.stage import EmbedStage, TrainStage
 from lcia.types import InputError
@@ -111,6 +112,12 @@ def test_such_code_is_refused_with_the_key_that_allows_it(
     load, message = LOADS[kind]
     with pytest.raises(InputError, match=message):
         load(request.getfixturevalue(kind))
+    assert (asked, mark.exists()) == ([], False)
+
+
+def test_a_model_of_images_and_text_is_refused_alike(llava: Path, asked: list[str], mark: Path) -> None:
+    with pytest.raises(InputError, match=r"assistant\.trust_remote_code"):
+        assistants.build(ImageTextConfig(kind="image_text", model=str(llava)))
     assert (asked, mark.exists()) == ([], False)
 
 

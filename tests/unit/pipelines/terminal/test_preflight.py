@@ -42,6 +42,8 @@ def test_the_default_run_passes_and_leaves_nothing_but_the_storage_folder(tmp_pa
     [
         (["order=[Cooking]"], {}, "order names Cooking"),
         (["training.batch_size=3"], {"num_workers": 2}, "cannot be split"),
+        (["training.task_batch_sizes={GQA: 3}"], {"num_workers": 2}, "batch_size 3 cannot be split"),
+        (["training.task_batch_sizes={Cooking: 4}"], {}, "task_batch_sizes names Cooking; there are ScienceQA"),
         (["assistant.kind=llava", "assistant.model=/nope"], {}, "assistant.model: there is no folder /nope"),
         (["lora.target_modules=nothing"], {}, "lora.target_modules: 'nothing' matches no layer"),
         (["grouping.embedder.kind=text", "grouping.embedder.model=/nope"], {}, "embedder.model: there is no folder"),
