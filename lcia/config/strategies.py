@@ -119,6 +119,22 @@ class CurvatureConfig(Section):
         return self.model_copy(update={"lambda_": 0.0, "pull": 0.0})
 
 
+class PemaConfig(Section):
+    """The authors' next rule (MAGE): one weight per entry, (g + 1) (d' g^2 + epsilon I)^-1, else the fallback."""
+
+    kind: Literal["pema"]
+    """Squared gradients as the curvature."""
+    fallback: Fraction = 0.99
+    """The weight of the old average where the formula leaves (0, 1)."""
+    epsilon: Positive = 1e-5
+    """What is added to the diagonal of the matrix before it is inverted."""
+    missing_gradient: Literal["error", "skip", "zero"] = "error"
+    """What a tensor without a gradient means: an error, no average in this step, or a gradient of zeros."""
+
+    def first(self) -> StrategyConfig:
+        return SequentialConfig()
+
+
 class EwcConfig(Section):
     """Elastic weight consolidation (the pull alone), with the same F_old as `curvature`."""
 
@@ -195,6 +211,7 @@ StrategyConfig: TypeAlias = (
     | OfficialConfig
     | ProximalConfig
     | CurvatureConfig
+    | PemaConfig
     | EwcConfig
     | KroneckerConfig
     | GpmConfig

@@ -4,6 +4,7 @@
 - `rules`: how the balance weight beta follows from sums
 - `scalar`: one beta for each tensor, layer or model
 - `curvature`: one beta for each entry
+- `pema`: one beta for each entry, from the inverse of a matrix
 - `buffers`: what a scalar rule keeps, and the sums it asks for
 - `tally`: what happened to beta, counted on the device
 - `tracked`: the parameters that are followed
@@ -12,7 +13,8 @@
 """
 
 from lcia.ema.dynamic import DynamicEma, Rule
+from lcia.ema.pema import Pema
 from lcia.ema.rules import Curvature, Fixed, Official, Paper, Proximal
 from lcia.ema.scalar import Options
 
-__all__ = ["Curvature", "DynamicEma", "Fixed", "Official", "Options", "Paper", "Proximal", "Rule"]
+__all__ = ["Curvature", "DynamicEma", "Fixed", "Official", "Options", "Paper", "Pema", "Proximal", "Rule"]

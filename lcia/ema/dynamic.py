@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lcia.ema.curvature import CurvatureAverage
+from lcia.ema.pema import Pema, PemaAverage
 from lcia.ema.rules import Curvature, ScalarRule
 from lcia.ema.scalar import Options, ScalarAverage
 from lcia.ema.sharding import local
 from lcia.ema.tracked import Named, Tracked
 
-Rule: TypeAlias = ScalarRule | Curvature
+Rule: TypeAlias = ScalarRule | Curvature | Pema
 
 
 class DynamicEma:
@@ -44,11 +45,13 @@ class DynamicEma:
         old_curvature: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.tracked = Tracked(parameters)
-        self.engine: ScalarAverage | CurvatureAverage
+        self.engine: ScalarAverage | CurvatureAverage | PemaAverage
         if isinstance(rule, Curvature):
             self.engine = CurvatureAverage(self.tracked, rule, old_curvature or {}, options.missing_gradient)
         elif old_curvature:
             raise ValueError(f"the rule {type(rule).__name__} has no use for old_curvature: leave it out")
+        elif isinstance(rule, Pema):
+            self.engine = PemaAverage(self.tracked, rule, options.missing_gradient)
         else:
             self.engine = ScalarAverage(self.tracked, rule, options)
         self._handles: list[RemovableHandle] = []

@@ -30,7 +30,7 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
     """The strategy of a stage of `steps` optimizer steps."""
     # Imported here, so that the average can be used without the configuration's dependencies.
     from lcia.config import strategies as m
-    from lcia.ema import Options, rules
+    from lcia.ema import Options, Pema, rules
     from lcia.strategies.average import EmaStrategy
     from lcia.strategies.ewc import EwcStrategy
     from lcia.strategies.gpm import Gpm, GpmStrategy
@@ -49,6 +49,8 @@ def build(config: StrategyConfig, steps: int) -> Strategy:
         case m.CurvatureConfig():
             curvature = rules.Curvature(config.lambda_, config.short_average, config.pull, config.moment)
             return EmaStrategy(curvature, Options(missing_gradient=config.missing_gradient))
+        case m.PemaConfig():
+            return EmaStrategy(Pema(config.fallback, config.epsilon), Options(missing_gradient=config.missing_gradient))
         case m.EwcConfig():
             return EwcStrategy(config.pull, config.missing_gradient)
         case m.KroneckerConfig():
