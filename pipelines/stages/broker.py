@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,8 +53,9 @@ class Broker:
         self.changed_at: dict[str, int] = {}
         """When the progress of a stage changed last, counted in changes; the newest last."""
         self.changes = 0
-        self.followed: list[tuple[tuple[str, ...], list[str]]] = []
-        """What each run waits for, and the part of it that may not be settled."""
+        self.followed: dict[int, tuple[tuple[str, ...], list[str]]] = {}
+        """What each run waits for, and the part of it that may not be settled, by the number under which it waits."""
+        self.followers = itertools.count()
         self.trainings: WorkQueue[Training] = WorkQueue()
         self.row_ranges: WorkQueue[RowRange] = WorkQueue()
         self.servers: Counter[ServerKind] = Counter()
@@ -96,11 +98,13 @@ class Broker:
 
     async def follow(self, keys: Sequence[str]) -> int:
         """Notes what a run waits for; the number under which it waits."""
-        self.followed.append((tuple(keys), list(keys)))
-        return len(self.followed) - 1
+        number = next(self.followers)
+        self.followed[number] = tuple(keys), list(keys)
+        return number
 
     async def wait(self, number: int, patience: float = 1.0) -> dict[str, str] | NotYet:
-        """Errors by key of what is followed under `number`; NotYet if a key is still open after `patience` seconds."""
+        """Errors by key of what is followed under `number`, which is not asked for again; NotYet if a key is still open
+        after `patience` seconds."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + patience
         async with self.change:
@@ -108,7 +112,7 @@ class Broker:
                 if (left := deadline - clock()) <= 0:
                     return NotYet()
                 await self._pause(left)
-            return await self.failed(self.followed[number][0])
+            return await self.failed(self.followed.pop(number)[0])
 
     def _is_open(self, number: int) -> bool:
         """Whether something that is followed is neither done nor failed; looks at each key but a few times in all."""
