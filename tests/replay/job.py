@@ -35,7 +35,8 @@ class Surroundings:
 
 @dataclass
 class Attempt:
-    """One cluster of a RayJob. `groups`: the worker group of each worker pod."""
+    """One cluster of a RayJob. `groups`: the worker group of each worker pod; `out_of_sight`: the operator has given it
+    up, though its pods live on."""
 
     cluster: Cluster
     token: str
@@ -43,6 +44,7 @@ class Attempt:
     workers: dict[str, Pod] = field(default_factory=dict)
     groups: dict[str, Manifest] = field(default_factory=dict)
     submitter: Pod | None = None
+    out_of_sight: bool = False
 
     def of_group(self, name: str) -> list[Pod]:
         """The worker pods of a group."""
@@ -77,6 +79,10 @@ class Replay:
         """Ends a pod without notice, as the loss of its machine would."""
         self._lab.kill(pod)
 
+    def lose_sight(self) -> None:
+        """Gives up the newest attempt and leaves its pods alone, as when nothing hears of its nodes any more."""
+        self.attempt.out_of_sight = True
+
     def later(self, seconds: float, do: Callable[[], None]) -> None:
         """Does something when so much time has passed and the job still runs."""
         self._later.append((time.monotonic() + seconds, do))
@@ -90,7 +96,8 @@ class Replay:
             self.tell(f"attempt {len(self.attempts)}: {status}")
             if status == "SUCCEEDED" or len(self.attempts) > self.job["spec"]["backoffLimit"]:
                 return status
-            self.end_attempt()
+            if not self.attempt.out_of_sight:
+                self.end_attempt()
 
     def end_attempt(self) -> None:
         """Deletes the pods of the newest attempt."""
@@ -169,6 +176,8 @@ class Replay:
             disturb(self)
             self._do_what_is_due()
             attempt = self.attempt
+            if attempt.out_of_sight:
+                return "OUT OF SIGHT"
             if not attempt.head.alive:
                 return "HEAD LOST"
             for name, pod in list(attempt.workers.items()):

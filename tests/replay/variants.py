@@ -84,6 +84,11 @@ def kill_head(replay: Replay) -> str:
     return "the head's pod killed"
 
 
+def lose_sight(replay: Replay) -> str:
+    replay.lose_sight()
+    return "the cluster given up while its pods live on"
+
+
 def cut_worker(seconds: float) -> Fault:
     """Cuts the network of a training worker for so long; the job goes on meanwhile."""
 
@@ -111,6 +116,7 @@ VARIANTS = {
     "worker": Variant("a training worker's pod killed in mid-stage", (kill_worker,)),
     "head": Variant("the head's pod killed in mid-stage", (kill_head,)),
     "network": Variant("the network of a training worker cut for 60 s", (cut_worker(60.0),)),
+    "older": Variant("the cluster given up, and its pods go on beside a new one", (lose_sight,)),
     "s3": Variant("S3, token, secrets; a worker's pod killed", (kill_worker,), s3=True),
     "study": Variant("a study of two seeds", study=True),
     "all": Variant("S3, token, secrets; a worker's pod killed, then the head's", (kill_worker, kill_head), s3=True),

@@ -76,6 +76,12 @@ def trained_in(played: Played, attempt: int) -> list[str]:
     return [task for task in stream.RUN["benchmark"]["tasks"] if f"train {task} " in text]
 
 
+def gave_way(played: Played) -> list[bool]:
+    """Of each attempt that was left alone beside a newer one, whether its driver has stopped for that reason."""
+    left = [attempt.submitter for attempt in played.replay.attempts if attempt.out_of_sight]
+    return [pod is not None and "has begun in this storage, so this one" in pod.log.read_text() for pod in left]
+
+
 def row(played: Played, reference: Reference, about: str) -> dict[str, Any]:
     """A line of the table: what struck, and what was repeated."""
     found = differences(played, reference)
@@ -90,6 +96,7 @@ def row(played: Played, reference: Reference, about: str) -> dict[str, Any]:
         "struck": [f"{told}, checkpoint {step} there" for told, step in played.struck],
         "continued": again,
         "trained by attempt": [trained_in(played, number) for number in range(len(played.replay.attempts))],
+        "gave way": gave_way(played),
         "differences": found,
         "leaks": played.leaks() if played.secrets else "not planted",
         "seconds": round(played.replay.events[-1][0]),
