@@ -1,10 +1,13 @@
 """Models that are tuned: a configuration becomes an assistant.
 
 - `llava`: any stock LLaVA
+- `causal`: any language model with a causal head, such as Llama
+- `seq2seq`: any model of an encoder and a decoder, such as T5
 - `tiny`: the small LLaVAs that ship with the package
 - `adapters`: LoRA adapters of peft, for all families
 - `sharded`: the adapter of a base that FSDP2 has cut up
 - `dialogue`: messages to token ids and labels
+- `language`: what the models of text alone share
 - `pictures`: encoded images to pixel values
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
@@ -39,8 +43,9 @@ def build(
     """The frozen base, ready for adapters; `lora` is the form of those it adds, loaded ones bring their own.
 
     Raises:
-        InputError: the model cannot be found, is not a LLaVA, or brings code that is not allowed to run.
+        InputError: the model cannot be found, is of another family, or brings code that is not allowed to run.
     """
+    from lcia.assistants import causal, seq2seq
     from lcia.assistants.llava import load
     from lcia.assistants.tiny import load_tiny
 
@@ -50,5 +55,9 @@ def build(
             return load_tiny(config, lora, hardware)
         case LlavaConfig():
             return load(config, lora, hardware)
+        case CausalConfig():
+            return causal.load(config, lora, hardware)
+        case Seq2SeqConfig():
+            return seq2seq.load(config, lora, hardware)
         case _:
             assert_never(config)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lcia.assistants import Hardware
 from lcia.assistants.adapters import LoraAdapters, lora_form
-from lcia.assistants.dialogue import Dialogue, Encoded
+from lcia.assistants.dialogue import Dialogue, Encoded, asked, padded
 from lcia.assistants.pictures import Pictures
 from lcia.config.run import LlavaConfig, LoraConfig
-from lcia.protocols import UNTRAINED, Adapters, Batch
-from lcia.types import InputError, Message, Sample
+from lcia.protocols import Adapters, Batch
+from lcia.types import InputError, Sample
 
 PROJECTOR = "multi_modal_projector"
 
@@ -92,7 +92,7 @@ class LlavaAssistant:
 
     @torch.inference_mode()
     def answer(self, samples: Sequence[Sample], max_new_tokens: int) -> list[str]:
-        encoded = [self.dialogue.encode(_asked(sample.messages)) for sample in samples]
+        encoded = [self.dialogue.encode(asked(sample.messages)) for sample in samples]
         batch = self._batch(samples, encoded, left=True)
         inputs = {key: value.to(self.device) for key, value in batch.items() if key != "labels"}
         tokens = self.module.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
@@ -108,17 +108,6 @@ class LlavaAssistant:
         return 0.0 * torch.stack([p.sum() for p in trained]).sum() if trained else 0.0
 
     def _batch(self, samples: Sequence[Sample], encoded: Sequence[Encoded], *, left: bool) -> dict[str, Tensor]:
-        width = max(len(row.ids) for row in encoded)
-        ids = torch.full((len(encoded), width), self.tokenizer.pad_token_id)
-        labels, mask = torch.full_like(ids, UNTRAINED), torch.zeros_like(ids)
-        for k, row in enumerate(encoded):
-            where = slice(width - len(row.ids), width) if left else slice(len(row.ids))
-            ids[k, where], labels[k, where], mask[k, where] = torch.tensor(row.ids), torch.tensor(row.labels), 1
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        batch = padded(encoded, self.tokenizer.pad_token_id, left=left)
         images = [image for sample in samples for image in sample.images]
         return {**batch, "pixel_values": self.pictures(images)} if images else batch
-
-
-def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Up to the last user turn."""
-    return messages[:-1] if messages[-1].role == "assistant" else messages

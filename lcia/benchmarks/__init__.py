@@ -2,6 +2,7 @@
 
 - `coin`: the facts of CoIN's tasks, and CoIN in its authors' files
 - `minicoin`: the same tasks with generated rows
+- `instrdialog`: the InstrDialog stream of CITB in files of Super-NaturalInstructions
 - `custom`: streams named in a configuration
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from lcia.benchmarks import coin, custom, minicoin
+from lcia.benchmarks import coin, custom, instrdialog, minicoin
+from lcia.config.instrdialog import InstrDialogConfig
 from lcia.config.run import BenchmarkConfig, CoinConfig, CustomConfig, MiniCoinConfig
 from lcia.types import Benchmark
 
@@ -30,6 +32,8 @@ def _whole(config: BenchmarkConfig) -> Benchmark:
             return minicoin.benchmark(config)
         case CoinConfig():
             return coin.benchmark(config)
+        case InstrDialogConfig():
+            return instrdialog.benchmark(config)
         case CustomConfig():
             return custom.benchmark(config)
         case _:

@@ -1,6 +1,8 @@
 """What a run is: every key with its own docstring, and how files become configurations.
 
 - `run`: a run, key by key
+- `language`: the keys of models of text alone
+- `instrdialog`: the keys of streams of Super-NaturalInstructions
 - `strategies`: the keys of each strategy
 - `watch`: from where on a run warns of what goes wrong
 - `sections`: the base of all sections

@@ -11,6 +11,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from lcia.config.instrdialog import InstrDialogConfig
+from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.names import TaskName, TaskNames, check_distinct
 from lcia.config.sections import Count, Fraction, Name, Positive, Section, Seed
 from lcia.config.strategies import KroneckerConfig, StrategyConfig
@@ -140,7 +142,7 @@ class CustomConfig(Section):
     """Into how many short tasks each task is cut, which alternate in the stream: `GQA.1`, `VizWiz.1`, `GQA.2` ..."""
 
 
-BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | CustomConfig, Field(discriminator="kind")]
+BenchmarkConfig = Annotated[MiniCoinConfig | CoinConfig | InstrDialogConfig | CustomConfig, Field(discriminator="kind")]
 
 
 class NoiseConfig(Section):
@@ -178,6 +180,8 @@ class TinyConfig(Section):
     shapes on a light ground (`shapes`), for streams like easy-VQA.
     """
 
+    linear_layers: ClassVar[str] = LANGUAGE_LINEAR
+
     kind: Literal["tiny"] = "tiny"
     """The small LLaVA that ships with the package."""
     # Left out of keys while it is the one that was there first: what is stored stays valid.
@@ -189,6 +193,8 @@ class TinyConfig(Section):
 
 class LlavaConfig(Section):
     """Any LlavaForConditionalGeneration by local path or hub id, with its own processor and chat template."""
+
+    linear_layers: ClassVar[str] = LANGUAGE_LINEAR
 
     kind: Literal["llava"]
     """Any `LlavaForConditionalGeneration`."""
@@ -208,7 +214,7 @@ class LlavaConfig(Section):
     """Whether code that lies in the checkpoint's folder or repository may run. It can do whatever you can."""
 
 
-AssistantConfig = Annotated[TinyConfig | LlavaConfig, Field(discriminator="kind")]
+AssistantConfig = Annotated[TinyConfig | LlavaConfig | CausalConfig | Seq2SeqConfig, Field(discriminator="kind")]
 
 
 class LoraConfig(Section):
@@ -222,7 +228,7 @@ class LoraConfig(Section):
     """Share of an adapter's inputs dropped in training."""
     target_modules: str | tuple[str, ...] = LANGUAGE_LINEAR
     """Which linear layers get an adapter: a regular expression for whole module names, a list of names or their ends,
-    or `all-linear`.
+    or `all-linear`. Models of text alone start from `all-linear`.
     """
 
 
@@ -436,6 +442,16 @@ class RunConfig(Section):
     def groups(self) -> bool:
         """Whether tasks are put into groups by their instructions."""
         return self.grouping.enabled and self.is_stream
+
+    @model_validator(mode="after")
+    def _layers_are_those_of_the_model(self) -> RunConfig:
+        """Unless the configuration names the layers that get an adapter."""
+        layers = self.assistant.linear_layers
+        if "target_modules" not in self.lora.model_fields_set and self.lora.target_modules != layers:
+            lora = self.lora.model_copy(update={"target_modules": layers})
+            # The whole is frozen for its readers, and not ready yet.
+            object.__setattr__(self, "lora", lora)
+        return self
 
     @model_validator(mode="after")
     def _tasks_are_named_once(self) -> RunConfig:
