@@ -11,7 +11,7 @@ IMAGE_TOKEN = "<image>"
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 Format: TypeAlias = Literal["llava", "chat", "prompt", "parquet", "webdataset"]
-InstructionRule: TypeAlias = Literal["last_line", "first_line", "before_colon", "after_image", "whole"]
+InstructionRule: TypeAlias = Literal["last_line", "first_line", "before_colon", "after_image", "definition", "whole"]
 InstructionType: TypeAlias = Literal["origin", "diverse", "10type"]
 Parallelism: TypeAlias = Literal["ddp", "fsdp2"]
 """What each training worker holds: the whole model, or a shard of it."""
@@ -129,7 +129,33 @@ def _file_name(place: str) -> str:
     return place.rstrip("/").rpartition("/")[2]
 
 
-Source: TypeAlias = FileSource | GeneratedSource
+@dataclass(frozen=True, slots=True)
+class InstancesSource:
+    """The instances of one task file of Super-NaturalInstructions that are dealt out to one split.
+
+    `path` is a local path or an fsspec/pyarrow URL; `sizes` are the rows that test, validation and train ask for, in
+    which order they are served; `seed` is what the rows are drawn by (None: the file's order). `examples`: how many of
+    the task's positive examples stand in every question.
+    """
+
+    path: str
+    split: Split
+    sizes: tuple[int, int, int]
+    seed: int | None
+    examples: int
+
+    @property
+    def known_rows(self) -> int | None:
+        """None: a file may hold fewer than it is asked for."""
+        return None
+
+    @property
+    def identifying(self) -> dict[str, object]:
+        """What tells its rows from others', but for what lies in the file; rows without an id are called after it."""
+        return asdict(replace(self, path=_file_name(self.path)))
+
+
+Source: TypeAlias = FileSource | GeneratedSource | InstancesSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,7 @@ def check(base: Path, steps: int = 100, rows: int = 800) -> dict[str, dict[str, 
     """Strict scores of MiniCoIN's tasks: untuned, after `steps` of LoRA on one task, and after as many each on all."""
     assistant = load(LlavaSettings(kind="llava", model=str(base), dtype="float32"), LoraSettings(), Hardware())
     tasks = benchmark(MiniCoinConfig(train_size=rows)).tasks
-    trained = {task.name: _rows(task.train) for task in tasks}
+    trained = {task.name: _rows(task.train) for task in tasks if task.train}
     scores: dict[str, dict[str, float]] = {task.name: {"zero_shot": _score(assistant, task)} for task in tasks}
     for task in tasks:
         tune(assistant, trained[task.name], steps)

@@ -2,12 +2,15 @@
 
 - `llava`: any stock LLaVA
 - `image_text`: a model of images and text of any family, by its own processor
+- `causal`: any language model with a causal head, such as Llama
+- `seq2seq`: any model of an encoder and a decoder, such as T5
 - `tiny`: the small LLaVAs that ship with the package
 - `original`: LLaVA in its authors' files, put together for `llava`
 - `outline`: what a model and its adapter consist of, counted without weights
 - `adapters`: LoRA adapters of peft, for all families
 - `sharded`: the adapter of a base that FSDP2 has cut up
 - `dialogue`: messages to token ids and labels
+- `language`: what the models of text alone share
 - `pictures`: encoded images to pixel values
 """
 
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from lcia.config.image_text import ImageTextConfig
+from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
@@ -43,8 +47,9 @@ def build(
     """The frozen base, ready for adapters; `lora` is the form of those it adds, loaded ones bring their own.
 
     Raises:
-        InputError: the model cannot be found, is of another kind, or brings code that is not allowed to run.
+        InputError: the model cannot be found, is of another family, or brings code that is not allowed to run.
     """
+    from lcia.assistants import causal, seq2seq
     from lcia.assistants.image_text import load_image_text
     from lcia.assistants.llava import load
     from lcia.assistants.tiny import load_tiny
@@ -57,5 +62,9 @@ def build(
             return load(config, lora, hardware)
         case ImageTextConfig():
             return load_image_text(config, lora, hardware)
+        case CausalConfig():
+            return causal.load(config, lora, hardware)
+        case Seq2SeqConfig():
+            return seq2seq.load(config, lora, hardware)
         case _:
             assert_never(config)

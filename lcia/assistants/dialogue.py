@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lcia.protocols import UNTRAINED
 from lcia.types import IMAGE_TOKEN, InputError, Message
@@ -38,6 +42,11 @@ class Dialogue:
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.image_tokens, self.max_length = image_tokens, max_length
         self._memory: dict[tuple[Message, ...], Encoded] = {}
+
+    @classmethod
+    def of_text(cls, processor: Any) -> Dialogue:
+        """For rows without images, which are not cut; `processor` has a tokenizer and a chat template."""
+        return cls(processor, image_tokens=0, max_length=sys.maxsize)
 
     def encode(self, messages: tuple[Message, ...]) -> Encoded:
         """A dialogue that ends with a user turn is followed by the words that open an answer."""
@@ -98,6 +107,8 @@ class Dialogue:
         return answer.rstrip() if answer.rstrip().endswith(end) else answer.rstrip() + end
 
     def _check_images(self, ids: Sequence[int], messages: Sequence[Message]) -> None:
+        if not self.image_tokens:
+            return
         images = sum(message.content.count(IMAGE_TOKEN) for message in messages)
         kept = ids[: self.max_length].count(self.image_id)
         if kept != images * self.image_tokens:
@@ -114,6 +125,17 @@ def labels_of(ids: Sequence[int], offsets: Sequence[tuple[int, int]], answers: S
         if start < stop and any(begin <= start < end for begin, end in answers):
             labels[k] = ids[k]
     return labels
+
+
+def padded(rows: Sequence[Encoded], pad: int, *, left: bool) -> dict[str, Tensor]:
+    """input_ids, attention_mask and labels [batch, tokens], filled up at the right end, or at the left to generate."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    labels, mask = torch.full_like(ids, UNTRAINED), torch.zeros_like(ids)
+    for k, row in enumerate(rows):
+        where = slice(width - len(row.ids), width) if left else slice(len(row.ids))
+        ids[k, where], labels[k, where], mask[k, where] = torch.tensor(row.ids), torch.tensor(row.labels), 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:

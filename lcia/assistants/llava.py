@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lcia.assistants import Hardware
 from lcia.assistants.adapters import LoraAdapters, lora_form
-from lcia.assistants.dialogue import Dialogue, Encoded, asked
+from lcia.assistants.dialogue import Dialogue, Encoded, asked, padded
 from lcia.assistants.pictures import Pictures
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.run import LlavaConfig, LoraConfig
-from lcia.protocols import UNTRAINED, Adapters, Assistant, Batch
+from lcia.protocols import Adapters, Assistant, Batch
 from lcia.types import InputError, Sample
 
 PROJECTOR = "multi_modal_projector"
@@ -108,13 +108,7 @@ class LlavaAssistant:
         return self.dialogue.text(ids)
 
     def _batch(self, samples: Sequence[Sample], encoded: Sequence[Encoded], *, left: bool) -> dict[str, Tensor]:
-        width = max(len(row.ids) for row in encoded)
-        ids = torch.full((len(encoded), width), self.tokenizer.pad_token_id)
-        labels, mask = torch.full_like(ids, UNTRAINED), torch.zeros_like(ids)
-        for k, row in enumerate(encoded):
-            where = slice(width - len(row.ids), width) if left else slice(len(row.ids))
-            ids[k, where], labels[k, where], mask[k, where] = torch.tensor(row.ids), torch.tensor(row.labels), 1
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        batch = padded(encoded, self.tokenizer.pad_token_id, left=left)
         images = [image for sample in samples for image in sample.images]
         return {**batch, "pixel_values": self.pictures(images)} if images else batch
 

@@ -6,6 +6,7 @@
 - `ucit`: UCIT's six tasks
 - `mllm_cl`: MLLM-CL's five domains and four abilities
 - `trace`: TRACE's eight text tasks
+- `instrdialog`: the InstrDialog stream of CITB in files of Super-NaturalInstructions
 - `custom`: streams named in a configuration
 """
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from lcia.benchmarks import coin, custom, minicoin, mllm_cl, trace, ucit
+from lcia.benchmarks import coin, custom, instrdialog, minicoin, mllm_cl, trace, ucit
+from lcia.config.instrdialog import InstrDialogConfig
 from lcia.config.run import (
     BenchmarkConfig,
     CoinConfig,
@@ -48,6 +50,8 @@ def _whole(config: BenchmarkConfig) -> Benchmark:
             return mllm_cl.benchmark(config)
         case TraceConfig():
             return trace.benchmark(config)
+        case InstrDialogConfig():
+            return instrdialog.benchmark(config)
         case CustomConfig():
             return custom.benchmark(config)
         case _:

@@ -2,6 +2,8 @@
 
 - `run`: a run, key by key
 - `image_text`: the keys of models of images and text of any family
+- `language`: the keys of models of text alone
+- `instrdialog`: the keys of streams of Super-NaturalInstructions
 - `strategies`: the keys of each strategy
 - `baselines`: those of the strategies of others
 - `watch`: from where on a run warns of what goes wrong

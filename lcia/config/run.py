@@ -13,6 +13,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lcia.config.image_text import ImageTextConfig
+from lcia.config.instrdialog import InstrDialogConfig
+from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.names import TaskName, TaskNames, check_distinct
 from lcia.config.sections import Count, Fraction, Name, Positive, Section, Seed
 from lcia.config.strategies import KroneckerConfig, StrategyConfig
@@ -201,7 +203,8 @@ class CustomConfig(Section):
 
 
 BenchmarkConfig = Annotated[
-    MiniCoinConfig | CoinConfig | UcitConfig | MllmClConfig | TraceConfig | CustomConfig, Field(discriminator="kind")
+    MiniCoinConfig | CoinConfig | UcitConfig | MllmClConfig | TraceConfig | InstrDialogConfig | CustomConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -280,7 +283,9 @@ class LlavaConfig(Section):
     """Whether code that lies in the checkpoint's folder or repository may run. It can do whatever you can."""
 
 
-AssistantConfig = Annotated[TinyConfig | LlavaConfig | ImageTextConfig, Field(discriminator="kind")]
+AssistantConfig = Annotated[
+    TinyConfig | LlavaConfig | ImageTextConfig | CausalConfig | Seq2SeqConfig, Field(discriminator="kind")
+]
 
 
 class LoraConfig(Section):
@@ -294,7 +299,7 @@ class LoraConfig(Section):
     """Share of an adapter's inputs dropped in training."""
     target_modules: str | tuple[str, ...] = LANGUAGE_LINEAR
     """Which linear layers get an adapter: a regular expression for whole module names, a list of names or their ends,
-    or `all-linear`.
+    or `all-linear`. Models of text alone start from `all-linear`.
     """
 
 

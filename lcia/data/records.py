@@ -269,6 +269,9 @@ def instruction_of(text: str, rule: InstructionRule) -> str:
             return lines[-1].partition(":")[0].strip()
         case "after_image":
             return (_lines(text.partition(IMAGE_TOKEN)[2]) or lines)[0]
+        case "definition":
+            paragraph = _lines(text.strip().partition("\n\n")[0])
+            return " ".join(paragraph).removeprefix("Definition:").strip()
         case "whole":
             return "\n".join(lines)
         case _:

@@ -13,9 +13,19 @@ from typing import Protocol, assert_never
 
 from lcia.data.file_rows import FileRows
 from lcia.data.formats import Chunk
+from lcia.data.instances import InstanceRows
 from lcia.data.minicoin.rows import MiniCoinRows
 from lcia.data.records import Checked
-from lcia.types import FileSource, GeneratedSource, InputError, InstructionRule, Sample, Source, Stretch
+from lcia.types import (
+    FileSource,
+    GeneratedSource,
+    InputError,
+    InstancesSource,
+    InstructionRule,
+    Sample,
+    Source,
+    Stretch,
+)
 
 
 class SourceRows(Protocol):
@@ -38,6 +48,8 @@ def rows_of(source: Source) -> SourceRows:
             return MiniCoinRows(source)
         case FileSource():
             return FileRows.of(source)
+        case InstancesSource():
+            return InstanceRows.of(source)
         case _:
             assert_never(source)
 

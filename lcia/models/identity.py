@@ -13,13 +13,24 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 from lcia.assistants.tiny import BASES
-from lcia.config.run import AssistantConfig, ClipConfig, EmbedderConfig, TextConfig, TfidfConfig, TinyConfig
+from lcia.config.image_text import ImageTextConfig
+from lcia.config.language import CausalConfig, Seq2SeqConfig
+from lcia.config.run import (
+    AssistantConfig,
+    ClipConfig,
+    EmbedderConfig,
+    LlavaConfig,
+    TextConfig,
+    TfidfConfig,
+    TinyConfig,
+)
 from lcia.config.sections import Section
 from lcia.digests import file_digests
 from lcia.stage import digest
 from lcia.types import InputError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+CONFIG = "config.json"
 LOCAL, HUB = "local-dir:", "hf-hub:"
 """How names of open_clip begin that are a folder, or a repository of the hub, and bring their weights along."""
 CLIP = "open_clip_config.json"
@@ -36,7 +47,7 @@ def pinned_assistant(config: AssistantConfig) -> AssistantConfig:
     Raises:
         InputError: the model is neither a folder nor to be found on the hub or in its local cache.
     """
-    return config if isinstance(config, TinyConfig) else _pinned(config, config.model, config.revision)
+    return config if isinstance(config, TinyConfig) else _pinned(config, config.model, config.revision, told(config))
 
 
 def pinned_embedder(config: EmbedderConfig) -> EmbedderConfig:
@@ -44,15 +55,20 @@ def pinned_embedder(config: EmbedderConfig) -> EmbedderConfig:
     return _pinned(config, config.model, config.revision) if isinstance(config, TextConfig) else config
 
 
-def _pinned(config: Hub, model: str, revision: str | None) -> Hub:
-    return config if Path(model).is_dir() else config.model_copy(update={"revision": hub_commit(model, revision)})
+def _pinned(config: Hub, model: str, revision: str | None, file: str = CONFIG) -> Hub:
+    return config if Path(model).is_dir() else config.model_copy(update={"revision": hub_commit(model, revision, file)})
+
+
+def told(config: LlavaConfig | ImageTextConfig | CausalConfig | Seq2SeqConfig) -> str:
+    """The file of a model by which its commit is found: repositories of GGUF files often hold nothing else."""
+    return (config.gguf_file or CONFIG) if isinstance(config, CausalConfig) else CONFIG
 
 
 def base_identity(config: AssistantConfig) -> str:
     """Of an assistant's base: a digest of all its files, or hub id and commit."""
     if isinstance(config, TinyConfig):
         return folder_digest(BASES[config.base])
-    return _of_model(config.model, config.revision)
+    return _of_model(config.model, config.revision, told(config))
 
 
 def embedder_identity(config: EmbedderConfig) -> str:
@@ -68,9 +84,9 @@ def embedder_identity(config: EmbedderConfig) -> str:
             assert_never(config)
 
 
-def _of_model(model: str, revision: str | None) -> str:
+def _of_model(model: str, revision: str | None, file: str = CONFIG) -> str:
     folder = Path(model)
-    return folder_digest(folder) if folder.is_dir() else f"{model}@{hub_commit(model, revision)}"
+    return folder_digest(folder) if folder.is_dir() else f"{model}@{hub_commit(model, revision, file)}"
 
 
 def _of_clip(config: ClipConfig) -> str:
@@ -122,7 +138,7 @@ def _files(folder: Path) -> Iterator[str]:
         yield from (path.relative_to(folder).as_posix() for path in paths if path.is_file())
 
 
-def hub_commit(model: str, revision: str | None, file: str = "config.json") -> str:
+def hub_commit(model: str, revision: str | None, file: str = CONFIG) -> str:
     """The commit that a branch or tag (None: main) of a hub repository names, 40 hex digits.
 
     It is asked for as the loaders do, by fetching a small `file`; a revision that is a commit needs no network.

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, assert_never
 
 from lcia.assistants.tiny import BASES
 from lcia.config.image_text import ImageTextConfig
+from lcia.config.language import ALL_LINEAR, CausalConfig, Seq2SeqConfig
 from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
-from lcia.models.identity import hub_file
+from lcia.models.identity import CONFIG, hub_file
 from lcia.types import InputError
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ALL_LINEAR = "all-linear"
-"""peft's word for every linear layer."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER = 100_000_000
 """Bytes; the safetensors library refuses a longer header too."""
 EXAMPLES = 3
@@ -32,6 +32,12 @@ def check_base(config: AssistantConfig, lora: LoraConfig) -> None:
             _check_llava(config.model, folder)
         case ImageTextConfig():
             folder = model_folder("assistant.model", config.model, config.revision)
+        case CausalConfig(gguf_file=str(name)):
+            _check_gguf(config.model, config.revision, name)
+            return
+        case CausalConfig() | Seq2SeqConfig():
+            folder = model_folder("assistant.model", config.model, config.revision)
+            _check_language(config, folder)
         case _:
             assert_never(config)
     files = _weight_files(folder)
@@ -71,6 +77,27 @@ def _check_llava(model: str, folder: Path) -> None:
         raise InputError(
             f"assistant.model: {model} has model_type {kind!r}; only llava (LlavaForConditionalGeneration) can be tuned"
         )
+
+
+def _check_language(config: CausalConfig | Seq2SeqConfig, folder: Path) -> None:
+    """Raises InputError for a model with an encoder as causal, and for one without as seq2seq."""
+    known = _json(folder / CONFIG)
+    if bool(known.get("is_encoder_decoder")) == isinstance(config, CausalConfig) or known.get("model_type") == "llava":
+        raise InputError(
+            f"assistant.model: {config.model} has model_type {known.get('model_type')!r}, which is not a model of kind "
+            f"{config.kind}: causal is a decoder alone, seq2seq has an encoder too, llava sees pictures"
+        )
+
+
+def _check_gguf(model: str, revision: str | None, name: str) -> None:
+    """Raises InputError where there is no such file, or no package to read it with. Its layers are not looked at."""
+    if find_spec("gguf") is None:
+        raise InputError("assistant.gguf_file needs the package gguf: run `pip install gguf`, or give safetensors")
+    if Path(model).is_dir():
+        if not (Path(model) / name).is_file():
+            raise InputError(f"assistant.gguf_file: {model} has no {name}")
+        return
+    hub_file(model, revision, name)
 
 
 def _weight_files(folder: Path) -> list[Path]:

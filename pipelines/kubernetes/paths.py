@@ -8,8 +8,7 @@ from typing import Any
 
 from lcia import benchmarks
 from lcia.addresses import is_anchored, is_url
-from lcia.config.image_text import ImageTextConfig
-from lcia.config.run import ClipConfig, CustomConfig, LlavaConfig, RunConfig, TextConfig
+from lcia.config.run import ClipConfig, CustomConfig, RunConfig, TextConfig, TinyConfig
 from lcia.run import splits_of
 from lcia.types import FileSource, InputError
 from pipelines.cluster import CLAIM_PATH, ClusterConfig
@@ -77,7 +76,7 @@ def _named_folders(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 def _models(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Folders and files of models; hub ids and names are not among them."""
-    if isinstance(config.assistant, LlavaConfig | ImageTextConfig) and _is_local(config.assistant.model):
+    if not isinstance(config.assistant, TinyConfig) and _is_local(config.assistant.model):
         yield "assistant.model", config.assistant.model
     embedder = config.grouping.embedder if config.groups else None
     if isinstance(embedder, TextConfig) and _is_local(embedder.model):

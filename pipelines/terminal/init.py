@@ -10,11 +10,11 @@ TEMPLATE = """\
 # A run: what is computed. Where it runs is a launch file (configs/launch). `lcia schema` lists every key.
 name: first
 benchmark:
-  kind: minicoin            # minicoin (generated) | coin (CoIN's eight tasks) | custom (your own, named here)
+  kind: minicoin            # minicoin (generated) | coin (CoIN's eight tasks) | instrdialog (text) | custom (your own)
   tasks: [VQAv2, Grounding, OCR-VQA]
   instructions: origin      # origin | diverse | 10type
 assistant:
-  kind: tiny                # tiny (ships with the package) | llava (model: a path or hub id)
+  kind: tiny                # tiny (ships with the package) | llava | causal | seq2seq (model: a path or hub id)
 lora: {r: 8, lora_alpha: 16}
 training:
   learning_rate: 4.0e-3

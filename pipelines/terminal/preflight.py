@@ -15,7 +15,7 @@ from lcia.config.run import ClipConfig, EmbedderConfig, RunConfig, TextConfig, T
 from lcia.models.preflight import check_base, model_folder
 from lcia.run import splits_of
 from lcia.secrets import redacted
-from lcia.types import FileSource, InputError
+from lcia.types import FileSource, InputError, InstancesSource
 from pipelines.devices import gpus_here
 from pipelines.launch import LaunchConfig
 from pipelines.placement import Machine, unplaced
@@ -70,13 +70,15 @@ def check_data(configs: Iterable[RunConfig]) -> None:
     )
     for benchmark, task, split in wanted:
         source = built(benchmark)[task].sources[split]
-        if isinstance(source, FileSource):
+        if isinstance(source, FileSource | InstancesSource):
             _check_source(f"task {task}, {split}", source)
 
 
-def _check_source(what: str, source: FileSource) -> None:
+def _check_source(what: str, source: FileSource | InstancesSource) -> None:
     if not is_url(source.path) and "*" not in source.path and not Path(source.path).exists():
         raise InputError(f"{what}: there is no {source.path}; is benchmark.root right?")
+    if isinstance(source, InstancesSource):
+        return
     if source.image_root and not is_url(source.image_root) and not Path(source.image_root).is_dir():
         raise InputError(f"{what}: the folder of its images, {source.image_root}, is not there")
 

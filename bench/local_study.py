@@ -1,0 +1,61 @@
+"""A study in this process, without Ray: one stage after the other on one device, for machines where a night is cheap.
+
+    python -m bench.local_study configs/studies/instrdialog.yaml runs base.benchmark.root=/path/to/tasks
+
+The same command after a kill continues: finished stages lie in FOLDER/store, and one that was cut off goes on from its
+last checkpoint. FOLDER/NAME then holds what `lcia study` leaves, and `lcia report FOLDER/NAME` prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from lcia.config.load import load
+from lcia.local import LocalExecutor
+from lcia.protocols import Progress
+from lcia.report import run_folder
+from lcia.report.run_folder import Session
+from lcia.run import complete, prepare
+from lcia.store.folders import Store
+from lcia.studies.config import StudyConfig
+from lcia.studies.points import expand
+from lcia.training.train import TrainOptions
+
+
+def carry_out(study: StudyConfig, folder: Path, options: TrainOptions, eval_batch_size: int) -> Path:
+    """Runs every point of the study and writes its folder, whose path is returned."""
+    started, points = time.perf_counter(), tuple(expand(study))
+    executor = LocalExecutor(Store(str(folder / "store")), options, show, eval_batch_size)
+    prepared = prepare([point.config for point in points], executor)
+    outcomes = complete(prepared, executor)
+    session = Session(study.name, time.perf_counter() - started, {}, points)
+    run_folder.write(outcomes, session, executor.store, folder / study.name)
+    run_folder.write_keys(prepared, folder / study.name)
+    return folder / study.name
+
+
+def show(progress: Progress) -> None:
+    """A line for every report of a stage."""
+    values = " ".join(f"{name} {value:.4g}" for name, value in progress.values.items())
+    clock = time.strftime("%H:%M:%S")
+    print(f"{clock} {progress.kind} {progress.label} {progress.step}/{progress.steps} {values}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="study file (YAML)")
+    parser.add_argument("folder", type=Path, help="where the store and the study's folder are")
+    parser.add_argument("overrides", nargs="*", help="section.key=value, as often as you like")
+    parser.add_argument("--micro-batch", type=int, default=8, help="rows that pass through the model at once")
+    parser.add_argument("--eval-batch-size", type=int, default=32, help="rows that are answered at once")
+    parser.add_argument("--save-steps", type=int, default=10, help="steps between two checkpoints of a stage")
+    given = parser.parse_args()
+    options = TrainOptions(micro_batch=given.micro_batch, save_steps=given.save_steps)
+    chosen = load(StudyConfig, given.study, given.overrides)
+    print(carry_out(chosen, given.folder, options, given.eval_batch_size))
+
+
+if __name__ == "__main__":
+    main()
