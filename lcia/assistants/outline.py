@@ -112,7 +112,7 @@ def _described(config: AssistantConfig, shape: str | None) -> tuple[str, Any]:
     try:
         found = AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        known = next((name for name in SHAPES if name in config.model), None)
+        known = next((name for name in SHAPES if name in config.model.lower()), None)
         if known is None:
             raise InputError(
                 f"nothing is known of the architecture of {config.model}, which is not here: give --shape, one of "

@@ -29,7 +29,7 @@ def names(folder: str) -> list[str]:
 
 def test_every_folder_of_configurations_is_covered_by_a_test_here():
     assert {path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml")} == {
-        ".", "launch", "studies"
+        ".", "launch", "paper", "studies"
     }  # fmt: skip
 
 
