@@ -22,6 +22,7 @@ from bench.ema_workloads import Tensors, Training, authors_loop, block_training,
 from lcia.ema import Curvature, DynamicEma, Fixed, Official, Paper, Proximal
 from lcia.ema.curvature import CurvatureAverage
 from lcia.ema.hooks import Step
+from lcia.ema.pema import PemaAverage
 
 RULES: dict[str, Any] = {
     "fixed": Fixed(0.99),
@@ -93,6 +94,8 @@ def bytes_held(average: DynamicEma) -> int:
         kept = engine.consolidation
         known = [buffer for pair in kept.known if pair is not None for buffer in pair]
         buffers = [*engine.short, *kept.moment.squares, *known]
+    elif isinstance(engine, PemaAverage):
+        buffers = engine.average
     else:
         buffers = [buffer for part in engine.buffers for buffer in part.kept.values()]
     return sum(buffer.numel() * buffer.element_size() for buffer in buffers)
