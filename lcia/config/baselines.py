@@ -88,6 +88,20 @@ class RegularEwcConfig(Section):
         return self.model_copy(update={"pull": 0.0, "decay": 1.0})
 
 
+class RegLoraConfig(Section):
+    """RegLoRA of SEFE: the largest entries of what earlier tasks added to a layer are held."""
+
+    kind: Literal["reg_lora"]
+    """Key entries of the product are held."""
+    weight: NotNegative = 2_500.0
+    """Weight of the mean size of the change in a layer's key entries; 0: plain tuning."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Share of a layer's entries that are key to a task."""
+
+    def first(self) -> RegLoraConfig:
+        return self.model_copy(update={"weight": 0.0})
+
+
 class MeanTeacherConfig(Section):
     """Mean teacher: the model agrees with a slow average of itself, on the task's own answers."""
 
@@ -107,5 +121,5 @@ class MeanTeacherConfig(Section):
 
 
 BaselineConfig: TypeAlias = (
-    SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig | RegularEwcConfig | MeanTeacherConfig
+    SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig | RegularEwcConfig | RegLoraConfig | MeanTeacherConfig
 )
