@@ -95,7 +95,7 @@ def bytes_held(average: DynamicEma) -> int:
         known = [buffer for pair in kept.known if pair is not None for buffer in pair]
         buffers = [*engine.short, *kept.moment.squares, *known]
     elif isinstance(engine, PemaAverage):
-        buffers = [*engine.average, engine.counts]
+        buffers = engine.average
     else:
         buffers = [buffer for part in engine.buffers for buffer in part.kept.values()]
     return sum(buffer.numel() * buffer.element_size() for buffer in buffers)

@@ -71,7 +71,7 @@ class RegularEwcConfig(Section):
 
     kind: Literal["regular_ewc"]
     """A pull by the Fisher information."""
-    pull: NotNegative = 100.0
+    pull: NotNegative = 300.0
     """Strength of the penalty; 0: plain tuning. It belongs to the data: choose it on validation rows."""
     on: Literal["factors", "product"] = "factors"
     """What is held: A and B entry by entry (`factors`), or their product (`product`, EWC-LoRA). A product's information
@@ -86,6 +86,20 @@ class RegularEwcConfig(Section):
 
     def first(self) -> RegularEwcConfig:
         return self.model_copy(update={"pull": 0.0, "decay": 1.0})
+
+
+class RegLoraConfig(Section):
+    """RegLoRA of SEFE: the largest entries of what earlier tasks added to a layer are held."""
+
+    kind: Literal["reg_lora"]
+    """Key entries of the product are held."""
+    weight: NotNegative = 2_500.0
+    """Weight of the mean size of the change in a layer's key entries; 0: plain tuning."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Share of a layer's entries that are key to a task."""
+
+    def first(self) -> RegLoraConfig:
+        return self.model_copy(update={"weight": 0.0})
 
 
 class MeanTeacherConfig(Section):
@@ -107,5 +121,5 @@ class MeanTeacherConfig(Section):
 
 
 BaselineConfig: TypeAlias = (
-    SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig | RegularEwcConfig | MeanTeacherConfig
+    SequentialConfig | LwfConfig | OLoraConfig | SlaoConfig | RegularEwcConfig | RegLoraConfig | MeanTeacherConfig
 )

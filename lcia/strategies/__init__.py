@@ -7,6 +7,7 @@
 - `olora`: a low-rank pair for each task, orthogonal to the earlier ones
 - `slao`: B averaged over tasks, and A as it was trained last
 - `regular_ewc`: a pull by the Fisher information of a task's rows, on A and B or on their product
+- `reg_lora`: the largest entries of what earlier tasks added are held
 - `mean_teacher`: consistency with a slow average of the weights
 - `distillation`: how far two models are apart on answer tokens
 - `gpm`: steps in the complement of what earlier tasks' inputs span
@@ -69,6 +70,7 @@ def _baseline(config: BaselineConfig) -> Strategy:
     from lcia.strategies.lwf import Lwf, LwfStrategy
     from lcia.strategies.mean_teacher import MeanTeacher, MeanTeacherStrategy
     from lcia.strategies.olora import OLoraStrategy
+    from lcia.strategies.reg_lora import RegLoraStrategy
     from lcia.strategies.regular_ewc import RegularEwc, RegularEwcStrategy
     from lcia.strategies.slao import SlaoStrategy
 
@@ -83,6 +85,8 @@ def _baseline(config: BaselineConfig) -> Strategy:
             return SlaoStrategy()
         case b.RegularEwcConfig():
             return RegularEwcStrategy(RegularEwc(config.pull, config.on, config.labels, config.rows, config.decay))
+        case b.RegLoraConfig():
+            return RegLoraStrategy(config.weight, config.share)
         case b.MeanTeacherConfig():
             return MeanTeacherStrategy(MeanTeacher(config.weight, config.decay, config.consistency, config.stored))
         case _:

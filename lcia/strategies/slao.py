@@ -41,8 +41,8 @@ def orthonormal(down: Tensor) -> Tensor:
     q, r = torch.linalg.qr(down.double().T)
     # The signs of a QR are the library's; these are the only ones that turn no direction round.
     signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
-    start: Tensor = (q * signs).T.to(down.dtype)
-    return start
+    found: Tensor = (q * signs).T
+    return found.to(down.dtype)
 
 
 class SlaoStrategy(Strategy):

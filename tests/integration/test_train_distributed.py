@@ -26,6 +26,7 @@ KEPT = "kept.safetensors"
 SPREAD = ("ddp-2", "fsdp2-2", "ddp-4", "fsdp2-4")
 STRATEGIES = ("sequential", "paper", "curvature", "kronecker")
 KEEPING = ("curvature", "kronecker")
+OF_OTHERS = ("lwf", "olora", "slao", "regular_ewc", "mean_teacher", "pema")
 EXACT = 1e-12
 """In float64, relative to the largest entry: what the order of additions leaves (1e-14 was measured)."""
 
@@ -85,6 +86,14 @@ def _steps(stage: Path) -> list[dict[str, float]]:
 def test_the_adapter_does_not_depend_on_workers_and_sharding(out: Path, layout: str, strategy: str) -> None:
     one, many = (_stage(out / f"{name}-float64", strategy) for name in ("ddp-1", layout))
     assert _apart(many, one) <= EXACT
+
+
+@pytest.mark.parametrize("strategy", OF_OTHERS)
+def test_nor_do_the_strategies_of_others(out: Path, strategy: str) -> None:
+    one, shards = (_stage(out / f"{name}-float64", strategy) for name in ("ddp-1", "fsdp2-2"))
+    assert _apart(shards, one) <= EXACT
+    assert (one / KEPT).exists() == (strategy in ("slao", "regular_ewc", "mean_teacher"))
+    assert not (one / KEPT).exists() or _apart(shards, one, KEPT) <= EXACT
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

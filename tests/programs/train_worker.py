@@ -49,7 +49,18 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     # Four workers have three, three, two and two of the rows. Factors of 192 are sketched, those of 96 are whole.
     "kronecker": {"kind": "kronecker", "rows": 10, "k": 96},
 }
+OF_OTHERS: dict[str, dict[str, Any]] = {
+    "lwf": {"kind": "lwf", "mask_target": True},
+    "olora": {"kind": "olora"},
+    "slao": {"kind": "slao"},
+    "regular_ewc": {"kind": "regular_ewc", "on": "product", "rows": 10, "pull": 300.0},
+    "mean_teacher": {"kind": "mean_teacher", "stored": "student"},
+    # With the paper's epsilon the fallback would decide everywhere.
+    "pema": {"kind": "pema", "epsilon": 2.0},
+}
+"""In the layouts of COMPARED alone. Most share their first stage with plain tuning."""
 BASELINES: dict[str, dict[str, Any]] = {"gpm": {"strategy": {"kind": "gpm", "rows": 10}}}
+"""Each with a base and a store of its own."""
 TRAINING = {"max_steps": STEPS, "batch_size": 8, "max_grad_norm": 0.5}
 STREAM = {
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 32, "test_size": 4},
@@ -78,6 +89,7 @@ OTHERS = [
     *(Layout(2, parallelism, "bfloat16") for parallelism in ("ddp", "fsdp2")),
 ]
 SAVING = Layout(2, "fsdp2")
+COMPARED = (Layout(1, "ddp"), SAVING)
 
 
 @dataclass
@@ -121,12 +133,13 @@ def planned(config: dict[str, Any], store: Store) -> Prepared:
 def chains(worker: Worker) -> dict[str, Any]:
     """Both stages of every strategy, all on one loaded base; outside of LAYOUTS of those that keep something."""
     assistant, store = worker.assistant(), Store(str(worker.folder / worker.layout.name))
-    for name in STRATEGIES if worker.layout in LAYOUTS else ("curvature", "kronecker"):
+    given = STRATEGIES | (OF_OTHERS if worker.layout in COMPARED else {})
+    for name in given if worker.layout in LAYOUTS else ("curvature", "kronecker"):
         training = {**TRAINING, "bf16": worker.layout.precision == "bfloat16"}
-        config = {**STREAM, "training": training, "strategy": STRATEGIES[name]}
+        config = {**STREAM, "training": training, "strategy": given[name]}
         for number, stage in enumerate(planned(config, store).plan.trains):
             keep = partial(_set_aside, store, worker.folder / "aside" / name)
-            aside = keep if worker.layout == SAVING and number == 1 else silent
+            aside = keep if worker.layout == SAVING and number == 1 and name in STRATEGIES else silent
             worker.fit(stage, assistant, store, aside)
     return {"share": _share(assistant, worker.accelerator)}
 

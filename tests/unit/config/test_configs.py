@@ -119,10 +119,6 @@ def test_the_study_of_coins_orders_runs_each_method_in_all_three():
     assert orders == [COIN_ORDER, COIN_ORDER[::-1], alphabet] * 2
 
 
-EIGHT = {"sequential", "fixed", "paper", "official", "proximal", "curvature", "ewc", "kronecker"}
-"""The kinds of these studies, which are run and stored; strategies.yaml has the later ones."""
-
-
 @pytest.mark.parametrize(("name", "grouped"), [("methods", False), ("methods-grouped", True)])
 def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, grouped: bool) -> None:
     points = expand(load(StudyConfig, CONFIGS / "studies" / f"{name}.yaml"))
@@ -132,9 +128,22 @@ def test_the_studies_of_methods_have_every_method_in_nine_cells(name: str, group
     assert len(tuned) == 10 * 9
     assert {(point.order, point.seed) for point in points} == set(product(("origin", "reverse", "alphabet"), range(3)))
     assert {point.config.grouping.enabled for point in tuned} == {grouped}
-    assert {point.config.strategy.kind for point in tuned} == EIGHT
+    strategies = expand(load(StudyConfig, CONFIGS / "studies" / "strategies.yaml"))
+    others = {point.config.strategy.kind for point in strategies}
+    assert {point.config.strategy.kind for point in tuned} >= STRATEGY_KINDS - others
     pulls = {point.config.strategy.pull for point in tuned if isinstance(point.config.strategy, EwcConfig)}
     assert pulls == {1_000, 10_000, 100_000}
+    assert {point.method for point in points if point.is_reference} == {"kronecker"}
+
+
+def test_the_study_of_strategies_trains_all_alike_over_two_orders_and_three_seeds() -> None:
+    points = expand(load(StudyConfig, CONFIGS / "studies" / "strategies.yaml"))
+    assert {(point.order, point.seed) for point in points} == set(product(("origin", "reverse"), range(3)))
+    methods = expand(load(StudyConfig, CONFIGS / "studies" / "methods.yaml"))
+    assert {(point.config.training, point.config.lora) for point in points} == {
+        (point.config.training, point.config.lora) for point in methods if point.config.protocol == "continual"
+    }
+    assert not points[0].config.grouping.enabled
     assert {point.method for point in points if point.is_reference} == {"kronecker"}
 
 
