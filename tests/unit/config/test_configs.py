@@ -249,3 +249,17 @@ def test_a_configuration_speaks_of_noise_only_where_there_is_some() -> None:
 def test_a_share_of_noise_that_is_none_is_refused_by_its_place() -> None:
     with pytest.raises(InputError, match=r"data\.noise\.share.*less than or equal to 1.*2"):
         load(RunConfig, None, ["data.noise.kind=swap", "data.noise.share=2"])
+
+
+def test_the_study_of_instrdialog_follows_the_published_order_on_real_files(shared_data: Path) -> None:
+    tasks = shared_data / "instrdialog" / "tasks"
+    study = load(StudyConfig, CONFIGS / "studies" / "instrdialog.yaml", [f"base.benchmark.root={tasks}"])
+    points = expand(study)
+    assert {(point.method, point.seed) for point in points} == set(
+        product(("kronecker", "sequential", "ewc"), range(3))
+    )
+    published = (shared_data / "instrdialog" / "order1.txt").read_text().split()
+    benchmark = benchmarks.build(points[0].config.benchmark)
+    assert list(benchmark.order("order1")) == [task for task in published if task in benchmark.names]
+    assert all((tasks / f"{name}.json").is_file() for name in benchmark.names)
+    assert {point.config.lora.target_modules for point in points} == {"all-linear"}
