@@ -19,7 +19,7 @@ from lcia.config.run import LoraConfig, RunConfig
 from lcia.protocols import UNTRAINED
 from lcia.training.train import answer_loss
 from lcia.types import InputError, Message, Sample
-from tests.unit.assistants import checkpoints
+from tests import checkpoints
 
 pytestmark = pytest.mark.numeric
 
