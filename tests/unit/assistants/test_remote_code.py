@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lcia import assistants, embedders
 from lcia.assistants.tiny import TINY_BASE
+from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.run import ClipConfig, LlavaConfig, TextConfig, TrainingConfig
 from lcia.config.strategies import SequentialConfig
 from lcia.stage import EmbedStage, TrainStage
@@ -111,6 +112,16 @@ def test_such_code_is_refused_with_the_key_that_allows_it(
     load, message = LOADS[kind]
     with pytest.raises(InputError, match=message):
         load(request.getfixturevalue(kind))
+    assert (asked, mark.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("config", [CausalConfig, Seq2SeqConfig])
+def test_so_is_that_of_models_of_text_alone(
+    config: type[CausalConfig] | type[Seq2SeqConfig], encoder: Path, asked: list[str], mark: Path
+) -> None:
+    kind = config.model_fields["kind"].annotation.__args__[0]
+    with pytest.raises(InputError, match=r"assistant\.trust_remote_code"):
+        assistants.build(config(kind=kind, model=str(encoder)))
     assert (asked, mark.exists()) == ([], False)
 
 
