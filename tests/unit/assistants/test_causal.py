@@ -19,7 +19,7 @@ from lcia.config.run import LoraConfig, RunConfig
 from lcia.protocols import UNTRAINED
 from lcia.training.train import answer_loss
 from lcia.types import InputError, Message, Sample
-from tests.unit.assistants import checkpoints
+from tests import checkpoints
 
 pytestmark = pytest.mark.numeric
 
@@ -188,6 +188,19 @@ def test_all_linear_layers_are_tuned_and_the_output_is_not(llama: CausalAssistan
     names = {layer.name.rsplit(".", 1)[-1] for layer in llama.adapters.layers()}
     assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert len(llama.adapters.layers()) == 2 * 7
+
+
+@pytest.mark.parametrize("family", ["folder", "gpt2"])
+def test_every_tuned_layer_is_the_product_that_it_is_told_as(family: str, request: pytest.FixtureRequest) -> None:
+    """Also GPT-2's, whose frozen weights lie the other way round."""
+    assistant = build(request.getfixturevalue(family))
+    assistant.adapters.add("a", seed=1)
+    for layer in assistant.adapters.layers():
+        assert layer.down is not None
+        torch.nn.init.normal_(layer.up)
+        x = torch.randn(2, layer.shape[1], dtype=torch.float64)
+        added = layer.module(x) - layer.module.get_base_layer()(x)  # type: ignore[operator]
+        torch.testing.assert_close(added, layer.scale * x @ layer.down.T @ layer.up.T, rtol=1e-9, atol=1e-12)
 
 
 @pytest.fixture

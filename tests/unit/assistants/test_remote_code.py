@@ -15,6 +15,7 @@ from lcia import assistants, embedders
 from lcia.assistants.tiny import TINY_BASE
 from lcia.config.baselines import SequentialConfig
 from lcia.config.image_text import ImageTextConfig
+from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.run import ClipConfig, LlavaConfig, TextConfig, TrainingConfig
 from lcia.stage import EmbedStage, TrainStage
 from lcia.types import InputError
@@ -118,6 +119,15 @@ def test_such_code_is_refused_with_the_key_that_allows_it(
 def test_a_model_of_images_and_text_is_refused_alike(llava: Path, asked: list[str], mark: Path) -> None:
     with pytest.raises(InputError, match=r"assistant\.trust_remote_code"):
         assistants.build(ImageTextConfig(kind="image_text", model=str(llava)))
+
+
+@pytest.mark.parametrize("config", [CausalConfig, Seq2SeqConfig])
+def test_so_is_that_of_models_of_text_alone(
+    config: type[CausalConfig] | type[Seq2SeqConfig], encoder: Path, asked: list[str], mark: Path
+) -> None:
+    kind = config.model_fields["kind"].annotation.__args__[0]
+    with pytest.raises(InputError, match=r"assistant\.trust_remote_code"):
+        assistants.build(config(kind=kind, model=str(encoder)))
     assert (asked, mark.exists()) == ([], False)
 
 

@@ -15,7 +15,7 @@ from lcia.config.run import LoraConfig
 from lcia.protocols import UNTRAINED
 from lcia.training.train import answer_loss
 from lcia.types import InputError, Message, Sample
-from tests.unit.assistants import checkpoints
+from tests import checkpoints
 
 pytestmark = pytest.mark.numeric
 

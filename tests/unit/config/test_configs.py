@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import optuna
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from lcia import benchmarks
 from lcia.config.load import load
 from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, MiniCoinConfig, RunConfig, TrainingConfig
-from lcia.config.strategies import EwcConfig, ProximalConfig
+from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import count, expand
 from lcia.studies.search import Space
@@ -21,6 +22,9 @@ from lcia.types import InputError
 from pipelines.launch import LaunchConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+STRATEGY_KINDS = {section.model_fields["kind"].annotation.__args__[0] for section in get_args(StrategyConfig)}
 
 
 def names(folder: str) -> list[str]:
@@ -260,3 +264,17 @@ def test_a_configuration_speaks_of_noise_only_where_there_is_some() -> None:
 def test_a_share_of_noise_that_is_none_is_refused_by_its_place() -> None:
     with pytest.raises(InputError, match=r"data\.noise\.share.*less than or equal to 1.*2"):
         load(RunConfig, None, ["data.noise.kind=swap", "data.noise.share=2"])
+
+
+def test_the_study_of_instrdialog_follows_the_published_order_on_real_files(shared_data: Path) -> None:
+    tasks = shared_data / "instrdialog" / "tasks"
+    study = load(StudyConfig, CONFIGS / "studies" / "instrdialog.yaml", [f"base.benchmark.root={tasks}"])
+    points = expand(study)
+    assert {(point.method, point.seed) for point in points} == set(
+        product(("kronecker", "sequential", "ewc"), range(3))
+    )
+    published = (shared_data / "instrdialog" / "order1.txt").read_text().split()
+    benchmark = benchmarks.build(points[0].config.benchmark)
+    assert list(benchmark.order("order1")) == [task for task in published if task in benchmark.names]
+    assert all((tasks / f"{name}.json").is_file() for name in benchmark.names)
+    assert {point.config.lora.target_modules for point in points} == {"all-linear"}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lcia import assistants
 from lcia.assistants.tiny import BASES, TINY_BASE
+from lcia.config.language import CausalConfig
 from lcia.config.load import parse
 from lcia.config.run import ClipConfig, EmbedderConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
 from lcia.local import LocalExecutor
@@ -115,6 +116,15 @@ def test_the_shipped_bases_are_two_and_each_is_the_same_as_a_checkpoint_of_ones_
 def test_a_folder_without_files_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no model in"):
         base_identity(llava(tmp_path))
+
+
+def test_a_gguf_file_is_a_file_of_its_folder_like_any_other(tmp_path: Path) -> None:
+    config = CausalConfig(kind="causal", model=str(tmp_path), gguf_file="a.gguf")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF one")
+    before = base_identity(config)
+    (tmp_path / "a.gguf").write_bytes(b"GGUF two")
+    assert base_identity(config) != before
+    assert pinned_assistant(config) == config
 
 
 # The hub -----------------------------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from lcia.assistants.tiny import BASES, TINY_BASE
+from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
 from lcia.models.preflight import check_base, check_targets, model_folder
 from lcia.types import InputError
+from tests import checkpoints
 
 EASYVQA = r".*language_model.*layers\.2\..*_proj"
 
@@ -148,3 +150,50 @@ def test_a_pattern_that_is_not_one_is_named() -> None:
 def test_the_key_that_names_a_model_is_in_the_error() -> None:
     with pytest.raises(InputError, match=r"grouping\.embedder\.model: there is no folder /nope"):
         model_folder("grouping.embedder.model", "/nope")
+
+
+# Models of text alone ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A decoder alone, and an encoder with a decoder."""
+    makers = {"causal": checkpoints.llama, "seq2seq": checkpoints.t5}
+    return {kind: str(make(tmp_path_factory.mktemp(kind))) for kind, make in makers.items()}
+
+
+def language(kind: str, model: str) -> CausalConfig | Seq2SeqConfig:
+    return CausalConfig(kind="causal", model=model) if kind == "causal" else Seq2SeqConfig(kind="seq2seq", model=model)
+
+
+@pytest.mark.parametrize(("kind", "named"), [("causal", "q_proj"), ("seq2seq", "SelfAttention.q")])
+def test_a_model_of_text_is_found_with_all_its_linear_layers_or_some(
+    kind: str, named: str, texts: dict[str, str]
+) -> None:
+    for targets in ("all-linear", (named,)):
+        check_base(language(kind, texts[kind]), LoraConfig(target_modules=targets))
+    with pytest.raises(InputError, match="matches no layer"):
+        check_base(language(kind, texts[kind]), LoraConfig())
+
+
+@pytest.mark.parametrize(("kind", "other"), [("causal", "seq2seq"), ("seq2seq", "causal")])
+def test_a_model_of_another_family_is_refused(kind: str, other: str, texts: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=f"is not a model of kind {kind}: causal is a decoder alone"):
+        check_base(language(kind, texts[other]), LoraConfig(target_modules="all-linear"))
+
+
+def test_a_llava_is_not_taken_for_a_model_of_text(model: Path) -> None:
+    with pytest.raises(InputError, match="model_type 'llava', which is not a model of kind causal"):
+        check_base(language("causal", str(model)), LoraConfig(target_modules="all-linear"))
+
+
+def test_a_gguf_file_has_to_be_there_and_its_reader_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, lora = CausalConfig(kind="causal", model=str(tmp_path), gguf_file="a.gguf"), LoraConfig()
+    monkeypatch.setattr("lcia.models.preflight.find_spec", lambda name: object())
+    with pytest.raises(InputError, match=r"assistant\.gguf_file: .* has no a\.gguf"):
+        check_base(config, lora)
+    (tmp_path / "a.gguf").touch()
+    check_base(config, lora)
+    monkeypatch.setattr("lcia.models.preflight.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install gguf"):
+        check_base(config, lora)
