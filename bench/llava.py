@@ -276,7 +276,8 @@ def main() -> None:
     shape = SHAPES[given.shape]
     shape = replace(shape, batch=given.batch or shape.batch, tokens=given.tokens or shape.tokens)
     started = time.perf_counter()
-    head = {"machine": machine(given.shape, given.device)}
+    clock = "wall" if given.device != "cpu" else f"of the process, {torch.get_num_threads()} threads"
+    head = {"machine": {**machine(given.shape, given.device), "clock": clock}}
 
     def write(found: Mapping[str, Any]) -> None:
         whole = {**head, "seconds": time.perf_counter() - started, **found}
