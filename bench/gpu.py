@@ -105,14 +105,15 @@ def whole_way(day: Day) -> dict[str, Any]:
 
 
 class Clock:
-    """Seconds between moments, on a GPU by its events."""
+    """Seconds between moments: on a GPU by its events, on a CPU of this process alone, because others of the
+    machine do not count."""
 
     def __init__(self, on_gpu: bool) -> None:
         self.on_gpu = on_gpu
 
     def now(self) -> Any:
         if not self.on_gpu:
-            return time.perf_counter()
+            return time.process_time()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
@@ -158,14 +159,14 @@ class Watched:
 def training(day: Day) -> dict[str, Any]:
     """Seconds, memory and waits of a step under each rule."""
     day.model.train()
-    rows, trained = training_batch(day.shape, day.device), _trained(day.model)
+    rows, trained = training_batch(day.shape, day.device), trained_of(day.model)
     attach: dict[str, Callable[[Any], object]] = {"none": lambda optimizer: None}
     attach |= {name: partial(_average, trained, rule) for name, rule in RULES.items()}
     attach |= {f"kronecker_{k}": partial(kronecker.started, trained, k=k) for k in kronecker.SIZES}
     return {name: _step_under(day, each, rows) for name, each in attach.items()}
 
 
-def _trained(model: Any) -> Trained:
+def trained_of(model: Any) -> Trained:
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     layers = [
         TunedLinear(name, m, m.lora_B["default"].weight, m.lora_A["default"].weight, scale=m.scaling["default"])
@@ -178,7 +179,7 @@ def _trained(model: Any) -> Trained:
 def _step_under(day: Day, attach: Callable[[Any], object], rows: dict[str, Any]) -> dict[str, Any]:
     clock = Clock(day.on_gpu)
     parameters = [p for p in day.model.parameters() if p.requires_grad]
-    _forget(day)
+    forget(day)
     watched = Watched(parameters, clock)
     watched.attach(attach)
 
@@ -200,7 +201,7 @@ def _step_under(day: Day, attach: Callable[[Any], object], rows: dict[str, Any])
         "share": statistics.median(shares),
         "hook_ms": 1000 * statistics.median(hooks[WARM:]),
         "step_ms": 1000 * statistics.median(wholes[WARM:]),
-        **_memory(day, sum(p.numel() for p in parameters)),
+        **memory(day, sum(p.numel() for p in parameters)),
         "waits": _waits(watched, step),
     }
 
@@ -211,7 +212,7 @@ def _average(trained: Trained, rule: Any, optimizer: Any) -> DynamicEma:
     return DynamicEma(named, rule, old_curvature=old).attach(optimizer)
 
 
-def _forget(day: Day) -> None:
+def forget(day: Day) -> None:
     """What the rule before held goes, so that peaks can be compared."""
     gc.collect()
     if day.on_gpu:
@@ -219,7 +220,7 @@ def _forget(day: Day) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _memory(day: Day, parameters: int) -> dict[str, Any]:
+def memory(day: Day, parameters: int) -> dict[str, Any]:
     """Peak and what is held between steps, in GB; the latter by trained parameter in bytes too."""
     if not day.on_gpu:
         return {"peak_gb": None, "held_gb": None, "trained": parameters}
@@ -244,7 +245,7 @@ def _waits(watched: Watched, step: Callable[[], object]) -> int | None:
 
 def looking_back(day: Day) -> dict[str, Any]:
     """Milliseconds of kronecker's pass over the rows of a step, and its peak memory, by directions kept."""
-    rows, trained, clock = training_batch(day.shape, day.device), _trained(day.model), Clock(day.on_gpu)
+    rows, trained, clock = training_batch(day.shape, day.device), trained_of(day.model), Clock(day.on_gpu)
 
     def logits() -> Any:
         with torch.autocast(day.device, torch.bfloat16):
@@ -253,13 +254,13 @@ def looking_back(day: Day) -> dict[str, Any]:
     look = Look(rows, tuple(range(len(rows["labels"]))), logits)
     found: dict[str, Any] = {"rows": len(look.seeds)}
     for k in kronecker.SIZES:
-        _forget(day)
+        forget(day)
         seconds = []
         for _ in range(3):
             start = clock.now()
             curvature(trained, replace(kronecker.RULE, k=k), lambda count, alone: iter([look]))
             seconds.append(clock.seconds(start, clock.now()))
-        found[f"k{k}"] = {"ms": 1000 * statistics.median(seconds), **_memory(day, 0)}
+        found[f"k{k}"] = {"ms": 1000 * statistics.median(seconds), **memory(day, 0)}
     return found
 
 

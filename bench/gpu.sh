@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # All that only a GPU can show, in one call under ten minutes; figures in gpu-day.json (in $OUT if that is set) and a table.
-#   bench/gpu.sh [WHEELS_FOLDER] [--shape 7b|tiny] [--device cuda|cpu] [--steps N] [--json FILE]
+#   bench/gpu.sh [WHEELS_FOLDER] [--llava] [--shape 7b|tiny] [--device cuda|cpu] [--steps N] [--json FILE]
+# With --llava: bench.llava instead (every strategy in steps as the paper's), with its options; figures in gpu-llava.json.
 # WHEELS_FOLDER holds what `pip download` fetched for packages that the machine lacks; they go to a temporary folder.
 set -euo pipefail
 python=${PYTHON:-python3}
 wheels=
 if [[ $# -gt 0 && $1 != --* ]]; then wheels=$(realpath "$1"); shift; fi
+module=bench.gpu
 json=$(realpath "${OUT:-.}")/gpu-day.json
+if [[ ${1:-} == --llava ]]; then module=bench.llava; json=${json%day.json}llava.json; shift; fi
 cd "$(dirname "$0")/.."
 
 if [[ -n $wheels ]]; then
@@ -23,4 +26,4 @@ if [[ -n $wheels ]]; then
 fi
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-timeout 580 "$python" -m bench.gpu --json "$json" "$@"
+timeout 580 "$python" -m "$module" --json "$json" "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -153,6 +154,28 @@ class LoraAdapters:
             self.module.set_adapter(name)
         else:
             self.module = PeftModel(self.module, config, adapter_name=name).eval()
+        _widen(self.module, name)
+
+
+def _widen(module: nn.Module, name: str) -> None:
+    """Holds an adapter's copies of whole modules in fp32, as peft holds its LoRA: in half precision a step of the usual
+    learning rates is less than the distance between two numbers, and nothing would be learnt."""
+    for wrapper in module.modules():
+        if not isinstance(wrapper, ModulesToSaveWrapper) or name not in wrapper.modules_to_save:
+            continue
+        own, dtype = wrapper.modules_to_save[name], next(wrapper.original_module.parameters()).dtype
+        if dtype in (torch.bfloat16, torch.float16):
+            own.float()
+            own.register_forward_pre_hook(_in_fp32)
+            own.register_forward_hook(partial(_back_in, dtype))
+
+
+def _in_fp32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+
+def _back_in(dtype: torch.dtype, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output.to(dtype)
 
 
 def _product(path: str, module: Any, name: str) -> TunedLinear:

@@ -43,9 +43,7 @@ def per_worker(outline: Outline, config: RunConfig, placement: Placement) -> dic
     """Bytes of each part; `strategy` is None where nobody has counted it, and `total` is without it then."""
     shards = placement.workers if placement.parallelism == "fsdp2" else 1
     entry = HALF if getattr(config.assistant, "dtype", "float32") != "float32" else FLOAT
-    lora, projector = outline.lora / shards, outline.projector / shards
-    # The projector is a copy of the base's and has its number format.
-    trained = lora * FLOAT + projector * entry
+    trained = outline.trained / shards * FLOAT
     held = {
         "base": outline.parameters / shards * entry,
         "gathered": _gathered(outline, placement) * entry,

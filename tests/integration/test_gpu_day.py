@@ -32,18 +32,24 @@ sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 
-@pytest.fixture(scope="module")
-def day(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """The figures and what is printed, on a machine without ray, mlflow and typer."""
-    folder = tmp_path_factory.mktemp("day")
+def called(root: Path, folder: Path, *words: str) -> str:
+    """What bench/gpu.sh prints on a machine without ray, mlflow and typer."""
     (folder / "sitecustomize.py").write_text(ABSENT)
     environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(folder), "OUT": str(folder)}
-    command = [str(root / "bench" / "gpu.sh"), "--shape", "tiny", "--device", "cpu", "--steps", "1"]
+    command = [str(root / "bench" / "gpu.sh"), *words, "--shape", "tiny", "--device", "cpu", "--steps", "1"]
     done = subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((folder / "gpu-day.json").read_text()), done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def day(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """The figures and what is printed."""
+    folder = tmp_path_factory.mktemp("day")
+    printed = called(root, folder)
+    return json.loads((folder / "gpu-day.json").read_text()), printed
 
 
 def test_every_rule_is_exact_in_both_precisions(day: tuple[dict[str, Any], str]) -> None:
@@ -74,3 +80,8 @@ def test_the_table_stands_last(day: tuple[dict[str, Any], str]) -> None:
     assert printed.splitlines()[-1].startswith("largest share")
     assert all(f"\n{rule} " in printed for rule in found["training"])
     assert min(found["generation"]["beside"], found["generation"]["merged"]) > 0
+
+
+def test_the_other_call_measures_strategies_in_steps_of_a_llava(root: Path, tmp_path: Path) -> None:
+    called(root, tmp_path, "--llava", "--strategies", "paper")
+    assert set(json.loads((tmp_path / "gpu-llava.json").read_text())["training"]) == {"sequential", "paper"}

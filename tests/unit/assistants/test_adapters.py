@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lcia import assistants
 from lcia.assistants.tiny import TINY_BASE
-from lcia.config.run import LoraConfig, TinyConfig
+from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
 from lcia.data.minicoin.rows import generate
 from lcia.protocols import Assistant
 from lcia.types import GeneratedSource, InputError
@@ -209,3 +209,42 @@ def test_after_a_merge_the_base_and_every_adapter_have_their_bits(tmp_path: Path
 def _used(assistant: Assistant, name: str | None) -> torch.Tensor:
     assistant.adapters.use(name)
     return _logits(assistant)
+
+
+# In half precision --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def half() -> Assistant:
+    config = LlavaConfig(kind="llava", model=str(TINY_BASE), dtype="bfloat16", train_projector=True)
+    assistant = assistants.build(config)
+    bare = _logits(assistant)
+    assistant.adapters.add("a", seed=1)
+    # What a fresh adapter adds is nothing, but for the roundings of the copied projector.
+    assert torch.allclose(_logits(assistant), bare, atol=0.3)
+    return assistant
+
+
+def test_all_that_is_trained_is_held_in_fp32(half: Assistant) -> None:
+    trained = half.adapters.trainable()
+    assert any(half.in_projector(name) for name in trained)
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+    assert _logits(half).dtype == torch.bfloat16
+
+
+def test_a_projector_moves_at_a_learning_rate_below_the_distance_of_half_precision(half: Assistant) -> None:
+    projector = [p for name, p in half.adapters.trainable().items() if half.in_projector(name)]
+    before = [p.detach().clone() for p in projector]
+    half.logits(half.module, half.collate([SAMPLE])).float().square().sum().backward()
+    torch.optim.AdamW(projector, lr=2e-5, weight_decay=0).step()
+    moved = [(p - b).abs().max().item() for p, b in zip(projector, before, strict=True)]
+    assert all(1e-5 < most < 3e-5 for most in moved)
+
+
+def test_it_is_saved_and_loaded_as_it_is(half: Assistant, tmp_path: Path) -> None:
+    half.adapters.save("a", tmp_path)
+    expected = {name: parameter.detach().clone() for name, parameter in half.adapters.trainable().items()}
+    half.adapters.add("b", seed=2)
+    half.adapters.load("b", tmp_path)
+    assert all(torch.equal(p, expected[name]) for name, p in half.adapters.trainable().items())
+    assert half.answer([SAMPLE], 4)
