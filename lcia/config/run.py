@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lcia.config.names import TaskName, TaskNames, check_distinct
 from lcia.config.sections import Count, Fraction, Name, Positive, Section, Seed
-from lcia.config.strategies import KroneckerConfig, StrategyConfig
+from lcia.config.strategies import OF_THE_PRODUCT, KroneckerConfig, StrategyConfig
 from lcia.config.watch import WatchConfig
 from lcia.types import Format, InstructionRule, InstructionType, Split
 
@@ -217,7 +217,7 @@ AssistantConfig = Annotated[TinyConfig | LlavaConfig, Field(discriminator="kind"
 
 
 class LoraConfig(Section):
-    """Passed to peft as it is."""
+    """Passed to peft as it is, but for `experts`."""
 
     r: Count = 8
     """Rank of the update matrices."""
@@ -229,6 +229,19 @@ class LoraConfig(Section):
     """Which linear layers get an adapter: a regular expression for whole module names, a list of names or their ends,
     or `all-linear`.
     """
+    # Not written where there is one: what is stored stays valid.
+    experts: Count = Field(default=1, exclude_if=lambda value: value == 1)
+    """Experts that share the rank `r`, each of rank r / experts, weighed for every token by a trained router in each
+    layer (MoELoRA); 1: plain LoRA.
+    """
+
+    @model_validator(mode="after")
+    def _rank_is_shared_out(self) -> LoraConfig:
+        if self.r % self.experts:
+            raise ValueError(
+                f"r {self.r} cannot be shared out among {self.experts} experts: make it a multiple of them"
+            )
+        return self
 
 
 class TrainingConfig(Section):
@@ -446,6 +459,16 @@ class RunConfig(Section):
     def uses_old_data(self) -> bool:
         """Whether rows of a task are trained on after the task: tables mark such a run, for a stream's data is gone."""
         return self.protocol == "multitask" or (self.is_stream and self.data.replay > 0)
+
+    @model_validator(mode="after")
+    def _experts_suit_the_strategy(self) -> RunConfig:
+        if self.trains and self.lora.experts > 1 and isinstance(self.strategy, OF_THE_PRODUCT):
+            raise ValueError(
+                f"strategy {self.strategy.kind} follows the product of LoRA's two matrices, which is another one for "
+                f"every token with lora.experts {self.lora.experts}: choose strategy.kind=sequential, an average or "
+                "ewc, or lora.experts=1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tasks_are_named_once(self) -> RunConfig:

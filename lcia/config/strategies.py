@@ -210,3 +210,6 @@ StrategyConfig: TypeAlias = (
     | KroneckerConfig
     | GpmConfig
 )
+
+OF_THE_PRODUCT = (KroneckerConfig, GpmConfig)
+"""Strategies whose mathematics is about the product B A of a layer: they know one such product for all inputs."""
