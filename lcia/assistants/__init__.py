@@ -4,6 +4,7 @@
 - `tiny`: the small LLaVAs that ship with the package
 - `adapters`: LoRA adapters of peft, for all families
 - `experts`: LoRA's rank shared out among experts, with a router in each layer
+- `fusion`: the adapters of several tasks as one
 - `sharded`: the adapter of a base that FSDP2 has cut up
 - `dialogue`: messages to token ids and labels
 - `pictures`: encoded images to pixel values

@@ -343,6 +343,16 @@ THRESHOLDS: Mapping[str, float] = {"origin": 0.9, "diverse": 0.3}
 """The paper's thresholds by name, for pairwise TF-IDF."""
 
 
+class FusionConfig(Section):
+    """The adapters of all tasks answer together (HiDe-LLaVA): summed, and in the last layers weighed by how similar a
+    question is to each task."""
+
+    temperature: Positive = 0.1
+    """What similarities are divided by before the softmax that makes weights of them."""
+    layers: Count = 1
+    """Last layers of the decoder in which adapters are weighed; in all others they are summed."""
+
+
 class GroupingConfig(Section):
     """Instruction grouping (docs/method.md 3). Off: one adapter for the whole stream."""
 
@@ -361,6 +371,11 @@ class GroupingConfig(Section):
     authors' scripts do), or the model without an adapter."""
     route: Literal["file", "sample"] = "sample"
     """One decision for all samples of a task's file, or one for each distinct instruction."""
+    # Not written where there is none: what is stored stays valid.
+    fusion: FusionConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Every task gets an adapter of its own, and all of them answer together; `threshold` and `fallback` then decide
+    nothing. null: one adapter answers.
+    """
 
     @field_validator("threshold", mode="before")
     @classmethod
@@ -376,8 +391,16 @@ class GroupingConfig(Section):
         return value
 
     @model_validator(mode="after")
+    def _fusion_has_something_to_fuse(self) -> GroupingConfig:
+        if self.fusion and not self.enabled:
+            raise ValueError("fusion answers with the adapters of all tasks: set grouping.enabled to true")
+        if self.fusion and self.expand_from == "newest":
+            raise ValueError("fusion sums adapters, which must not hold each other: set grouping.expand_from to fresh")
+        return self
+
+    @model_validator(mode="after")
     def _auto_knows_the_embedder(self) -> GroupingConfig:
-        if self.enabled and self.threshold == "auto" and self.embedder.auto_range is None:
+        if self.enabled and not self.fusion and self.threshold == "auto" and self.embedder.auto_range is None:
             raise ValueError(
                 f"threshold: auto was never measured for {self.embedder.kind} features; give a number from 0 to 1 "
                 "(`lcia group CONFIG grouping.threshold=0.8` prints all similarities and trains nothing)"
@@ -468,6 +491,17 @@ class RunConfig(Section):
                 f"every token with lora.experts {self.lora.experts}: choose strategy.kind=sequential, an average or "
                 "ewc, or lora.experts=1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fusion_suits_the_adapters(self) -> RunConfig:
+        if self.grouping.fusion and self.is_stream:
+            if isinstance(self.assistant, TinyConfig | LlavaConfig) and self.assistant.train_projector:
+                raise ValueError(
+                    "grouping.fusion sums LoRA weights, not projectors: set assistant.train_projector=false"
+                )
+            if self.lora.experts > 1:
+                raise ValueError("grouping.fusion sums plain LoRA adapters: set lora.experts=1")
         return self
 
     @model_validator(mode="after")
