@@ -10,7 +10,7 @@ from lcia.config.run import RunConfig
 from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity
 from lcia.grouping.many_orders import Grouping
 from lcia.protocols import Features
-from lcia.stage import EvaluateStage, Replay, TrainStage
+from lcia.stage import EvaluateStage, Fusion, Replay, TrainStage
 from lcia.types import Split
 
 ZERO_SHOT = -1
@@ -167,6 +167,8 @@ class Planner:
     def decide(self, catalog: Catalog, row: Row, task: str) -> tuple[Route, ...]:
         """How a task is routed after a row of a stream."""
         split = self.config.evaluation.split
+        if self.grouping and self.config.grouping.fusion:
+            return self.grouping.mixed(row.books, Query(task, split, catalog.features[task, split]))
         if self.grouping is None or row.placement is None or row.placement.threshold is None:
             return (Route(task, split, None, 0, (), False),)
         query = Query(task, split, catalog.features[task, split])
@@ -211,6 +213,22 @@ class Planner:
         keys = (None if group is None else newest[group] for group in groups)
         return self.evaluate(task, shards, tuple(zip(texts, keys, strict=True)))
 
+    def mix(
+        self, task: str, shards: str, weights: tuple[tuple[str | None, tuple[float, ...]], ...], newest: tuple[str, ...]
+    ) -> EvaluateStage:
+        """The stage in which the adapters of all groups answer together; `weights` by instruction."""
+        fusion = self.config.grouping.fusion
+        assert fusion is not None
+        return EvaluateStage(
+            task=task,
+            shards=shards,
+            base=self._base,
+            assistant=self.config.assistant,
+            default=None,
+            max_new_tokens=self.config.evaluation.max_new_tokens,
+            fusion=Fusion(adapters=newest, layers=fusion.layers, weights=weights),
+        )
+
     def _evaluate(self, task: str, shards: str, adapters: tuple[tuple[str | None, str | None], ...]) -> EvaluateStage:
         """`adapters`: (instruction or None for all, key of the stage that answers or None for the base)."""
         keys = [key for _, key in adapters]
@@ -244,7 +262,7 @@ def plan(planner: Planner, catalog: Catalog) -> Plan:
 
 def _fits(planner: Planner, catalog: Catalog, last: Row) -> tuple[Fit, ...]:
     """Every task with every group, where there is a choice and rows to choose by."""
-    if len(last.newest) < 2:
+    if len(last.newest) < 2 or planner.config.grouping.fusion:
         return ()
     return tuple(
         Fit(task, group, planner.evaluate(task, catalog.fits[task], ((None, key),)))
@@ -272,6 +290,8 @@ def _placed(planner: Planner, catalog: Catalog, tasks: tuple[str, ...], books: B
     """Where the last of `tasks` is trained, and the codebooks afterwards (none where grouping is off)."""
     if planner.grouping is None:
         return Placement(tasks[-1], 0, len(tasks) == 1, ()), ()
+    if planner.config.grouping.fusion:
+        return planner.grouping.open(books, tasks[-1], catalog.features[tasks[-1], "train"])
     return planner.grouping.step(books, {task: catalog.features[task, "train"] for task in tasks}, tasks[-1])
 
 
@@ -288,6 +308,8 @@ def _ask(planner: Planner, catalog: Catalog, row: Row, task: str) -> EvaluateSta
     """One entry of a stream's matrix."""
     split = planner.config.evaluation.split
     shards, threshold = catalog.shards[task, split], row.placement.threshold if row.placement else None
+    if planner.grouping and planner.config.grouping.fusion and len(row.newest) > 1:
+        return planner.mix(task, shards, planner.grouping.weights(row.books, catalog.features[task, split]), row.newest)
     if planner.grouping is None or threshold is None:
         return planner.ask(task, shards, (None,), (0,), row.newest)
     features = catalog.features[task, split]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -168,10 +169,43 @@ class TrainStage(_ModelStage):
         return f"{self.tasks[0]} · {self.strategy.kind}" if len(self.tasks) == 1 else "multi-task"
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Adapters that answer together: keys of TrainStages with their weights in the last `layers` of the decoder."""
+
+    adapters: tuple[str, ...]
+    weights: tuple[float, ...]
+    layers: int
+
+    @cached_property
+    def key(self) -> str:
+        """A name for the fused adapter."""
+        return digest([self.adapters, self.weights, self.layers])
+
+    @property
+    def strongest(self) -> str:
+        """The key of the adapter that counts most; the older one wins a tie."""
+        return self.adapters[self.weights.index(max(self.weights))]
+
+
+class Fusion(Section):
+    """All `adapters` answer together; `weights`: of each in the last `layers`, by instruction (None: for all)."""
+
+    adapters: tuple[str, ...]
+    layers: int
+    weights: tuple[tuple[str | None, tuple[float, ...]], ...]
+
+    def of(self, instruction: str) -> Mixture:
+        """What answers samples with this instruction."""
+        known = dict(self.weights)
+        return Mixture(self.adapters, known[instruction] if instruction in known else known[None], self.layers)
+
+
 class EvaluateStage(_ModelStage):
     """Answers to one task's questions, each by the adapter it is routed to (None: the bare base).
 
-    `default` serves every instruction that `routes` does not name.
+    `default` serves every instruction that `routes` does not name. With a `fusion` several adapters answer together,
+    and both are empty.
     """
 
     kind: Literal["eval"] = "eval"
@@ -180,6 +214,8 @@ class EvaluateStage(_ModelStage):
     default: str | None
     routes: tuple[tuple[str, str | None], ...] = ()
     max_new_tokens: int
+    # Not written where one adapter answers: what is stored stays valid.
+    fusion: Fusion | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def label(self) -> str:
@@ -188,9 +224,11 @@ class EvaluateStage(_ModelStage):
     @property
     def adapters(self) -> tuple[str, ...]:
         """Keys of the TrainStages that this stage needs."""
-        keys = {self.default, *(key for _, key in self.routes)}
+        keys = {self.default, *(key for _, key in self.routes), *(self.fusion.adapters if self.fusion else ())}
         return tuple(sorted(key for key in keys if key is not None))
 
-    def adapter_of(self, instruction: str) -> str | None:
-        """The key of the adapter that answers samples with this instruction."""
+    def adapter_of(self, instruction: str) -> str | Mixture | None:
+        """The key of the adapter, or the adapters, that answer samples with this instruction."""
+        if self.fusion:
+            return self.fusion.of(instruction)
         return dict(self.routes).get(instruction, self.default)

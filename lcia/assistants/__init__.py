@@ -8,6 +8,8 @@
 - `original`: LLaVA in its authors' files, put together for `llava`
 - `outline`: what a model and its adapter consist of, counted without weights
 - `adapters`: LoRA adapters of peft, for all families
+- `experts`: LoRA's rank shared out among experts, with a router in each layer
+- `fusion`: the adapters of several tasks as one
 - `sharded`: the adapter of a base that FSDP2 has cut up
 - `dialogue`: messages to token ids and labels
 - `language`: what the models of text alone share

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lcia.assistants import experts
 from lcia.config.run import LoraConfig
 from lcia.protocols import TunedLinear
 from lcia.types import InputError
@@ -57,25 +58,31 @@ class LoraAdapters:
         self._restore()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self._attach(name, deepcopy(self.lora))
+            self._attach(name, deepcopy(self.lora), experts.experts_of(self.lora))
         self.use(name)
 
     def load(self, name: str, folder: Path) -> None:
         self._restore()
         config = peft.LoraConfig.from_pretrained(str(folder))
-        if name in self.names and self.form(name) != _form(config):
+        routers = load_file(folder / experts.ROUTERS) if (folder / experts.ROUTERS).exists() else {}
+        count = experts.experts_in(routers)
+        if name in self.names and self.form(name) != _form(config, count):
             self.drop(name)
         if name not in self.names:
             with torch.random.fork_rng():
-                self._attach(name, config)
+                self._attach(name, config, count)
         set_peft_model_state_dict(self.module, load_file(folder / WEIGHTS), adapter_name=name)
+        experts.fill(self.module, name, routers)
         self.use(name)
 
     def save(self, name: str, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         given = self.weights(name) if weights is None else weights
         saved = {key: tensor.detach().contiguous().cpu() for key, tensor in given.items()}
+        routers = {key: saved.pop(key) for key in list(saved) if experts.is_router(key)}
         save_file(saved, folder / WEIGHTS, metadata={"format": "pt"})
+        if routers:
+            save_file(routers, folder / experts.ROUTERS, metadata={"format": "pt"})
         config = _ranked(self.module.peft_config[name], saved)
         config.inference_mode = True
         config.save_pretrained(str(folder))
@@ -92,6 +99,9 @@ class LoraAdapters:
 
     def merge(self, name: str) -> None:
         self.use(name)
+        if experts.count_experts(self.module, name) > 1:
+            # What a routed adapter adds to the weights differs from token to token.
+            return
         layers = [
             m for m in self.module.modules() if isinstance(m, LoraLayer) and name in (*m.lora_A, *m.lora_embedding_A)
         ]
@@ -132,22 +142,25 @@ class LoraAdapters:
         for path, module in self.module.named_modules():
             if isinstance(module, LoraLayer) and name in (*module.lora_A, *module.lora_embedding_A):
                 found.append(_product(path, module, name))
+                found.extend(_router(path, module, name))
             elif isinstance(module, ModulesToSaveWrapper) and name in module.modules_to_save:
                 found.extend(_whole(path, module.modules_to_save[name]))
         return tuple(found)
 
     def weights(self, name: str) -> dict[str, torch.nn.Parameter]:
-        """What peft saves for an adapter, by the saved keys; the parameters themselves."""
+        """What is saved for an adapter, by the saved keys; the parameters themselves."""
         weights: dict[str, torch.nn.Parameter] = get_peft_model_state_dict(
             self.module, self.module.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=False
         )
-        return weights
+        # peft takes a router's key for one that holds no adapter's name.
+        stock = {key: weight for key, weight in weights.items() if not experts.is_router(key)}
+        return stock | experts.router_weights(self.module, name)
 
     def form(self, name: str) -> dict[str, Any]:
         """What an adapter must share with another whose weights could take its place."""
-        return _form(self.module.peft_config[name])
+        return _form(self.module.peft_config[name], experts.count_experts(self.module, name))
 
-    def _attach(self, name: str, config: peft.LoraConfig) -> None:
+    def _attach(self, name: str, config: peft.LoraConfig, count: int = 1) -> None:
         if isinstance(self.module, PeftModel):
             self.module.add_adapter(name, config)
             # peft looks at the active adapter while it loads weights; it may be one that was dropped.
@@ -155,6 +168,8 @@ class LoraAdapters:
         else:
             self.module = PeftModel(self.module, config, adapter_name=name).eval()
         _widen(self.module, name)
+        if count > 1:
+            experts.route(self.module, name, count)
 
 
 def _widen(module: nn.Module, name: str) -> None:
@@ -187,6 +202,12 @@ def _product(path: str, module: Any, name: str) -> TunedLinear:
     )
 
 
+def _router(path: str, module: Any, name: str) -> Iterator[TunedLinear]:
+    """The router of a layer, if it has one: a linear layer that is trained as it is."""
+    for _, router in experts.routers(module, name):
+        yield TunedLinear(f"{path}.{experts.ROUTER}", router, cast(nn.Parameter, router.weight))
+
+
 def _whole(path: str, module: nn.Module) -> Iterator[TunedLinear]:
     """The linear layers of a module that is trained as it is."""
     for inner, layer in module.named_modules():
@@ -199,8 +220,11 @@ def lora_form(lora: LoraConfig, model: str, whole: Sequence[str] = ()) -> peft.L
     """The form of adapters for a base by its folder or hub id; the modules `whole` are trained as they are."""
     # An adapter is used on other machines, so it must not hold a path of this one.
     named = None if Path(model).is_dir() else model
-    return peft.LoraConfig(
-        **lora.model_dump(mode="json"), modules_to_save=list(whole) or None, base_model_name_or_path=named
+    return experts.LoraForm(
+        lora.experts,
+        **lora.model_dump(mode="json", exclude={"experts"}),
+        modules_to_save=list(whole) or None,
+        base_model_name_or_path=named,
     )
 
 
@@ -216,5 +240,5 @@ def _ranked(config: peft.LoraConfig, weights: Mapping[str, Tensor]) -> peft.Lora
     return found
 
 
-def _form(config: peft.LoraConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in FORM}
+def _form(config: peft.LoraConfig, count: int) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in FORM} | {"experts": count}

@@ -17,7 +17,7 @@ from lcia.config.instrdialog import InstrDialogConfig
 from lcia.config.language import CausalConfig, Seq2SeqConfig
 from lcia.config.names import TaskName, TaskNames, check_distinct
 from lcia.config.sections import Count, Fraction, Name, Positive, Section, Seed
-from lcia.config.strategies import KroneckerConfig, StrategyConfig
+from lcia.config.strategies import OF_THE_PRODUCT, KroneckerConfig, StrategyConfig
 from lcia.config.watch import WatchConfig
 from lcia.types import Format, InstructionRule, InstructionType, Split
 
@@ -289,7 +289,7 @@ AssistantConfig = Annotated[
 
 
 class LoraConfig(Section):
-    """Passed to peft as it is."""
+    """Passed to peft as it is, but for `experts`."""
 
     r: Count = 8
     """Rank of the update matrices."""
@@ -301,6 +301,19 @@ class LoraConfig(Section):
     """Which linear layers get an adapter: a regular expression for whole module names, a list of names or their ends,
     or `all-linear`. Models of text alone start from `all-linear`.
     """
+    # Not written where there is one: what is stored stays valid.
+    experts: Count = Field(default=1, exclude_if=lambda value: value == 1)
+    """Experts that share the rank `r`, each of rank r / experts, weighed for every token by a trained router in each
+    layer (MoELoRA); 1: plain LoRA.
+    """
+
+    @model_validator(mode="after")
+    def _rank_is_shared_out(self) -> LoraConfig:
+        if self.r % self.experts:
+            raise ValueError(
+                f"r {self.r} cannot be shared out among {self.experts} experts: make it a multiple of them"
+            )
+        return self
 
 
 @cache
@@ -429,6 +442,16 @@ THRESHOLDS: Mapping[str, float] = {"origin": 0.9, "diverse": 0.3}
 """The paper's thresholds by name, for pairwise TF-IDF."""
 
 
+class FusionConfig(Section):
+    """The adapters of all tasks answer together (HiDe-LLaVA): summed, and in the last layers weighed by how similar a
+    question is to each task."""
+
+    temperature: Positive = 0.1
+    """What similarities are divided by before the softmax that makes weights of them."""
+    layers: Count = 1
+    """Last layers of the decoder in which adapters are weighed; in all others they are summed."""
+
+
 class GroupingConfig(Section):
     """Instruction grouping (docs/method.md 3). Off: one adapter for the whole stream."""
 
@@ -447,6 +470,11 @@ class GroupingConfig(Section):
     authors' scripts do), or the model without an adapter."""
     route: Literal["file", "sample"] = "sample"
     """One decision for all samples of a task's file, or one for each distinct instruction."""
+    # Not written where there is none: what is stored stays valid.
+    fusion: FusionConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Every task gets an adapter of its own, and all of them answer together; `threshold` and `fallback` then decide
+    nothing. null: one adapter answers.
+    """
 
     @field_validator("threshold", mode="before")
     @classmethod
@@ -462,8 +490,16 @@ class GroupingConfig(Section):
         return value
 
     @model_validator(mode="after")
+    def _fusion_has_something_to_fuse(self) -> GroupingConfig:
+        if self.fusion and not self.enabled:
+            raise ValueError("fusion answers with the adapters of all tasks: set grouping.enabled to true")
+        if self.fusion and self.expand_from == "newest":
+            raise ValueError("fusion sums adapters, which must not hold each other: set grouping.expand_from to fresh")
+        return self
+
+    @model_validator(mode="after")
     def _auto_knows_the_embedder(self) -> GroupingConfig:
-        if self.enabled and self.threshold == "auto" and self.embedder.auto_range is None:
+        if self.enabled and not self.fusion and self.threshold == "auto" and self.embedder.auto_range is None:
             raise ValueError(
                 f"threshold: auto was never measured for {self.embedder.kind} features; give a number from 0 to 1 "
                 "(`lcia group CONFIG grouping.threshold=0.8` prints all similarities and trains nothing)"
@@ -553,6 +589,30 @@ class RunConfig(Section):
         if "target_modules" not in self.lora.model_fields_set and self.lora.target_modules != layers:
             # The whole is frozen for its readers, and not ready yet.
             object.__setattr__(self, "lora", _with_layers(self.lora, layers))
+        return self
+
+    @model_validator(mode="after")
+    def _experts_suit_the_strategy(self) -> RunConfig:
+        if self.trains and self.lora.experts > 1 and isinstance(self.strategy, OF_THE_PRODUCT):
+            raise ValueError(
+                f"strategy {self.strategy.kind} follows the product of LoRA's two matrices, which is another one for "
+                f"every token with lora.experts {self.lora.experts}: choose strategy.kind=sequential, an average or "
+                "ewc, or lora.experts=1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fusion_suits_the_adapters(self) -> RunConfig:
+        if self.grouping.fusion and self.is_stream:
+            if (
+                isinstance(self.assistant, TinyConfig | LlavaConfig | ImageTextConfig)
+                and self.assistant.train_projector
+            ):
+                raise ValueError(
+                    "grouping.fusion sums LoRA weights, not projectors: set assistant.train_projector=false"
+                )
+            if self.lora.experts > 1:
+                raise ValueError("grouping.fusion sums plain LoRA adapters: set lora.experts=1")
         return self
 
     @model_validator(mode="after")

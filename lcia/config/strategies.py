@@ -6,7 +6,14 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 
-from lcia.config.baselines import BaselineConfig, SequentialConfig
+from lcia.config.baselines import (
+    BaselineConfig,
+    OLoraConfig,
+    RegLoraConfig,
+    RegularEwcConfig,
+    SequentialConfig,
+    SlaoConfig,
+)
 from lcia.config.sections import Count, Fraction, Positive, Section
 
 
@@ -217,3 +224,6 @@ StrategyConfig: TypeAlias = (
     | GpmConfig
     | BaselineConfig
 )
+
+OF_THE_PRODUCT = (KroneckerConfig, GpmConfig, OLoraConfig, SlaoConfig, RegLoraConfig, RegularEwcConfig)
+"""Strategies whose mathematics is about the product B A of a layer: they know one such product for all inputs."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from lcia.assistants.fusion import fuse
 from lcia.data.rows import Rows
 from lcia.evaluation.answers import write_answers
 from lcia.protocols import Assistant
-from lcia.stage import EvaluateStage
+from lcia.stage import EvaluateStage, Mixture
 from lcia.store.folders import Store
 from lcia.types import Sample
 
@@ -38,7 +41,7 @@ class Predictor:
         """Answers to rows start..stop-1, in row order, as records of answers.SCHEMA."""
         samples = self._open(stage.shards).take(range(start, stop))
         numbered = [(stage.adapter_of(s.instruction), i, s) for i, s in enumerate(samples, start)]
-        numbered.sort(key=lambda item: (item[0] or "", item[1]))
+        numbered.sort(key=lambda item: (_name(item[0]) or "", item[1]))
         records: list[dict[str, Any]] = []
         for adapter, run in groupby(numbered, key=lambda item: item[0]):
             items = list(run)
@@ -53,7 +56,8 @@ class Predictor:
                 self._rows.popitem(last=False)
         return self._rows[key]
 
-    def _use(self, adapter: str | None, merged: bool) -> None:
+    def _use(self, answering: str | Mixture | None, merged: bool) -> None:
+        adapter = _name(answering)
         if adapter is not None and adapter == self._merged:
             return
         self._merged = None
@@ -65,15 +69,26 @@ class Predictor:
         else:
             if len(self._loaded) >= self._max_adapters:
                 self._assistant.adapters.drop(self._loaded.popitem(last=False)[0])
-            self._assistant.adapters.load(adapter, self._store.fetch(adapter))
+            self._load(adapter, answering)
         self._loaded[adapter] = None
         self._loaded.move_to_end(adapter)
         if merged:
             self._assistant.adapters.merge(adapter)
             self._merged = adapter
 
+    def _load(self, name: str, answering: str | Mixture | None) -> None:
+        if not isinstance(answering, Mixture):
+            self._assistant.adapters.load(name, self._store.fetch(name))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            parts = [self._store.fetch(key) for key in answering.adapters]
+            fuse(parts, answering.weights, answering.layers, Path(folder))
+            self._assistant.adapters.load(name, Path(folder))
+
     @torch.inference_mode()
-    def _answer(self, items: Sequence[tuple[str | None, int, Sample]], max_new_tokens: int) -> list[dict[str, Any]]:
+    def _answer(
+        self, items: Sequence[tuple[str | Mixture | None, int, Sample]], max_new_tokens: int
+    ) -> list[dict[str, Any]]:
         self._assistant.module.eval()
         records = []
         for at in range(0, len(items), self._batch_size):
@@ -83,7 +98,12 @@ class Predictor:
         return records
 
 
-def _record(adapter: str | None, row: int, sample: Sample, prediction: str) -> dict[str, Any]:
+def _name(answering: str | Mixture | None) -> str | None:
+    """What an adapter is loaded under; None: the bare base."""
+    return answering.key if isinstance(answering, Mixture) else answering
+
+
+def _record(answering: str | Mixture | None, row: int, sample: Sample, prediction: str) -> dict[str, Any]:
     question = next(m.content for m in reversed(sample.messages) if m.role == "user")
     return {
         "row": row,
@@ -92,7 +112,7 @@ def _record(adapter: str | None, row: int, sample: Sample, prediction: str) -> d
         "question": question,
         "prediction": prediction,
         "references": list(sample.references),
-        "adapter": adapter,
+        "adapter": answering.strongest if isinstance(answering, Mixture) else answering,
         "images": _images(sample.images),
     }
 

@@ -27,6 +27,7 @@ from lcia.grouping.codebook import (
     route,
     similarities,
 )
+from lcia.grouping.fusion import anchor, open_group, strongest, weigh
 from lcia.grouping.thresholds import Threshold, given, widest_gap
 from lcia.protocols import Features
 
@@ -42,6 +43,7 @@ class Grouping:
         self._known: dict[object, Features] = {}
         self._threshold, self._place, self._grow = cache(self._chosen), cache(self._placed), cache(self._grown)
         self._table, self.choose = cache(self._similarities), cache(self._chosen_groups)
+        self._anchor = cache(anchor)
         self.route = lru_cache(MOST_ROUTES)(self._routed)
 
     def follow(self, order: Sequence[str], features: Mapping[str, Features]) -> list[tuple[Placement, Books]]:
@@ -59,6 +61,27 @@ class Grouping:
         threshold = self._threshold(tuple(known[name] for name in sorted(known)))
         placement = self._place(books, task, known[task], threshold)
         return placement, self._grow(books, placement, known[task])
+
+    def open(self, books: Books, task: str, features: Features) -> tuple[Placement, Books]:
+        """As step(), where every task has a group of its own."""
+        return open_group(books, task, self._anchor(features), self._similarity)
+
+    def weights(self, books: Books, features: Features) -> tuple[tuple[str | None, tuple[float, ...]], ...]:
+        """Of all groups, for each distinct instruction (`route: file`: for all at once, under None)."""
+        fusion = self._config.fusion
+        assert fusion is not None
+        found = weigh(self._table(books, features), fusion.temperature)
+        texts = (None,) if self._config.route == "file" else features.texts
+        return tuple(sorted(zip(texts, found, strict=True), key=lambda pair: pair[0] or ""))
+
+    def mixed(self, books: Books, query: Query) -> tuple[Route, ...]:
+        """The decisions about a query where all groups answer: the one that counts most is named."""
+        texts = (None,) if self._config.route == "file" else query.features.texts
+        weights, table = dict(self.weights(books, query.features)), self._table(books, query.features).tolist()
+        return tuple(
+            Route(query.task, query.split, text, strongest(weights[text]), tuple(row), False)
+            for text, row in zip(texts, table, strict=True)
+        )
 
     def _chosen(self, tasks: tuple[Features, ...]) -> Threshold:
         """The given one, or the one chosen from the tasks that the stream has reached."""

@@ -122,7 +122,7 @@ def _unclear(prepared: Prepared) -> Iterator[str]:
 
 def _foreign(prepared: Prepared) -> Iterator[str]:
     """Tasks whose test samples are answered by a group that was trained on other tasks only."""
-    if not prepared.config.grouping.enabled:
+    if not prepared.config.grouping.enabled or prepared.config.grouping.fusion:
         return
     home = {placement.task: group_name(placement.group) for placement in prepared.plan.placements}
     table = served(prepared)

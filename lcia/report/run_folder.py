@@ -38,7 +38,7 @@ from lcia.store.folders import Store
 from lcia.store.trouble import named_when_full
 from lcia.studies.compare import Cost
 from lcia.studies.points import Point
-from lcia.training.result import ADAPTER, TrainResult
+from lcia.training.result import TrainResult, adapter_files
 
 MOST_SHOWN = 12
 """Runs that the page shows one by one; of a larger study the first of each label."""
@@ -299,8 +299,8 @@ def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
 
 def _export(stage: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ADAPTER:
-        shutil.copyfile(stage / name, folder / name)
+    for file in adapter_files(stage):
+        shutil.copyfile(file, folder / file.name)
 
 
 # The page -------------------------------------------------------------------------------------------------------

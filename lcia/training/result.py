@@ -14,6 +14,14 @@ KEPT, STEPS, RESULT = "kept.safetensors", "steps.jsonl", "result.json"
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER = ("adapter_config.json", WEIGHTS)
 """A stock PEFT folder: what peft, vLLM and Ray Serve load, without our statistics beside it."""
+ROUTERS = "router.safetensors"
+"""Of an adapter with experts; nobody else reads it."""
+
+
+def adapter_files(folder: Path) -> list[Path]:
+    """The files of a stage's adapter."""
+    stock = [folder / name for name in ADAPTER]
+    return [*stock, folder / ROUTERS] if (folder / ROUTERS).exists() else stock
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class TrainResult:
     @property
     def adapter(self) -> list[Path]:
         """The files of the adapter."""
-        return [self.folder / name for name in ADAPTER]
+        return adapter_files(self.folder)
 
     # Both sizes are asked for once: the runs of a study share their trainings by the thousand.
     @cached_property

@@ -160,6 +160,14 @@ def test_projected_steps_do_not_depend_on_workers_and_sharding(out: Path, layout
     assert (lines[0] == 1) is first
 
 
+@pytest.mark.parametrize("file", [ADAPTER, "router.safetensors", KEPT])
+@pytest.mark.parametrize("layout", ["ddp-2", "fsdp2-2"])
+def test_routers_do_not_depend_on_workers_and_sharding(out: Path, layout: str, file: str) -> None:
+    for first in (True, False):
+        one, many = (_stage(out / f"experts-{name}-float64", "curvature", first) for name in ("ddp-1", layout))
+        assert _apart(many, one, file) <= EXACT
+
+
 def test_under_autocast_shards_of_a_bf16_base_give_the_float32_adapter_of_a_whole_one(out: Path) -> None:
     """After one step: then both have seen the same bf16 weights, and only the norm that clips may round otherwise."""
     whole, sharded = (_stage(out / f"one_step-{name}-2-bfloat16", "curvature", first=True) for name in ("ddp", "fsdp2"))

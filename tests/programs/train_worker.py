@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 from lcia import assistants
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TinyConfig
+from lcia.config.run import LoraConfig, RunConfig, TinyConfig
 from lcia.ema import Curvature, DynamicEma
 from lcia.ema.sharding import flat, whole
 from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)
@@ -60,7 +60,10 @@ OF_OTHERS: dict[str, dict[str, Any]] = {
     "pema": {"kind": "pema", "epsilon": 2.0},
 }
 """In the layouts of COMPARED alone. Most share their first stage with plain tuning."""
-BASELINES: dict[str, dict[str, Any]] = {"gpm": {"strategy": {"kind": "gpm", "rows": 10}}}
+BASELINES: dict[str, dict[str, Any]] = {
+    "gpm": {"strategy": {"kind": "gpm", "rows": 10}},
+    "experts": {"strategy": STRATEGIES["curvature"], "lora": {"experts": 4}},
+}
 """Each with a base and a store of its own."""
 TRAINING = {"max_steps": STEPS, "batch_size": 8, "max_grad_norm": 0.5}
 STREAM = {
@@ -101,10 +104,12 @@ class Worker:
     folder: Path
     accelerator: Accelerator
 
-    def assistant(self, train_projector: bool = False) -> Assistant:
+    def assistant(self, train_projector: bool = False, experts: int = 1) -> Assistant:
         checkpointing = self.layout.precision == "bfloat16"
         config = TinyConfig(train_projector=train_projector)
-        built = assistants.build(config, gradient_checkpointing=checkpointing, device="cpu")
+        built = assistants.build(
+            config, LoraConfig(experts=experts), gradient_checkpointing=checkpointing, device="cpu"
+        )
         built.module.to(getattr(torch, self.layout.precision))
         return built
 
@@ -257,7 +262,7 @@ def baselines(worker: Worker) -> dict[str, Any]:
         if worker.is_main:
             shutil.copytree(worker.folder / "base", store.base, dirs_exist_ok=True)
         worker.accelerator.wait_for_everyone()
-        assistant = worker.assistant()
+        assistant = worker.assistant(experts=method.get("lora", {"experts": 1})["experts"])
         for stage in planned({**STREAM, **method}, store).plan.trains:
             worker.fit(stage, assistant, store)
     return {}

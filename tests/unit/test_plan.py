@@ -275,3 +275,45 @@ def test_a_task_s_own_batch_size_is_that_of_its_stage_and_of_no_other() -> None:
 def test_joint_training_has_one_batch_size() -> None:
     [stage] = _plan(protocol="multitask", training={"batch_size": 8, "task_batch_sizes": {"GQA": 4}}).trains
     assert (stage.training.batch_size, dict(stage.training.task_batch_sizes)) == (8, {})
+
+
+FUSED = {"fusion": {"temperature": 0.1}}
+
+
+def test_where_all_adapters_answer_every_task_has_one_and_its_weights_follow_from_its_instructions() -> None:
+    made = _fitted(grouping=FUSED, strategy={"kind": "sequential"})
+    assert [placement.group for placement in made.placements] == [0, 1, 2]
+    assert all(stage.first and stage.parent is None for stage in made.trains)
+    assert made.cells[0].stage.fusion is None, "one adapter is itself"
+    assert made.cells[0].stage.default == made.trains[0].key
+    fusion = made.cells[-1].stage.fusion
+    assert fusion is not None
+    assert fusion.adapters == tuple(stage.key for stage in made.trains)
+    # OCR-VQA asks as GQA does, and Grounding otherwise: e^(1/0.1) to e^(0/0.1), twice.
+    assert dict(fusion.weights) == {SHORT: (0.5, 0.0, 0.5)}
+    assert made.cells[-1].stage.adapters == tuple(sorted(fusion.adapters))
+    assert fusion.of(SHORT).strongest == made.trains[0].key
+    assert made.fits == ()
+    last = [route for row, route in made.routes if row == 2]
+    assert [(route.task, route.group, len(route.similarities)) for route in last] == [
+        ("GQA", 0, 3), ("Grounding", 1, 3), ("OCR-VQA", 0, 3)
+    ]  # fmt: skip
+
+
+def test_a_temperature_changes_answers_and_no_training() -> None:
+    sharp, soft = (_plan(grouping={"fusion": {"temperature": t}}) for t in (0.1, 0.5))
+    assert [stage.key for stage in sharp.trains] == [stage.key for stage in soft.trains]
+    assert sharp.cells[0].stage.key == soft.cells[0].stage.key
+    assert sharp.cells[-1].stage.key != soft.cells[-1].stage.key
+
+
+def test_one_decision_for_a_file_gives_it_the_weights_of_its_mean() -> None:
+    made = _plan(grouping={**FUSED, "route": "file"})
+    fusion = made.cells[-1].stage.fusion
+    assert fusion is not None
+    assert [text for text, _ in fusion.weights] == [None]
+    assert fusion.of("anything").weights == (0.5, 0.0, 0.5)
+
+
+def test_adapters_of_their_own_are_shared_by_all_orders() -> None:
+    assert _distinct(grouping=FUSED) == 3

@@ -279,3 +279,15 @@ def test_noise_changes_trainings_and_neither_data_nor_questions(tmp_path: Path) 
         for outcome in (clean, rough)
     ]
     assert asked[0] == asked[1]
+
+
+def test_all_adapters_answer_together_and_the_strongest_is_named(tmp_path: Path) -> None:
+    executor = LocalExecutor(Store(str(tmp_path)))
+    fused = {**RUN, "grouping": {"fusion": {}}, "strategy": {"kind": "sequential"}}
+    [outcome] = run([parse(RunConfig, fused, "fused")], executor)
+    assert not np.isnan(outcome.matrix.scores[-1]).any()
+    keys = [stage.key for stage in outcome.prepared.plan.trains]
+    last = outcome.prepared.plan.cells[-1].stage
+    assert {record["adapter"] for record in read_answers(executor.store.fetch(last.key))} <= set(keys)
+    assert last.fusion is not None
+    assert last.fusion.adapters == tuple(keys)

@@ -278,3 +278,26 @@ def test_the_study_of_instrdialog_follows_the_published_order_on_real_files(shar
     assert list(benchmark.order("order1")) == [task for task in published if task in benchmark.names]
     assert all((tasks / f"{name}.json").is_file() for name in benchmark.names)
     assert {point.config.lora.target_modules for point in points} == {"all-linear"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["grouping.fusion={}", "grouping.enabled=false"], "set grouping.enabled to true"),
+        (["grouping.fusion={}", "grouping.expand_from=newest"], "set grouping.expand_from to fresh"),
+        (["grouping.fusion={}", "assistant.train_projector=true"], "set assistant.train_projector=false"),
+        (["grouping.fusion={}", "lora.experts=2", "strategy.kind=sequential"], "set lora.experts=1"),
+        (["grouping.fusion.temperature=0"], r"grouping\.fusion\.temperature"),
+    ],
+)
+def test_adapters_that_cannot_answer_together_are_refused(values: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load(RunConfig, None, values)
+
+
+def test_a_configuration_speaks_of_fusion_only_where_there_is_one_and_needs_no_threshold_then() -> None:
+    assert "fusion" not in RunConfig().model_dump(mode="json")["grouping"]
+    clip = ["grouping.embedder.kind=clip", "grouping.embedder.pretrained=x"]
+    assert load(RunConfig, None, [*clip, "grouping.fusion={}"]).grouping.fusion is not None
+    with pytest.raises(InputError, match="auto was never measured"):
+        load(RunConfig, None, clip)
