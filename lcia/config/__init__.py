@@ -2,6 +2,7 @@
 
 - `run`: a run, key by key
 - `strategies`: the keys of each strategy
+- `general`: commands that judge adapters
 - `watch`: from where on a run warns of what goes wrong
 - `sections`: the base of all sections
 - `load`: files and overrides
