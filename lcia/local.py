@@ -12,8 +12,9 @@ from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.embedders.embed import embed_shards
 from lcia.evaluation.evaluate import Predictor, evaluate_stage
+from lcia.evaluation.external import CommandFailedError, judge
 from lcia.protocols import Assistant, Observer, Progress
-from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
+from lcia.stage import Asked, EmbedStage, EvaluateStage, ExternalStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.train import TrainOptions, Worker, train_stage
 
@@ -55,11 +56,12 @@ class LocalExecutor:
                 with self.store.publish(stage.key, stage.record) as folder:
                     embed_shards(self.store.files(stage.shards), stage.embedder, folder, built(stage.embedder))
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
-        """Trains and evaluates one after the other; a stage that diverges does not stop those that do not need it.
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[Asked]) -> None:
+        """Trains and evaluates one after the other; a stage that fails does not stop those that do not need it.
 
         Raises:
             FloatingPointError: the first stage that diverged, after everything else is done.
+            CommandFailedError: the first command that failed, likewise.
         """
         failed: dict[str, str] = {}
         for stage in trains:
@@ -69,11 +71,26 @@ class LocalExecutor:
                 failed[stage.key] = failed[stage.parent]
             elif reason := self._train(stage):
                 failed[stage.key] = reason
-        for wanted in evals:
-            if not self.store.usable(wanted.key) and failed.keys().isdisjoint(wanted.adapters):
-                evaluate_stage(wanted, self._load(wanted)[1], self.store, self._row_observer(wanted))
+        wanted = [s for s in evals if not self.store.usable(s.key) and failed.keys().isdisjoint(s.adapters)]
+        errors = [error for stage in wanted if (error := self._ask(stage))]
         for reason in failed.values():
             raise FloatingPointError(reason)
+        for error in errors:
+            raise error
+
+    def _ask(self, stage: Asked) -> CommandFailedError | None:
+        """Why a command failed; None where it did not, and for answers."""
+        if isinstance(stage, EvaluateStage):
+            evaluate_stage(stage, self._load(stage)[1], self.store, self._row_observer(stage))
+            return None
+        return self._judge(stage)
+
+    def _judge(self, stage: ExternalStage) -> CommandFailedError | None:
+        try:
+            judge(stage, self.store)
+        except CommandFailedError as error:
+            return error
+        return None
 
     def _train(self, stage: TrainStage) -> str:
         """Why the stage diverged; empty where it did not."""

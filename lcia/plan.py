@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -10,7 +10,7 @@ from lcia.config.run import RunConfig
 from lcia.grouping.codebook import Books, Placement, Query, Route, Similarity
 from lcia.grouping.many_orders import Grouping
 from lcia.protocols import Features
-from lcia.stage import EvaluateStage, Fusion, Replay, TrainStage
+from lcia.stage import Asked, EvaluateStage, ExternalStage, Fusion, Replay, TrainStage
 from lcia.types import Split
 
 ZERO_SHOT = -1
@@ -22,17 +22,20 @@ class Catalog:
     """What planning has to know of the data: the order, keys of shards, features of instructions.
 
     `features` is empty where grouping is off. `fits`: keys of the rows by which a task's groups are compared.
+    `general`: tasks that are evaluated only.
     """
 
     order: tuple[str, ...]
     shards: Mapping[tuple[str, Split], str]
     features: Mapping[tuple[str, Split], Features]
     fits: Mapping[str, str] = field(default_factory=dict)
+    general: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Entry A[row, column] of the accuracy matrix and the stage that fills it; row -1: zero-shot."""
+    """Entry A[row, column] of the accuracy matrix, or of the table beside it, and the stage that fills it; row -1:
+    zero-shot."""
 
     row: int
     column: int
@@ -48,13 +51,21 @@ class Fit:
     stage: EvaluateStage
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A row of the table beside the matrix that a command fills; -1: the base before any training."""
+
+    row: int
+    stage: ExternalStage
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """What a stream is after one more task; orders that begin alike share it.
 
     `train` tunes that task (None: nothing is tuned), `placement` says in which group (None: no stream). `newest[g]` is
     the key of the newest stage of group g, `books` the codebooks. `asked`: the tasks so far, in their order; `ahead`:
-    those still to come, where they are evaluated too.
+    those still to come, where they are evaluated too. `general`: the tasks that are never trained.
     """
 
     tasks: tuple[str, ...]
@@ -64,12 +75,14 @@ class Row:
     books: Books
     asked: tuple[EvaluateStage, ...]
     ahead: Mapping[str, EvaluateStage]
+    general: tuple[EvaluateStage, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
     """All stages of one run, as rows of its accuracy matrix. `untuned`: those of the base before any training; `fits`:
-    those of every group about every task at the end of the stream.
+    those of every group about every task at the end of the stream. `general`: tasks that are never trained,
+    `general_untuned`: the base asked about them; `judged`: what a command says of each adapter.
 
     A stream has a row for each task. Joint training and the untuned base alone have one, which is the matrix's last.
     """
@@ -80,10 +93,14 @@ class Plan:
     decide: Callable[[Row, str], tuple[Route, ...]] = field(compare=False)
     """How a task is routed after a row, with all similarities: thousands of orders do not keep what a few show."""
     fits: tuple[Fit, ...] = ()
+    general: tuple[str, ...] = ()
+    general_untuned: tuple[EvaluateStage, ...] = ()
+    judged: tuple[Judged, ...] = ()
 
     @property
-    def _numbered(self) -> Iterator[tuple[int, Row]]:
-        return enumerate(self.rows, start=len(self.order) - len(self.rows))
+    def numbered(self) -> Sequence[tuple[int, Row]]:
+        """The rows with their numbers in the matrix."""
+        return list(enumerate(self.rows, start=len(self.order) - len(self.rows)))
 
     @property
     def trains(self) -> tuple[TrainStage, ...]:
@@ -97,10 +114,25 @@ class Plan:
         return (*untuned, *asked)
 
     @property
+    def general_cells(self) -> tuple[Cell, ...]:
+        """Entries of the table beside the matrix; columns are places in `general`."""
+        untuned = (Cell(ZERO_SHOT, column, stage) for column, stage in enumerate(self.general_untuned))
+        asked = (Cell(n, column, stage) for n, row in self.numbered for column, stage in enumerate(row.general))
+        return (*untuned, *asked)
+
+    @property
     def evals(self) -> tuple[EvaluateStage, ...]:
-        """Distinct evaluation stages in the order of the matrix, then those of `fits`."""
-        stages = (*(cell.stage for cell in self.cells), *(fit.stage for fit in self.fits))
+        """Distinct evaluation stages in the order of the matrix, then of the table beside it, then those of `fits`."""
+        cells = (*self.cells, *self.general_cells)
+        stages = (*(cell.stage for cell in cells), *(fit.stage for fit in self.fits))
         return tuple({stage.key: stage for stage in stages}.values())
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """Everything that is asked about adapters: `evals`, and what commands say."""
+        found: dict[str, Asked] = {stage.key: stage for stage in self.evals}
+        found |= {judged.stage.key: judged.stage for judged in self.judged}
+        return tuple(found.values())
 
     @property
     def placements(self) -> tuple[Placement, ...]:
@@ -109,14 +141,14 @@ class Plan:
     @property
     def routes(self) -> tuple[tuple[int, Route], ...]:
         """(row, decision) for every entry of a stream's matrix that is evaluated."""
-        return tuple((number, route) for number, _ in self._numbered for route in self.routes_after(number))
+        return tuple((number, route) for number, _ in self.numbered for route in self.routes_after(number))
 
     def routes_after(self, number: int) -> Iterator[Route]:
         """The decisions behind one row of a stream's matrix."""
         row = self.rows[number - len(self.order)]
         if row.placement:
             tasks = self.order if row.ahead else self.order[: len(row.asked)]
-            yield from (route for task in tasks for route in self.decide(row, task))
+            yield from (route for task in (*tasks, *self.general) for route in self.decide(row, task))
 
     @property
     def groups(self) -> tuple[Mapping[int, str], ...]:
@@ -125,25 +157,27 @@ class Plan:
 
     def _asked(self) -> Iterator[tuple[int, Row, int, EvaluateStage]]:
         """(number of the row, the row, column, stage) for every entry that is evaluated after a training."""
-        for number, row in self._numbered:
+        for number, row in self.numbered:
             for column, stage in enumerate(row.asked):
                 yield number, row, column, stage
             for column in range(len(row.asked), len(self.order) if row.ahead else 0):
                 yield number, row, column, row.ahead[self.order[column]]
 
 
-def union(plans: Iterable[Plan]) -> tuple[list[TrainStage], list[EvaluateStage]]:
+def union(plans: Iterable[Plan]) -> tuple[list[TrainStage], list[Asked]]:
     """The distinct stages of many plans; trainings come after those that they build on."""
     trains: dict[str, TrainStage] = {}
-    evals: dict[str, EvaluateStage] = {}
+    evals: dict[str, Asked] = {}
     seen: set[int] = set()
     for made in plans:
-        evals |= {stage.key: stage for stage in (*made.untuned, *(fit.stage for fit in made.fits))}
+        evals |= {stage.key: stage for stage in (*made.untuned, *made.general_untuned)}
+        evals |= {fit.stage.key: fit.stage for fit in made.fits}
+        evals |= {judged.stage.key: judged.stage for judged in made.judged}
         for row in made.rows:
             if id(row) not in seen:
                 seen.add(id(row))
                 trains |= {row.train.key: row.train} if row.train else {}
-                evals |= {stage.key: stage for stage in (*row.asked, *row.ahead.values())}
+                evals |= {stage.key: stage for stage in (*row.asked, *row.ahead.values(), *row.general)}
     return list(trains.values()), list(evals.values())
 
 
@@ -157,7 +191,7 @@ class Planner:
     def __init__(self, config: RunConfig, base: str, similarity: Similarity) -> None:
         self.config, self._base = config, base
         self.grouping = Grouping(similarity, config.grouping) if config.groups else None
-        self.train, self.evaluate = cache(self._train), cache(self._evaluate)
+        self.train, self.evaluate, self.judge = cache(self._train), cache(self._evaluate), cache(self._judge)
         self._made: dict[str, TrainStage] = {}
         """All trainings by their keys."""
         self.rows: dict[object, Row] = {}
@@ -243,6 +277,11 @@ class Planner:
             max_new_tokens=self.config.evaluation.max_new_tokens,
         )
 
+    def _judge(self, task: str, adapter: str | None, command: tuple[str, ...]) -> ExternalStage:
+        return ExternalStage(
+            task=task, adapter=adapter, command=command, base=self._base, assistant=self.config.assistant
+        )
+
 
 def plan(planner: Planner, catalog: Catalog) -> Plan:
     """The stages of a run: a chain (or, grouped, a forest) of trainings and a row of evaluations after each."""
@@ -256,8 +295,26 @@ def plan(planner: Planner, catalog: Catalog) -> Plan:
         if at not in planner.rows:
             planner.rows[at] = _row(planner, catalog, order[:number], rows[-1] if rows else None)
         rows.append(planner.rows[at])
-    untuned = _untuned(planner, catalog) if config.evaluation.zero_shot else ()
-    return Plan(order, tuple(rows), untuned, partial(planner.decide, catalog), _fits(planner, catalog, rows[-1]))
+    untuned = _untuned(planner, catalog, order) if config.evaluation.zero_shot else ()
+    made = Plan(order, tuple(rows), untuned, partial(planner.decide, catalog), _fits(planner, catalog, rows[-1]))
+    return _with_general(planner, catalog, made)
+
+
+def _with_general(planner: Planner, catalog: Catalog, made: Plan) -> Plan:
+    """With what is looked at beside the stream: the base before any training, and what a command says."""
+    untuned = _untuned(planner, catalog, catalog.general) if planner.config.trains else ()
+    return replace(made, general=catalog.general, general_untuned=untuned, judged=tuple(_judged(planner, made)))
+
+
+def _judged(planner: Planner, made: Plan) -> Iterator[Judged]:
+    config = planner.config.evaluation.external
+    if config is None:
+        return
+    if config.untuned:
+        yield Judged(ZERO_SHOT, planner.judge("", None, config.untuned))
+    for number, row in made.numbered if config.every == "stage" else made.numbered[-1:]:
+        if row.train:
+            yield Judged(number, planner.judge(row.tasks[-1], row.train.key, config.command))
 
 
 def _fits(planner: Planner, catalog: Catalog, last: Row) -> tuple[Fit, ...]:
@@ -283,7 +340,8 @@ def _row(planner: Planner, catalog: Catalog, tasks: tuple[str, ...], before: Row
     row = Row(tasks, train, placement, newest, books, (), {})
     ahead = [task for task in catalog.order if task not in tasks] if planner.config.evaluation.upper_triangle else ()
     asked = tuple(_ask(planner, catalog, row, task) for task in tasks)
-    return replace(row, asked=asked, ahead={task: _ask(planner, catalog, row, task) for task in ahead})
+    general = tuple(_ask(planner, catalog, row, task) for task in catalog.general)
+    return replace(row, asked=asked, ahead={task: _ask(planner, catalog, row, task) for task in ahead}, general=general)
 
 
 def _placed(planner: Planner, catalog: Catalog, tasks: tuple[str, ...], books: Books) -> tuple[Placement, Books]:
@@ -321,22 +379,30 @@ def _ask(planner: Planner, catalog: Catalog, row: Row, task: str) -> EvaluateSta
     return planner.ask(task, shards, texts, groups, newest)
 
 
-def _untuned(planner: Planner, catalog: Catalog) -> tuple[EvaluateStage, ...]:
-    """The base before any training, asked about every task."""
+def _untuned(planner: Planner, catalog: Catalog, tasks: Iterable[str]) -> tuple[EvaluateStage, ...]:
+    """The base before any training, asked about these tasks."""
+    return tuple(_by_one(planner, catalog, task, None) for task in tasks)
+
+
+def _by_one(planner: Planner, catalog: Catalog, task: str, adapter: str | None) -> EvaluateStage:
+    """All of a task's questions answered by one adapter; None: by the base."""
     split = planner.config.evaluation.split
-    return tuple(planner.evaluate(task, catalog.shards[task, split], ((None, None),)) for task in catalog.order)
+    return planner.evaluate(task, catalog.shards[task, split], ((None, adapter),))
 
 
 def _joint_plan(planner: Planner, catalog: Catalog) -> Plan:
     """Multi-task: one stage on all tasks at once; zero-shot: none. One row, at the end of the stream."""
-    order, split = catalog.order, planner.config.evaluation.split
-    zero = _untuned(planner, catalog)
-    if not planner.config.trains:
-        return Plan(order, (Row(order, None, None, (), (), zero, {}),), (), _undecided)
-    stage = planner.train(order, tuple(catalog.shards[task, "train"] for task in order), None, True)
-    answers = tuple(planner.evaluate(task, catalog.shards[task, split], ((None, stage.key),)) for task in order)
-    row = Row(order, stage, None, (stage.key,), (), answers, {})
-    return Plan(order, (row,), zero if planner.config.evaluation.zero_shot else (), _undecided)
+    order, config = catalog.order, planner.config
+    stage = (
+        planner.train(order, tuple(catalog.shards[t, "train"] for t in order), None, True) if config.trains else None
+    )
+    adapter = stage.key if stage else None
+    answers, general = (
+        tuple(_by_one(planner, catalog, task, adapter) for task in tasks) for tasks in (order, catalog.general)
+    )
+    row = Row(order, stage, None, (adapter,) if adapter else (), (), answers, {}, general)
+    untuned = _untuned(planner, catalog, order) if config.trains and config.evaluation.zero_shot else ()
+    return _with_general(planner, catalog, Plan(order, (row,), untuned, _undecided))
 
 
 def _undecided(row: Row, task: str) -> tuple[Route, ...]:

@@ -17,12 +17,14 @@ from lcia.config.run import RunConfig
 from lcia.data.shards import BAD_ROWS, ShardCounts, complaint, read_counts, refuse
 from lcia.data.sources import fingerprint
 from lcia.embedders import embed, similarity_of
+from lcia.evaluation.external import chosen_of, read_figures
 from lcia.evaluation.scored import SCORINGS, Scored, read_scored
-from lcia.metrics.matrix import AccuracyMatrix
+from lcia.metrics.companion import Companion
+from lcia.metrics.matrix import UNTUNED, AccuracyMatrix
 from lcia.models.identity import base_identity, embedder_identity, pinned_assistant, pinned_embedder
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan, union
 from lcia.protocols import Features
-from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
+from lcia.stage import Asked, EmbedStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.training.result import TrainResult
 from lcia.types import Benchmark, InputError, Split, TaskSpec
@@ -41,7 +43,7 @@ class Executor(Protocol):
 
     def embed(self, stages: Sequence[EmbedStage]) -> None: ...
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[Asked]) -> None:
         """Trains (parents come before their children) and evaluates, in whatever overlap it likes."""
 
 
@@ -63,12 +65,14 @@ class Prepared:
 @dataclass(frozen=True)
 class Outcome:
     """What is known of a finished run: `trainings` and `answers` by the key of their stage, and under each scoring
-    (`strict`, `legacy`, `normalised`) the matrix in `scores`."""
+    (`strict`, `legacy`, `normalised`) the matrix in `scores`. `beside`: what was looked at beside the stream; None:
+    nothing."""
 
     prepared: Prepared
     trainings: Mapping[str, TrainResult]
     answers: Mapping[str, Scored]
     scores: Mapping[str, AccuracyMatrix]
+    beside: Companion | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -157,7 +161,7 @@ class _Shared:
         Runs of a study share the parts of their configurations as objects, so these are compared, not their contents.
         """
         parts = tuple(id(value) for name, value in config if name not in ("name", "seed", "order"))
-        benchmark = self._benchmark(config.benchmark)
+        benchmark = self._benchmark(config.benchmark, config.evaluation.general)
         tasks = frozenset(benchmark.order(config.order))
         if (parts, tasks) not in self._data:
             self._data[parts, tasks] = self._new_data(config, benchmark)
@@ -166,7 +170,7 @@ class _Shared:
     def _new_data(self, config: RunConfig, benchmark: Benchmark) -> _Data:
         # Only so that a base that is not there is told before any data is read.
         self._base(self._assistant(config.assistant))
-        wanted = [(task, split) for task in benchmark.order(config.order) for split in splits_of(config)]
+        wanted = rows_of(config, benchmark)
         shards = {(task, split): _shard(config, benchmark[task], split, self) for task, split in wanted}
         embeds: dict[tuple[str, Split], EmbedStage] = {}
         if config.groups:
@@ -230,7 +234,9 @@ class _Ready:
         self._planner = cache(lambda seed: shared.planner(data.config.model_copy(update={"seed": seed})))
 
     def plan(self, config: RunConfig) -> Prepared:
-        catalog = Catalog(self._benchmark.order(config.order), self._keys, self._features, self._fits)
+        general = tuple(task.name for task in self._benchmark.general)
+        order = self._benchmark.order(config.order)
+        catalog = Catalog(order, self._keys, self._features, self._fits, general)
         made = plan(self._planner(config.seed), catalog)
         return Prepared(config, self._benchmark, catalog, made, self._counts, self._embeds)
 
@@ -247,6 +253,12 @@ def splits_of(config: RunConfig) -> tuple[Split, ...]:
     """The splits of each task that a run reads."""
     split = config.evaluation.split
     return ("train", split) if config.trains and split != "train" else (split,)
+
+
+def rows_of(config: RunConfig, benchmark: Benchmark) -> list[tuple[str, Split]]:
+    """The tasks and splits that a run reads: those of the stream, then what it only evaluates."""
+    stream = [(task, split) for task in benchmark.order(config.order) for split in splits_of(config)]
+    return [*stream, *((task.name, config.evaluation.split) for task in benchmark.general)]
 
 
 def _shard(config: RunConfig, task: TaskSpec, split: Split, shared: _Shared) -> ShardStage:
@@ -280,7 +292,8 @@ def read_outcomes(prepared: Sequence[Prepared], store: Store) -> list[Outcome]:
     """What finished runs have left in the store; stages that they share are read once."""
     training = cache(lambda key: TrainResult.read(store.fetch(key)))
     scored = cache(lambda key, task: read_scored(store.fetch(key), task))
-    return [_outcome(one, training, scored) for one in prepared]
+    said = cache(lambda key: read_figures(store.fetch(key)))
+    return [_outcome(one, training, scored, said) for one in prepared]
 
 
 def scores_so_far(prepared: Prepared, store: Store, tasks: int) -> AccuracyMatrix:
@@ -292,12 +305,36 @@ def scores_so_far(prepared: Prepared, store: Store, tasks: int) -> AccuracyMatri
 
 
 def _outcome(
-    prepared: Prepared, training: Callable[[str], TrainResult], scored: Callable[[str, TaskSpec], Scored]
+    prepared: Prepared,
+    training: Callable[[str], TrainResult],
+    scored: Callable[[str, TaskSpec], Scored],
+    said: Callable[[str], Mapping[str, float]],
 ) -> Outcome:
     plan = prepared.plan
     answers = {stage.key: scored(stage.key, prepared.benchmark[stage.task]) for stage in plan.evals}
     scores = {scoring: _matrix(plan, answers, scoring) for scoring in SCORINGS}
-    return Outcome(prepared, {stage.key: training(stage.key) for stage in plan.trains}, answers, scores)
+    trainings = {stage.key: training(stage.key) for stage in plan.trains}
+    return Outcome(prepared, trainings, answers, scores, _beside(prepared, answers, said))
+
+
+def _beside(
+    prepared: Prepared, answers: Mapping[str, Scored], said: Callable[[str], Mapping[str, float]]
+) -> Companion | None:
+    """The table beside the matrix; None where nothing was looked at."""
+    plan, config = prepared.plan, prepared.config.evaluation
+    if not plan.general and not plan.judged:
+        return None
+    chosen = config.external.metrics if config.external else ()
+    told = {judged.row: chosen_of(said(judged.stage.key), chosen) for judged in plan.judged}
+    columns = list(dict.fromkeys(name for figures in told.values() for name in figures))
+    rows = range(ZERO_SHOT, len(plan.order))
+    values = np.full((len(rows), len(plan.general) + len(columns)), np.nan)
+    for cell in plan.general_cells:
+        values[cell.row + 1, cell.column] = answers[cell.stage.key].percent[config.scoring]
+    for row, figures in told.items():
+        for name, value in figures.items():
+            values[row + 1, len(plan.general) + columns.index(name)] = value
+    return Companion(plan.general, tuple(columns), (UNTUNED, *plan.order), values)
 
 
 def _matrix(plan: Plan, answers: Mapping[str, Scored], scoring: str) -> AccuracyMatrix:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -232,3 +232,28 @@ class EvaluateStage(_ModelStage):
         if self.fusion:
             return self.fusion.of(instruction)
         return dict(self.routes).get(instruction, self.default)
+
+
+class ExternalStage(_ModelStage):
+    """What a command says of one adapter (None: of the bare base); `task`: what the adapter was trained on last.
+
+    Evaluation actors run it, like answers. No training depends on it.
+    """
+
+    kind: Literal["external"] = "external"
+    task: str
+    adapter: str | None
+    command: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return f"command after {self.task}" if self.adapter else "command on the untuned base"
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Keys of the TrainStages that this stage needs."""
+        return () if self.adapter is None else (self.adapter,)
+
+
+Asked: TypeAlias = EvaluateStage | ExternalStage
+"""What is asked about adapters once they are trained."""

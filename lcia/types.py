@@ -213,12 +213,14 @@ class Benchmark:
     """A stream of tasks by name, with the named orders that it has beside "given" and "reverse".
 
     `stretches`: into how many short tasks each of `tasks` is cut, which the stream then consists of; 1: it is not cut.
+    `general`: tasks that are not of the stream and only evaluated; they are not cut.
     """
 
     name: str
     tasks: tuple[TaskSpec, ...]
     orders: tuple[tuple[str, tuple[str, ...]], ...] = ()
     stretches: int = 1
+    general: tuple[TaskSpec, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -247,6 +249,8 @@ class Benchmark:
         if wanted is None or isinstance(wanted, str):
             return self._named(wanted or "given")
         names = self.names
+        if held_out := [task for task in wanted if task in {spec.name for spec in self.general}]:
+            raise InputError(f"order names {', '.join(held_out)}, which evaluation.general says is never trained")
         if unknown := [task for task in wanted if task not in names]:
             raise InputError(
                 f"order names {', '.join(unknown)}, which {self.name} does not have; it has {', '.join(names)}"
@@ -260,7 +264,10 @@ class Benchmark:
         return named[name]
 
     def __getitem__(self, name: str) -> TaskSpec:
-        """A task of the stream."""
+        """A task of the stream, or one that is only evaluated."""
+        for task in self.general:
+            if task.name == name:
+                return task
         for task in self.tasks:
             for spec in [task.only(cut) for cut in self._cuts] or [task]:
                 if spec.name == name:

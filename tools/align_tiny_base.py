@@ -246,7 +246,7 @@ def _score(assistant: LlavaAssistant, task: TaskSpec) -> float:
     return 100 * sum(right) / len(right)
 
 
-def _rows(source: Source) -> list[Sample]:
+def _rows(source: Source | None) -> list[Sample]:
     assert isinstance(source, GeneratedSource)
     return list(generate(source, 0, source.rows))
 

@@ -21,21 +21,44 @@ from lcia.config.run import (
     BenchmarkConfig,
     CoinConfig,
     CustomConfig,
+    GeneralConfig,
     MiniCoinConfig,
     MllmClConfig,
     TraceConfig,
     UcitConfig,
 )
-from lcia.types import Benchmark
+from lcia.types import Benchmark, InputError
 
 
-def build(config: BenchmarkConfig) -> Benchmark:
-    """The benchmark that a configuration names, cut into stretches where it asks for them; no file is opened yet.
+def build(config: BenchmarkConfig, general: GeneralConfig | None = None) -> Benchmark:
+    """The benchmark that a configuration names, cut into stretches where it asks for them, without the tasks that
+    `general` holds out of the stream, which stand beside it; no file is opened yet.
 
     Raises:
         InputError: a task that the benchmark does not have, or none, or one twice.
     """
-    return replace(_whole(config), stretches=config.stretches)
+    whole = replace(_whole(config), stretches=config.stretches)
+    return whole if general is None else _held_out(whole, general)
+
+
+def _held_out(whole: Benchmark, general: GeneralConfig) -> Benchmark:
+    other = whole if general.benchmark is None else _whole(general.benchmark)
+    names = general.tasks or other.names
+    if unknown := [name for name in names if name not in other.names]:
+        raise InputError(
+            f"evaluation.general names {', '.join(unknown)}, which {other.name} does not have; it has "
+            f"{', '.join(other.names)}"
+        )
+    held = tuple(task for task in other.tasks if task.name in names)
+    if other is not whole:
+        if shared := [name for name in names if name in whole.names]:
+            raise InputError(f"evaluation.general names {', '.join(shared)}, which the stream has too: rename one")
+        return replace(whole, general=held)
+    left = tuple(task for task in whole.tasks if task.name not in names)
+    if not left:
+        raise InputError("evaluation.general holds all tasks out: none is left to train on")
+    orders = tuple((name, tuple(task for task in order if task not in names)) for name, order in whole.orders)
+    return replace(whole, tasks=left, orders=orders, general=held)
 
 
 def _whole(config: BenchmarkConfig) -> Benchmark:

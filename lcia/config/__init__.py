@@ -6,6 +6,7 @@
 - `instrdialog`: the keys of streams of Super-NaturalInstructions
 - `strategies`: the keys of each strategy
 - `baselines`: those of the strategies of others
+- `general`: commands that judge adapters
 - `watch`: from where on a run warns of what goes wrong
 - `sections`: the base of all sections
 - `load`: files and overrides

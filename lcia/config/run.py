@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from lcia.config.general import ExternalConfig
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.instrdialog import InstrDialogConfig
 from lcia.config.language import CausalConfig, Seq2SeqConfig
@@ -510,6 +511,21 @@ class GroupingConfig(Section):
 # --- evaluation and the whole ---------------------------------------------------------------------------------------
 
 
+class GeneralConfig(Section):
+    """Tasks that are never trained, to see what tuning does to everything else (docs/benchmarks.md)."""
+
+    tasks: tuple[TaskName, ...] = ()
+    """Names of tasks; they leave the stream. Empty: all tasks of `benchmark`."""
+    benchmark: BenchmarkConfig | None = None
+    """Where these tasks are from; null: the run's own benchmark."""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> GeneralConfig:
+        if not self.tasks and self.benchmark is None:
+            raise ValueError("name tasks of the run's benchmark, or give a benchmark of their own")
+        return self
+
+
 class EvaluationConfig(Section):
     """`scoring` names the column the matrix is made of; predictions are stored with both."""
 
@@ -523,6 +539,11 @@ class EvaluationConfig(Section):
     """Also score the untuned base on every task; `fwt` needs it."""
     upper_triangle: bool = False
     """Also score tasks before they are trained; `fwt` needs it."""
+    # Not written where there are none, so that runs keep their names in MLflow.
+    general: GeneralConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Tasks that are never trained, and evaluated before, after each task and at the end; null: none."""
+    external: ExternalConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """A command that judges each adapter; null: none."""
 
 
 class RunConfig(Section):

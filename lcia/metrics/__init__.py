@@ -4,6 +4,7 @@
 - `captions`: a caption against several others
 - `matrix`: the accuracy matrix and its metrics
 - `overlap`: test answers of a task among the training answers of another
+- `companion`: the table beside the matrix
 - `adaptation`: how fast a stream of stretches is learnt
 - `stats`: intervals and paired tests
 """

@@ -16,10 +16,18 @@ from lcia.config.run import GroupingConfig
 from lcia.config.watch import WatchConfig
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.adaptation import Round
+from lcia.metrics.companion import Companion
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.metrics.overlap import Overlap
 from lcia.report import wording
-from lcia.report.figures.run import StageSteps, beta_trajectories, heat_map, loss_curves, pull_trajectories
+from lcia.report.figures.run import (
+    StageSteps,
+    beta_trajectories,
+    companion_curves,
+    heat_map,
+    loss_curves,
+    pull_trajectories,
+)
 from lcia.report.figures.study import accuracy_curves
 from lcia.report.figures.style import MOST_LINES, save_png, svg
 from lcia.report.learnt import TaskAnswers
@@ -100,7 +108,7 @@ class RunReport:
 
     `served`: task trained last -> task asked about -> group that answers -> samples. `rounds`: of tasks that are cut.
     `normalised`: the matrix in which case, articles and punctuation do not count; `overlap`: of the tasks' answers;
-    both None where they are not known.
+    both None where they are not known. `beside`: what was looked at beside the stream; None: nothing.
     """
 
     name: str
@@ -116,6 +124,7 @@ class RunReport:
     signs: Signs = NOTHING_WATCHED
     rounds: tuple[Round, ...] = ()
     normalised: AccuracyMatrix | None = None
+    beside: Companion | None = None
     overlap: Overlap | None = None
 
     @property
@@ -219,6 +228,8 @@ def _figures(report: ReportInput, study: Mapping[str, Drawn], heat_maps: bool = 
             drawn[f"matrix-{slug}"] = heat_map(run.matrix)
         if any(stage.has("loss") for stage in run.steps):
             drawn[f"loss-{slug}"] = loss_curves(run.steps)
+        if run.beside:
+            drawn[f"general-{slug}"] = companion_curves(run.beside)
         if any(stage.has_beta for stage in run.steps):
             drawn[f"beta-{slug}"] = beta_trajectories(run.steps)
         if any(stage.has_pull for stage in run.steps):

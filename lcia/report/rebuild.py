@@ -13,7 +13,7 @@ from lcia.report import run_folder
 from lcia.report.run_folder import Session
 from lcia.report.study_tables import StudyTables, from_record, holds_study
 from lcia.run import prepare, read_outcomes
-from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
+from lcia.stage import Asked, EmbedStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from lcia.studies.points import Point
 from lcia.types import InputError
@@ -35,10 +35,10 @@ class StoredOnly:
     def embed(self, stages: Sequence[EmbedStage]) -> None:
         self._check(stages)
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[Asked]) -> None:
         self._check([*trains, *evals])
 
-    def _check(self, stages: Sequence[ShardStage | EmbedStage | TrainStage | EvaluateStage]) -> None:
+    def _check(self, stages: Sequence[ShardStage | EmbedStage | TrainStage | Asked]) -> None:
         """Raises InputError where a result is not in the store."""
         missing = [stage.label for stage in stages if not self.store.has(stage.key)]
         if missing:
@@ -61,7 +61,7 @@ def rebuild(summary: Mapping[str, Any], store: Store, folder: Path) -> dict[str,
     executor = StoredOnly(store)
     prepared = prepare(configs, executor)
     for one in prepared:
-        executor.train_and_evaluate(one.plan.trains, one.plan.evals)
+        executor.train_and_evaluate(one.plan.trains, one.plan.asked)
     points = tuple(_points(from_record(summary), configs)) if holds_study(summary) else ()
     facts = {name: summary[name] for name in FACTS if name in summary}
     failed = tuple(summary.get("failed", ()))

@@ -4,7 +4,6 @@ at its end."""
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from lcia.config.strategies import AverageSection
 from lcia.data.rows import Rows
 from lcia.evaluation.answers import ANSWERS
+from lcia.metrics import companion
 from lcia.metrics import matrix as matrices
 from lcia.metrics.adaptation import Round, rounds
 from lcia.metrics.matrix import AccuracyMatrix
@@ -38,7 +38,7 @@ from lcia.store.folders import Store
 from lcia.store.trouble import named_when_full
 from lcia.studies.compare import Cost
 from lcia.studies.points import Point
-from lcia.training.result import TrainResult, adapter_files
+from lcia.training.result import TrainResult
 
 MOST_SHOWN = 12
 """Runs that the page shows one by one; of a larger study the first of each label."""
@@ -201,6 +201,7 @@ def _figures(outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
         "metrics_by_scoring": {scoring: _metrics(scores) for scoring, scores in outcome.scores.items()},
         "matrix": matrices.to_json(outcome.matrix),
         **({"rounds": [each._asdict() for each in found]} if (found := _rounds(outcome)) else {}),
+        **({"general": companion.to_json(outcome.beside)} if outcome.beside else {}),
         "train_seconds": outcome.train_seconds,
         "kept_mb": outcome.kept_mb,
         "adapters": len(outcome.newest),
@@ -258,10 +259,10 @@ def _write_run(outcome: Outcome, store: Store, folder: Path) -> None:
         (folder / f"matrix.{scoring}.json").write_text(matrices.dumps(scores))
     text = json.dumps(_decisions(outcome.prepared), indent=1, ensure_ascii=False)
     (folder / "decisions.json").write_text(text)
-    for cell in plan.cells:
+    for cell in (*plan.cells, *plan.general_cells):
         _write_predictions(outcome, cell, store, folder / "predictions")
     for group, key in (plan.groups[-1] if plan.groups else {}).items():
-        _export(store.fetch(key), folder / "adapters" / f"g{group}")
+        outcome.trainings[key].export(folder / "adapters" / f"g{group}")
 
 
 def _final(outcome: Outcome) -> list[EvaluateStage]:
@@ -297,12 +298,6 @@ def _group_names(outcome: Outcome, row: int) -> dict[str | None, str]:
     return {key: f"g{group}" for group, key in known.items()}
 
 
-def _export(stage: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in adapter_files(stage):
-        shutil.copyfile(file, folder / file.name)
-
-
 # The page -------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +318,7 @@ def _page(one: Known, store: Store) -> RunReport:
         answers=one.answers,
         signs=one.signs,
         rounds=_rounds(outcome),
+        beside=outcome.beside,
     )
 
 

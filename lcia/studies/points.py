@@ -75,7 +75,8 @@ def _listed(study: StudyConfig) -> dict[str, tuple[Any, ...]]:
     """The varied keys of a grid."""
     if not isinstance(study.search, GridConfig):
         base = _base_of(study)
-        most = study.search.num_samples * len(study.seeds) * len(benchmarks.build(base.benchmark).order(base.order))
+        tasks = benchmarks.build(base.benchmark, base.evaluation.general).order(base.order)
+        most = study.search.num_samples * len(study.seeds) * len(tasks)
         raise InputError(
             f"study {study.name} draws its runs, so they are not known before it runs; it trains {most} stages at most"
         )
@@ -114,7 +115,7 @@ def orders_of(study: StudyConfig) -> Sequence[Order]:
 def tasks_of(study: StudyConfig) -> tuple[str, ...]:
     """The tasks of the base in its order; whole ones, where the base cuts them into stretches."""
     base = _base_of(study)
-    return benchmarks.build(base.benchmark).order_of_tasks(base.order)
+    return benchmarks.build(base.benchmark, base.evaluation.general).order_of_tasks(base.order)
 
 
 def _base_of(study: StudyConfig) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,12 @@ class TrainResult:
     def adapter(self) -> list[Path]:
         """The files of the adapter."""
         return adapter_files(self.folder)
+
+    def export(self, folder: Path) -> None:
+        """Copies the adapter, which plain peft loads, into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self.adapter:
+            shutil.copyfile(path, folder / path.name)
 
     # Both sizes are asked for once: the runs of a study share their trainings by the thousand.
     @cached_property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from lcia import benchmarks
 from lcia.addresses import is_anchored, is_url
 from lcia.config.run import ClipConfig, CustomConfig, RunConfig, TextConfig, TinyConfig
-from lcia.run import splits_of
-from lcia.types import FileSource, InputError
+from lcia.run import rows_of
+from lcia.types import FileSource, InputError, InstancesSource
 from pipelines.cluster import CLAIM_PATH, ClusterConfig
 from pipelines.kubernetes.submission import Submission
 
@@ -51,11 +52,15 @@ def check_full_paths(configs: Sequence[RunConfig]) -> None:
 
 def _local_paths(configs: Sequence[RunConfig]) -> Iterator[tuple[str, str]]:
     """(what it is, path) of the files and folders outside the package that runs read on the machine they run on."""
-    for benchmark, splits in dict.fromkeys((config.benchmark, splits_of(config)) for config in configs):
-        for task in benchmarks.build(benchmark).tasks:
-            for split in splits:
-                if isinstance(source := task.sources[split], FileSource):
-                    yield from _not_urls(f"task {task.name}, {split}", source.path, source.image_root)
+    built = cache(benchmarks.build)
+    wanted = dict.fromkeys(
+        (config.benchmark, config.evaluation.general, task, split)
+        for config in configs
+        for task, split in rows_of(config, built(config.benchmark, config.evaluation.general))
+    )
+    for benchmark, general, task, split in wanted:
+        if isinstance(source := built(benchmark, general)[task].sources[split], FileSource):
+            yield from _not_urls(f"task {task}, {split}", source.path, source.image_root)
     for what, path in dict.fromkeys(model for config in configs for model in _models(config)):
         yield what, os.path.abspath(path)
 
@@ -66,11 +71,14 @@ def _not_urls(what: str, *places: str) -> Iterator[tuple[str, str]]:
 
 def _named_folders(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Folders and files as the run itself names them; what is seen from a root follows from that."""
-    root = getattr(config.benchmark, "root", "")
-    if root:
-        yield "benchmark.root", root
-    elif isinstance(config.benchmark, CustomConfig):
-        yield from ((f"task {task.name}", task.train or task.test) for task in config.benchmark.tasks)
+    general = config.evaluation.general
+    for what, benchmark in (
+        ("benchmark", config.benchmark), ("evaluation.general.benchmark", general.benchmark if general else None)
+    ):  # fmt: skip
+        if root := getattr(benchmark, "root", ""):
+            yield f"{what}.root", root
+        elif isinstance(benchmark, CustomConfig):
+            yield from ((f"task {task.name}", task.train or task.test) for task in benchmark.tasks)
     yield from _models(config)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from lcia.protocols import Progress
-from lcia.stage import EvaluateStage, TrainStage
+from lcia.stage import Asked, TrainStage
 from pipelines.stages.queues import WorkQueue
 from pipelines.stages.work import BUILDS_ON_IT, News, NotYet, RowRange, ServerKind, SessionOver, Training, row_ranges
 
@@ -86,7 +86,7 @@ class Broker:
             self._refuse_without_servers()
             self.change.notify_all()
 
-    async def add_evaluation(self, stage: EvaluateStage, rows: int, size: int) -> None:
+    async def add_evaluation(self, stage: Asked, rows: int, size: int) -> None:
         """Queues the `rows` of an evaluation stage that was not asked for yet, in ranges of `size`."""
         async with self.change:
             ranges = row_ranges(stage, rows, size)

@@ -1,4 +1,4 @@
-"""Ray actors that answer the evaluation stages of a whole run or study.
+"""Ray actors that answer the evaluation stages of a whole run or study, and run the commands that judge its adapters.
 
 Each actor has a thread in the driver, which asks the broker for ranges of rows until the session is over. So the base
 is loaded once per actor, adapters are swapped, and evaluation overlaps with training.
@@ -6,6 +6,7 @@ is loaded once per actor, adapters are swapped, and evaluation overlaps with tra
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import defaultdict
@@ -15,7 +16,7 @@ import ray
 
 from lcia.evaluation.answers import write_answers
 from lcia.protocols import Progress
-from lcia.stage import EvaluateStage
+from lcia.stage import EvaluateStage, ExternalStage
 from lcia.store.folders import Store
 from pipelines.exits import describe
 from pipelines.launch import LaunchConfig
@@ -35,10 +36,26 @@ class Answerer:
         self._loaded: tuple[str, Predictor] | None = None
 
     def answer(self, work: RowRange) -> tuple[list[dict[str, Any]], float]:
-        """The records of the rows, and the seconds that they took once the model was there."""
+        """The records of the rows, and the seconds that they took once the model was there. What a command leaves is
+        published here."""
+        if isinstance(work.stage, ExternalStage):
+            from lcia.evaluation.external import judge
+
+            self._unload()
+            judge(work.stage, self.store)
+            return [], 0.0
         predictor, started = self._predictor(work.stage), time.perf_counter()
         records = predictor(work.stage, work.start, work.stop)
         return records, time.perf_counter() - started
+
+    def _unload(self) -> None:
+        """Leaves the device to a command, which loads the model itself."""
+        import torch
+
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _predictor(self, stage: EvaluateStage) -> Predictor:
         from lcia import assistants
@@ -67,6 +84,9 @@ class Publisher:
     def add(self, work: RowRange, records: list[dict[str, Any]], seconds: float) -> None:
         """Takes what an actor has answered, and the seconds that it took."""
         key, stage = work.key, work.stage
+        if isinstance(stage, ExternalStage):
+            self._broker.ask(Broker.finish, key)
+            return
         with self._lock:
             self._records[key] += records
             self._seconds[key] += seconds

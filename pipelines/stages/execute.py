@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 from lcia.data.shards import count_rows, write_source
 from lcia.data.sources import Reading
 from lcia.protocols import Progress
-from lcia.stage import EmbedStage, EvaluateStage, ShardStage, TrainStage
+from lcia.stage import Asked, EmbedStage, EvaluateStage, ShardStage, TrainStage
 from lcia.store.folders import Store
 from pipelines.exits import StageFailedError
 from pipelines.launch import LaunchConfig
@@ -29,8 +29,9 @@ SMALL_ROWS = 5000
 
 Watcher: TypeAlias = Callable[[Mapping[str, Progress]], None]
 """Takes a snapshot: the progress of all stages that were begun, by key."""
-Stage: TypeAlias = ShardStage | EmbedStage | TrainStage | EvaluateStage
+Stage: TypeAlias = ShardStage | EmbedStage | TrainStage | Asked
 SomeStage = TypeVar("SomeStage", bound=Stage)
+DataStage = TypeVar("DataStage", ShardStage, EmbedStage)
 
 
 class RayExecutor:
@@ -92,13 +93,13 @@ class RayExecutor:
 
     def _side_by_side(
         self,
-        stages: Sequence[SomeStage],
-        is_written_here: Callable[[SomeStage], bool],
-        publish: Callable[[SomeStage], None],
+        stages: Sequence[DataStage],
+        is_written_here: Callable[[DataStage], bool],
+        publish: Callable[[DataStage], None],
     ) -> None:
         """Data stages wait for processes to start more than they compute, so several run at a time."""
 
-        def one(stage: SomeStage) -> None:
+        def one(stage: DataStage) -> None:
             publish(stage)
             self._data[stage.key] = _begun(stage, done=True)
 
@@ -116,7 +117,7 @@ class RayExecutor:
                 done.result()
                 self._watch()
 
-    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[EvaluateStage]) -> None:
+    def train_and_evaluate(self, trains: Sequence[TrainStage], evals: Sequence[Asked]) -> None:
         """Hands stages to the broker and waits until each is done or has failed.
 
         Raises:
@@ -130,7 +131,7 @@ class RayExecutor:
         broker = self.connect()
         broker.ask(Broker.add_trainings, missing_trains)
         for stage in missing_evals:
-            rows = count_rows(self.store.files(stage.shards))
+            rows = count_rows(self.store.files(stage.shards)) if isinstance(stage, EvaluateStage) else 1
             broker.ask(Broker.add_evaluation, stage, rows, self.launch.per_device_eval_batch_size)
         self._wait((*missing_trains, *missing_evals))
 
@@ -184,7 +185,7 @@ class RayExecutor:
             watcher(snapshot)
 
 
-def _begun(stage: Stage, done: bool) -> Progress:
+def _begun(stage: ShardStage | EmbedStage, done: bool) -> Progress:
     """Data stages are run from here, so their progress is known here."""
     return Progress(stage.key, stage.kind, stage.label, int(done), 1, {}, done=done)
 

@@ -213,7 +213,9 @@ def _reports(study: StudyConfig, points: Sequence[Point], executor: RayExecutor)
         trains = [stage for one in prepared for stage in one.plan.trains[:done]]
         first = len(prepared[0].plan.order) - rows + done
         evals = {cell.stage.key: cell.stage for one in prepared for cell in one.plan.cells if cell.row < first}
-        executor.train_and_evaluate(trains, list(evals.values()))
+        # What is not of the matrix is asked once a trial has come to its end.
+        beside = [stage for one in prepared for stage in one.plan.asked] if done == rows else []
+        executor.train_and_evaluate(trains, list({s.key: s for s in (*evals.values(), *beside)}.values()))
         found = [scores_so_far(one, executor.store, first) for one in prepared]
         so_far = float(np.mean([mean_of_row(matrix, first - 1) for matrix in found]))
         gains = [mean_of_row(matrix, first - 1) - untuned(matrix) for matrix in found]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias, TypeVar
 
 from lcia.protocols import Progress
-from lcia.stage import EvaluateStage, TrainStage
+from lcia.stage import Asked, TrainStage
 
 BUILDS_ON_IT = ""
 """The error of a stage that needs the result of one that failed."""
@@ -36,9 +36,9 @@ class Training:
 
 @dataclass(frozen=True)
 class RowRange:
-    """Rows start..stop-1, for one actor, of an evaluation stage that has `rows` in all."""
+    """Rows start..stop-1, for one actor, of an evaluation stage that has `rows` in all; a command counts as one row."""
 
-    stage: EvaluateStage
+    stage: Asked
     rows: int
     start: int
     stop: int
@@ -75,7 +75,7 @@ class News:
 Work = TypeVar("Work", Training, RowRange)
 
 
-def row_ranges(stage: EvaluateStage, rows: int, size: int) -> list[RowRange]:
+def row_ranges(stage: Asked, rows: int, size: int) -> list[RowRange]:
     """An evaluation stage cut into ranges of at most `size` rows, which several actors can share."""
     return [RowRange(stage, rows, start, min(start + size, rows)) for start in range(0, rows, size)]
 

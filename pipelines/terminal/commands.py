@@ -21,6 +21,7 @@ from pipelines.launch import LaunchConfig
 from pipelines.terminal.preflight import check_run
 from pipelines.terminal.sessions import carry_out, carry_out_search, warn
 from pipelines.terminal.tables import (
+    companion_table,
     console,
     matrix_table,
     metrics_table,
@@ -77,6 +78,8 @@ def _show(outcomes: Sequence[Outcome], seconds: float) -> None:
     out = console()
     for outcome in outcomes:
         out.print(matrix_table(outcome.config.name, outcome.matrix))
+        if outcome.beside:
+            out.print(companion_table(outcome.config.name, outcome.beside))
     out.print(metrics_table({o.config.name: o.matrix for o in outcomes}))
     out.print(f"wall time {seconds:.0f} s", highlight=False)
 
@@ -106,7 +109,7 @@ def study(chosen: StudyConfig, where: LaunchConfig, as_json: bool) -> None:
 
 def _show_summary(summary: Mapping[str, Any], page: str | Path) -> None:
     """What a session left: of a study its tables, of runs their metrics."""
-    from lcia.metrics import matrix
+    from lcia.metrics import companion, matrix
     from lcia.report.study_tables import from_record, holds_study
 
     out = console()
@@ -119,6 +122,9 @@ def _show_summary(summary: Mapping[str, Any], page: str | Path) -> None:
               f"distinct {counts['distinct']}, trained {counts['trained']}")  # fmt: skip
     else:
         out.print(metrics_table({name: matrix.from_json(run["matrix"]) for name, run in summary["runs"].items()}))
+        for name, run in summary["runs"].items():
+            if "general" in run:
+                out.print(companion_table(name, companion.from_json(run["general"])))
     print(f"wall time {summary['wall_seconds']:.0f} s\nreport: {page}")
 
 

@@ -55,8 +55,8 @@ def _overlap(config: RunConfig, answers: Mapping[tuple[str, Split], Counter[str]
 
 
 def _sources(config: RunConfig) -> list[tuple[TaskSpec, Split, Source]]:
-    benchmark = benchmarks.build(config.benchmark)
-    tasks = [benchmark[name] for name in benchmark.order(config.order)]
+    benchmark = benchmarks.build(config.benchmark, config.evaluation.general)
+    tasks = [*(benchmark[name] for name in benchmark.order(config.order)), *benchmark.general]
     return [(task, split, source) for task in tasks for split, source in task.sources.items() if source is not None]
 
 
@@ -96,7 +96,7 @@ def check(kind: str, root: str, overrides: Sequence[str], as_json: bool) -> None
 def show(chosen: RunConfig, task: str | None, rows: int, images: Path | None) -> None:
     """Prints for the first rows of each task what the model is given, which of it carries loss, and the group."""
     check_base(chosen.assistant, chosen.lora)
-    benchmark = benchmarks.build(chosen.benchmark)
+    benchmark = benchmarks.build(chosen.benchmark, chosen.evaluation.general)
     names = [benchmark[task].name] if task else benchmark.order(chosen.order)
     groups, assistant = _groups(chosen, benchmark), _assistant(chosen)
     for name in names:

@@ -10,7 +10,7 @@ TEMPLATE = """\
 # A run: what is computed. Where it runs is a launch file (configs/launch). `lcia schema` lists every key.
 name: first
 benchmark:
-  kind: minicoin            # minicoin (generated) | coin (CoIN's eight tasks) | instrdialog (text) | custom (your own)
+  kind: minicoin            # minicoin (generated) | coin | ucit | mllm_cl | trace | instrdialog (published) | custom
   tasks: [VQAv2, Grounding, OCR-VQA]
   instructions: origin      # origin | diverse | 10type
 assistant:

@@ -12,6 +12,7 @@ from lcia.config.run import RunConfig
 from lcia.data.shards import count_rows
 from lcia.plan import union
 from lcia.run import Prepared, prepare
+from lcia.stage import EvaluateStage
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import expand
 from lcia.types import InputError
@@ -60,7 +61,7 @@ def work_of(prepared: Sequence[Prepared], store: Store, where: LaunchConfig) -> 
     """Stages asked for, distinct, cached and to do, of both kinds, and the hours that the last take here.
 
     `hours` counts training and answers as going on at the same time, by the groups and actors of the launch; it is None
-    where nothing like them was ever measured in this storage.
+    where nothing like them was ever measured in this storage. How long commands take is not known.
     """
     trains, evals = union(one.plan for one in prepared)
     new_trains, new_evals = ([s for s in trains if not store.has(s.key)], [s for s in evals if not store.has(s.key)])
@@ -68,9 +69,13 @@ def work_of(prepared: Sequence[Prepared], store: Store, where: LaunchConfig) -> 
     keys = {key for one in catalogs for key in (*one.shards.values(), *one.fits.values())}
     rows, measured = {key: count_rows(store.files(key)) for key in keys}, Measured.of(store)
     training = _hours(measured.training(new_trains, rows), where.train_groups)
-    answering = _hours(measured.answering(new_evals, rows), where.eval_actors)
+    questions = [stage for stage in new_evals if isinstance(stage, EvaluateStage)]
+    answering = _hours(measured.answering(questions, rows), where.eval_actors)
     plans = [one.plan for one in prepared]
-    asked = sum(len(each.trains) for each in plans), sum(len(each.cells) + len(each.fits) for each in plans)
+    asked = (
+        sum(len(each.trains) for each in plans),
+        sum(len(each.cells) + len(each.general_cells) + len(each.fits) + len(each.judged) for each in plans),
+    )
     return {
         "runs": len(prepared),
         "train": _counted(asked[0], len(trains), len(new_trains), training),

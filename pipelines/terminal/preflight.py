@@ -13,7 +13,7 @@ from lcia import benchmarks
 from lcia.addresses import is_url
 from lcia.config.run import ClipConfig, EmbedderConfig, RunConfig, TextConfig, TfidfConfig
 from lcia.models.preflight import check_base, model_folder
-from lcia.run import splits_of
+from lcia.run import rows_of
 from lcia.secrets import redacted
 from lcia.types import FileSource, InputError, InstancesSource
 from pipelines.devices import gpus_here
@@ -47,7 +47,7 @@ def check_words(configs: Iterable[RunConfig], launch: LaunchConfig) -> None:
     """Orders that name tasks which are not there, and batches that cannot be split."""
     built = cache(benchmarks.build)
     for config in configs:
-        benchmark = built(config.benchmark)
+        benchmark = built(config.benchmark, config.evaluation.general)
         benchmark.order(config.order)
         tasks = benchmark.order(None)
         if unknown := sorted(config.training.task_batch_sizes.keys() - set(tasks)):
@@ -63,13 +63,12 @@ def check_data(configs: Iterable[RunConfig]) -> None:
     """Files and image folders on this machine; what lies behind a URL is found out when it is read."""
     built = cache(benchmarks.build)
     wanted = dict.fromkeys(
-        (config.benchmark, task, split)
+        (config.benchmark, config.evaluation.general, task, split)
         for config in configs
-        for task in built(config.benchmark).order(config.order)
-        for split in splits_of(config)
+        for task, split in rows_of(config, built(config.benchmark, config.evaluation.general))
     )
-    for benchmark, task, split in wanted:
-        source = built(benchmark)[task].sources[split]
+    for benchmark, general, task, split in wanted:
+        source = built(benchmark, general)[task].sources[split]
         if isinstance(source, FileSource | InstancesSource):
             _check_source(f"task {task}, {split}", source)
 

@@ -167,7 +167,7 @@ def _execute(prepared: Sequence[Prepared], executor: RayExecutor) -> tuple[Seque
         executor.train_and_evaluate(*union(one.plan for one in prepared))
     except StageFailedError as error:
         there = cache(executor.store.has)
-        whole = [one for one in prepared if all(there(s.key) for s in (*one.plan.trains, *one.plan.evals))]
+        whole = [one for one in prepared if all(there(s.key) for s in (*one.plan.trains, *one.plan.asked))]
         if not whole:
             raise
         return whole, error

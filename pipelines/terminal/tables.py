@@ -13,12 +13,14 @@ from rich.text import Text
 
 from lcia.data.inventory import Item
 from lcia.grouping.codebook import Placement, Route, group_name
+from lcia.metrics.companion import Companion
 from lcia.metrics.matrix import MEASURES, AccuracyMatrix, metrics
 from lcia.metrics.overlap import Overlap
 from lcia.metrics.stats import Comparison, Spread
 from lcia.plan import ZERO_SHOT, Plan
 from lcia.report import wording
 from lcia.report.study_tables import Spreads, StudyTables, reach
+from lcia.stage import Asked
 from lcia.studies.compare import OrderEffect, TaskSpread
 
 WIDTH = 160
@@ -60,6 +62,17 @@ def metrics_table(runs: Mapping[str, AccuracyMatrix]) -> Table:
         values = metrics(scores)
         add_row(table, name, *("-" if values[m].value is None else f"{values[m].value:.1f}" for m in METRICS))
     return table
+
+
+def companion_table(name: str, table: Companion) -> Table:
+    """Figures beside the matrix: of tasks that are never trained, in percent, and of commands, as they give them."""
+    found = new_table(f"{name}: general ability", "after training", *table.columns)
+    for label, values in table.rows():
+        add_row(found, label, *(wording.number(value, 1 if at < len(table.tasks) else 4)
+                                for at, value in enumerate(values.tolist())))  # fmt: skip
+    add_row(found, "change", *(wording.number(change, 1 if name in table.tasks else 4)
+                               for name, change in table.changes().items()))  # fmt: skip
+    return found
 
 
 def study_tables(tables: StudyTables) -> list[Table]:
@@ -139,15 +152,17 @@ def plan_rows(plan: Plan, is_cached: Callable[[str], bool]) -> list[dict[str, An
         {"kind": "train", "label": s.label, "group": groups.get(s.key, "g0"), "key": s.key, "parent": s.parent or ""}
         for s in plan.trains
     ]
+    asked: list[tuple[int, str, Asked, str | None]]
+    asked = [(cell.row, cell.stage.task, cell.stage, cell.stage.default) for cell in plan.cells]
+    asked += [(cell.row, f"{cell.stage.task} (general)", cell.stage, cell.stage.default) for cell in plan.general_cells]
+    asked += [(judged.row, "command", judged.stage, judged.stage.adapter) for judged in plan.judged]
     seen: set[str] = set()
-    for cell in plan.cells:
-        after = "untuned base" if cell.row == ZERO_SHOT else f"after {plan.order[cell.row]}"
-        if cell.stage.key not in seen:
-            label = f"{cell.stage.task} {after}"
-            rows.append(
-                {"kind": "eval", "label": label, "group": "", "key": cell.stage.key, "parent": cell.stage.default or ""}
-            )
-        seen.add(cell.stage.key)
+    for row, what, stage, parent in asked:
+        after = "untuned base" if row == ZERO_SHOT else f"after {plan.order[row]}"
+        if stage.key not in seen:
+            rows.append({"kind": stage.kind, "label": f"{what} {after}", "group": "", "key": stage.key,
+                         "parent": parent or ""})  # fmt: skip
+        seen.add(stage.key)
     return [{**row, "state": "cached" if is_cached(row["key"]) else "to do"} for row in rows]
 
 

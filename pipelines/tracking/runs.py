@@ -17,6 +17,7 @@ from typing import Any
 
 from lcia.addresses import is_url
 from lcia.config.run import RunConfig
+from lcia.metrics import companion
 from lcia.metrics.matrix import from_json
 from lcia.protocols import Progress
 from lcia.report.page import PAGE
@@ -240,7 +241,7 @@ def send_results(mirror: Mirror, folder: Path, keys: Mapping[str, str], main: st
     runs = json.loads((folder / SUMMARY).read_text())["runs"]
     for name, key in keys.items():
         if name in runs:
-            mirror.points(key, [*_accuracies(runs[name], at), *_signs(runs[name], at)])
+            mirror.points(key, [*_accuracies(runs[name], at), *_general(runs[name], at), *_signs(runs[name], at)])
     for file in (PAGE, SUMMARY):
         mirror.file(main, folder / file)
 
@@ -253,6 +254,13 @@ def _accuracies(run: Mapping[str, Any], at: int) -> Iterator[Point]:
     for name, metric in run["metrics"].items():
         if metric["value"] is not None:
             yield Point(name, metric["value"], len(matrix.tasks), at)
+
+
+def _general(run: Mapping[str, Any], at: int) -> Iterator[Point]:
+    """What was looked at beside the stream, by the number of tasks learnt by then."""
+    if "general" in run:
+        for name, learnt, value in companion.from_json(run["general"]).points():
+            yield Point(f"general/{name}", value, learnt, at)
 
 
 def _signs(run: Mapping[str, Any], at: int) -> Iterator[Point]:

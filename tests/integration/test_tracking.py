@@ -233,7 +233,8 @@ class Stream(NamedTuple):
 def stream(tmp_path_factory):
     values = {
         "name": "stream",
-        "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 48, "test_size": 8},
+        "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA", "GQA"], "train_size": 48, "test_size": 8},
+        "evaluation": {"general": {"tasks": ["GQA"]}},
         "training": {"max_steps": 12},
         "strategy": {"kind": "proximal"},
         "grouping": {"enabled": False},
@@ -277,7 +278,8 @@ def check_complete(uri, experiment):
     assert steps_of(uri, runs[TASKS[1]], "beta_q50") == [2, 4, 6, 8, 10, 12]
     assert steps_of(uri, runs["stream"], "acc/VQAv2") == [1, 2]
     assert steps_of(uri, runs["stream"], "acc/OCR-VQA") == [2]
-    assert len(runs["stream"].inputs.dataset_inputs) == 4
+    assert steps_of(uri, runs["stream"], "general/GQA") == [0, 1, 2]
+    assert len(runs["stream"].inputs.dataset_inputs) == 5
     assert artifacts_of(uri, runs["stream"]) == {"report.html", "summary.json"}
 
 

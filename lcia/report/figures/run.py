@@ -1,4 +1,4 @@
-"""Figures of one run: its matrix, and what its training reported."""
+"""Figures of one run: its matrix, what was looked at beside it, and what its training reported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcia.metrics.companion import Companion
 from lcia.metrics.matrix import AccuracyMatrix
-from lcia.report.figures.style import COLOURS, INK, once, styled
+from lcia.report.figures.style import COLOURS, INK, LINES, once, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,6 +79,27 @@ def _write_cells(axes: Axes, values: NDArray[np.float64]) -> None:
         if np.isfinite(value):
             colour = "white" if value > 55 else "black"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
+
+
+@styled
+def companion_curves(table: Companion) -> Figure:
+    """Every figure beside the matrix over the tasks learnt; those of commands in a panel of their own, for their units
+    are not known."""
+    from matplotlib.figure import Figure
+
+    panels = [(label, names) for label, names in (("percent", table.tasks), ("command", table.external)) if names]
+    figure = Figure(figsize=(7, 2.2 * len(panels)))
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False).ravel()
+    for axes, (label, names) in zip(all_axes, panels, strict=True):
+        for number, name in enumerate(names):
+            values = table.values[:, table.columns.index(name)]
+            known = np.flatnonzero(np.isfinite(values))
+            style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
+            axes.plot(known, values[known], marker="o", markersize=3, label=name, **style)
+        axes.set(ylabel=label)
+        axes.legend(*once(axes), loc="center left", bbox_to_anchor=(1, 0.5))
+    all_axes[-1].set(xlabel="tasks trained", xticks=range(len(table.after)), xlim=(-0.2, len(table.after) - 0.8))
+    return figure
 
 
 @styled

@@ -40,7 +40,7 @@ def test_every_folder_of_configurations_is_covered_by_a_test_here():
 @pytest.mark.parametrize("name", names("."))
 def test_every_run_loads_and_its_order_names_tasks_of_its_benchmark(name):
     config = load(RunConfig, CONFIGS / name)
-    assert benchmarks.build(config.benchmark).order(config.order)
+    assert benchmarks.build(config.benchmark, config.evaluation.general).order(config.order)
 
 
 @pytest.mark.parametrize("name", names("launch"))

@@ -9,7 +9,7 @@ from typing import TypeVar
 from lcia.config.baselines import SequentialConfig
 from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
 from lcia.protocols import Progress
-from lcia.stage import EvaluateStage, TrainStage
+from lcia.stage import EvaluateStage, ExternalStage, TrainStage
 from pipelines.stages.broker import Broker
 from pipelines.stages.work import BUILDS_ON_IT, News, NotYet, RowRange, SessionOver, Training, row_ranges, until_over
 
@@ -318,3 +318,22 @@ def test_a_lost_group_is_told_with_the_stage_that_it_was_training() -> None:
         return await broker.training_of("group0"), await broker.training_of("group1")
 
     assert story(tell) == (A.label, "")
+
+
+def test_a_command_waits_for_its_adapter_and_is_lost_with_it() -> None:
+    async def tell(broker: Broker) -> tuple[object, object, dict[str, str]]:
+        asked = ExternalStage(task="A", adapter=A.key, command=("judge",), base="b", assistant=MODEL)
+        other = ExternalStage(task="B", adapter=B.key, command=("judge",), base="b", assistant=MODEL)
+        await broker.add_trainings([A, B])
+        for stage in (asked, other):
+            await broker.add_evaluation(stage, 1, 8)
+        await broker.finish(A.key)
+        await broker.give_up(B.key, "diverged")
+        handed = await broker.next_rows()
+        await broker.give_up(asked.key, "CommandFailedError: no such model")
+        return handed, asked, await broker.failed([asked.key, other.key])
+
+    handed, asked, errors = story(tell)
+    assert isinstance(handed, RowRange)
+    assert (handed.stage, handed.rows) == (asked, 1)
+    assert sorted(errors.values()) == [BUILDS_ON_IT, "CommandFailedError: no such model"]

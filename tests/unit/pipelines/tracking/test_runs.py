@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lcia.config.load import parse
 from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
+from lcia.metrics.companion import Companion, to_json
 from lcia.metrics.matrix import metrics
 from lcia.protocols import Progress
 from lcia.report import signs
@@ -197,6 +199,27 @@ def test_what_the_run_folder_says_is_sent_and_nothing_else(
     [run] = json.loads((tmp_path / "stream" / "summary.json").read_text())["runs"].values()
     assert sent == {**accuracies, **figures, **watched, ("watch/warnings", 2): len(run["warnings"])}
     assert [name for run, name, _ in recorder.files if run == key] == ["report.html", "summary.json"]
+
+
+def test_what_was_looked_at_beside_the_stream_is_sent_by_the_tasks_learnt(
+    finished: tuple[Outcome, Store], recorder: Recorder, tmp_path: Path
+) -> None:
+    outcome, key = finished[0], run_key(finished[0].config)
+    with _begun(finished, tmp_path) as follower:
+        folder = _written(finished, tmp_path / "stream")
+        summary = json.loads((folder / "summary.json").read_text())
+        values = np.array([[50.0, 0.5], [np.nan, 0.25], [40.0, np.nan]])
+        table = Companion(("POPE",), ("mme/score",), ("(zero-shot)", *outcome.matrix.tasks), values)
+        summary["runs"]["stream"]["general"] = to_json(table)
+        (folder / "summary.json").write_text(json.dumps(summary))
+        follower.finish(folder)
+    sent = {(name, step): p.value for (run, name, step), p in recorder.sent.items() if run == key and "general" in name}
+    assert sent == {
+        ("general/POPE", 0): 50.0,
+        ("general/POPE", 2): 40.0,
+        ("general/mme/score", 0): 0.5,
+        ("general/mme/score", 1): 0.25,
+    }
 
 
 def test_a_stage_says_what_tells_it_from_the_others(
