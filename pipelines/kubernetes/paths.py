@@ -59,8 +59,11 @@ def _local_paths(configs: Sequence[RunConfig]) -> Iterator[tuple[str, str]]:
         for task, split in rows_of(config, built(config.benchmark, config.evaluation.general))
     )
     for benchmark, general, task, split in wanted:
-        if isinstance(source := built(benchmark, general)[task].sources[split], FileSource):
-            yield from _not_urls(f"task {task}, {split}", source.path, source.image_root)
+        match built(benchmark, general)[task].sources[split]:
+            case FileSource(path=path, image_root=images):
+                yield from _not_urls(f"task {task}, {split}", path, images)
+            case InstancesSource(path=path):
+                yield from _not_urls(f"task {task}, {split}", path)
     for what, path in dict.fromkeys(model for config in configs for model in _models(config)):
         yield what, os.path.abspath(path)
 
