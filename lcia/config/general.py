@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 from lcia.config.sections import Name, Section
 
 ADAPTER, OUTPUT = "{adapter}", "{output}"
-PLACEHOLDERS = (ADAPTER, OUTPUT, "{model}", "{revision}")
 
 
 class ExternalConfig(Section):

@@ -517,7 +517,7 @@ class GeneralConfig(Section):
     tasks: tuple[TaskName, ...] = ()
     """Names of tasks; they leave the stream. Empty: all tasks of `benchmark`."""
     benchmark: BenchmarkConfig | None = None
-    """Where these tasks are from; null: the run's own benchmark."""
+    """Where these tasks are from, of any kind that the run's `benchmark` may have; null: that one itself."""
 
     @model_validator(mode="after")
     def _names_something(self) -> GeneralConfig:

@@ -24,6 +24,7 @@ from lcia.report.figures.run import (
     StageSteps,
     beta_trajectories,
     companion_curves,
+    form_curves,
     heat_map,
     loss_curves,
     pull_trajectories,
@@ -228,6 +229,8 @@ def _figures(report: ReportInput, study: Mapping[str, Drawn], heat_maps: bool = 
             drawn[f"matrix-{slug}"] = heat_map(run.matrix)
         if any(stage.has("loss") for stage in run.steps):
             drawn[f"loss-{slug}"] = loss_curves(run.steps)
+        if run.normalised and len(run.matrix.tasks) > 1:
+            drawn[f"form-{slug}"] = form_curves(run.matrix, run.normalised)
         if run.beside:
             drawn[f"general-{slug}"] = companion_curves(run.beside)
         if any(stage.has_beta for stage in run.steps):

@@ -36,7 +36,7 @@ def page() -> str:
     parts = [HEAD]
     for title, model in FILES.values():
         parts.append(f"## {title}\n\n{_table(model)}")
-        parts += [f"### {heading}\n\n{_table(inner)}" for heading, inner in _sections(model, "")]
+        parts += [f"### {heading}\n\n{_table(inner)}" for heading, inner in _sections(model, "", set())]
     return "\n".join(parts)
 
 
@@ -48,15 +48,19 @@ def _table(model: type[BaseModel]) -> str:
     return "\n".join(["| key | default | values | |", "|---|---|---|---|", *rows, ""])
 
 
-def _sections(model: type[BaseModel], above: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Headings and classes of all sections below a model, each kind of a section on its own."""
+def _sections(model: type[BaseModel], above: str, shown: set[type[BaseModel]]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Headings and classes of all sections below a model, each kind of a section on its own. A choice of kinds that
+    was `shown` is not listed again; the key that allows it says so."""
     for name, info in model.model_fields.items():
         inner = models_of(info.annotation)
+        if len(inner) > 1 and shown.issuperset(inner):
+            continue
+        shown |= set(inner)
         for one in inner:
             place = f"{above}{info.alias or name}"
             told = f", kind `{kinds[0]}`" if (kinds := kinds_of(one)) else f" with `{next(iter(one.model_fields))}`"
             yield f"`{place}`{told if len(inner) > 1 else ''}", one
-            yield from _sections(one, f"{place}.")
+            yield from _sections(one, f"{place}.", shown)
 
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,14 +23,18 @@ from mlflow import MlflowClient
 from lcia.store.lease import ATTEMPTS
 from tests.e2e.conftest import STREAM, call, config_file, launch_file, lcia, start, training_workers
 
+JUDGE = str(Path(__file__).parents[1] / "programs" / "judge.py")
+
 pytestmark = pytest.mark.timeout(1200)  # a test starts Ray up to three times
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a run of two tasks on two workers that nothing disturbed."""
+    """The storage of a run of two tasks on two workers that nothing disturbed; a command judges each adapter."""
     folder = tmp_path_factory.mktemp("finished")
-    result = lcia("run", config_file(folder), "--launch", launch_file(folder))
+    judge = [sys.executable, JUDGE, "{output}", str(folder / "judged")]
+    external = {"command": [*judge, "{adapter}"], "untuned": judge, "metrics": ["results/pope/accuracy,none"]}
+    result = lcia("run", config_file(folder, evaluation={"external": external}), "--launch", launch_file(folder))
     assert result.returncode == 0, result.stderr[-3000:]
     return folder / "runs"
 
@@ -66,6 +71,18 @@ def test_mlflow_holds_the_run_with_a_child_per_task(finished: Path) -> None:
     # In the order of their times, as a plot has them: some arrive while the stage trains, the rest when it has ended.
     steps = [point.step for point in sorted(points, key=lambda point: (point.timestamp, point.step))]
     assert steps == list(range(5, STREAM["training"]["max_steps"] + 1, 5))
+
+
+def test_every_adapter_was_judged_once_by_the_command(finished: Path) -> None:
+    assert sorted((finished.parent / "judged").read_text().split()) == ["adapter", "adapter", "base"]
+    table = json.loads((finished / "stream" / "summary.json").read_text())["runs"]["stream"]["general"]
+    # The stand-in says 1/4 and a sixteenth for every rank, which is 8.
+    assert (table["external"], table["values"]) == (["results/pope/accuracy,none"], [[0.25], [0.75], [0.75]])
+    client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    [run] = client.search_runs([client.get_experiment_by_name("lcia").experiment_id], "attributes.run_name = 'stream'")
+    [metric] = [name for name in run.data.metrics if name.startswith("general/")]
+    points = client.get_metric_history(run.info.run_id, metric)
+    assert {point.step: point.value for point in points} == {0: 0.25, 1: 0.75, 2: 0.75}
 
 
 def test_the_same_command_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,24 @@ def _write_cells(axes: Axes, values: NDArray[np.float64]) -> None:
 
 
 @styled
+def form_curves(matrix: AccuracyMatrix, normalised: AccuracyMatrix) -> Figure:
+    """Mean score of the tasks learnt so far over the stream, and the same where case, articles and punctuation do not
+    count: what lies between the two was lost to the form of answers alone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.2))
+    axes = figure.subplots()
+    learnt = np.arange(1, len(matrix.tasks) + 1)
+    for number, (name, scores) in enumerate((("as scored", matrix.scores), ("normalised", normalised.scores))):
+        means = [row[:tasks].mean() for tasks, row in zip(learnt, scores, strict=True)]
+        axes.plot(learnt, means, marker="o", markersize=3, color=COLOURS[number], linestyle=LINES[number], label=name)
+    axes.set(xlabel="tasks trained", ylabel="mean, percent", xticks=learnt)
+    axes.set_ylim(bottom=0)
+    axes.legend(*once(axes), loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
 def companion_curves(table: Companion) -> Figure:
     """Every figure beside the matrix over the tasks learnt; those of commands in a panel of their own, for their units
     are not known."""

@@ -2,8 +2,18 @@
 
 import numpy as np
 
+from lcia.metrics.companion import Companion
 from lcia.metrics.matrix import AccuracyMatrix
-from lcia.report.figures.run import MOST_POINTS, StageSteps, beta_trajectories, heat_map, loss_curves, pull_trajectories
+from lcia.report.figures.run import (
+    MOST_POINTS,
+    StageSteps,
+    beta_trajectories,
+    companion_curves,
+    form_curves,
+    heat_map,
+    loss_curves,
+    pull_trajectories,
+)
 
 NAN = np.nan
 A = AccuracyMatrix(("a $x", "<b>&"), np.array([[80.0, NAN], [60.0, 70.0]]), np.array([10.0, 20.0]))
@@ -67,3 +77,19 @@ def test_the_pull_is_drawn_where_a_stage_has_one() -> None:
     drawn = [line.get_xydata().tolist() for line in rise.lines if len(line.get_xydata()) == 2]
     assert [[15.0, 0.05], [20.0, 0.1]] in drawn
     assert [text.get_text() for text in pull.get_legend().get_texts()] == ["weight", "share capped"]
+
+
+def test_figures_beside_the_matrix_have_a_panel_for_each_unit_and_leave_out_what_is_not_known():
+    values = np.array([[50.0, 0.5], [40.0, np.nan], [30.0, 0.25]])
+    figure = companion_curves(Companion(("VizWiz",), ("pope",), ("(zero-shot)", "a", "b"), values))
+    percent, command = figure.axes
+    assert percent.get_lines()[0].get_xydata().tolist() == [[0, 50], [1, 40], [2, 30]]
+    assert command.get_lines()[0].get_xydata().tolist() == [[0, 0.5], [2, 0.25]]
+
+
+def test_two_curves_tell_what_was_lost_to_the_form_of_answers():
+    strict, normalised = (
+        AccuracyMatrix(("a", "b"), np.array([[80.0, np.nan], [second, 60.0]])) for second in (20.0, 80.0)
+    )
+    [axes] = form_curves(strict, normalised).axes
+    assert [line.get_ydata().tolist() for line in axes.get_lines()] == [[80, 40], [80, 70]]
