@@ -71,7 +71,7 @@ class RegularEwcConfig(Section):
 
     kind: Literal["regular_ewc"]
     """A pull by the Fisher information."""
-    pull: NotNegative = 300.0
+    pull: NotNegative = 100.0
     """Strength of the penalty; 0: plain tuning. It belongs to the data: choose it on validation rows."""
     on: Literal["factors", "product"] = "factors"
     """What is held: A and B entry by entry (`factors`), or their product (`product`, EWC-LoRA). A product's information
