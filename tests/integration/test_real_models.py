@@ -98,7 +98,9 @@ def dense(smollm: CausalAssistant, tmp_path_factory: pytest.TempPathFactory) -> 
     whole = smollm.adapters.base
     plain = {key: value for key, value in whole.config.to_dict().items() if key != "quantization_config"}
     cut = LlamaForCausalLM(LlamaConfig(**{**plain, "num_hidden_layers": 8, "layer_types": None}))
-    cut.load_state_dict({key: value for key, value in whole.state_dict().items() if key in cut.state_dict()})
+    # peft puts a layer that has had an adapter under this name.
+    weights = {key.replace(".base_layer.", "."): value for key, value in whole.state_dict().items()}
+    cut.load_state_dict({key: weights[key] for key in cut.state_dict()})
     cut.save_pretrained(folder)
     smollm.tokenizer.save_pretrained(folder)
     return folder
