@@ -7,7 +7,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lcia import embedders
-from lcia.config.run import LoraConfig
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading
 from lcia.embedders.embed import embed_shards
@@ -107,7 +106,7 @@ class LocalExecutor:
         from lcia import assistants
 
         if self._loaded is None or stage.model_key not in self._serves:
-            lora = stage.lora if isinstance(stage, TrainStage) else LoraConfig()
+            lora = stage.lora if isinstance(stage, TrainStage) else None
             assistant = assistants.build(stage.assistant, lora, device=str(self._device().device))
             self._loaded = (assistant, Predictor(assistant, self.store, self._eval_batch_size))
             self._serves = {stage.model_key, stage.base_key}

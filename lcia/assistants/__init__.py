@@ -40,13 +40,14 @@ class Hardware:
 
 def build(
     config: AssistantConfig,
-    lora: LoraConfig = LoraConfig(),  # noqa: B008
+    lora: LoraConfig | None = None,
     *,
     gradient_checkpointing: bool = False,
     attn_implementation: str | None = None,
     device: str | None = None,
 ) -> Assistant:
-    """The frozen base, ready for adapters; `lora` is the form of those it adds, loaded ones bring their own.
+    """The frozen base, ready for adapters; `lora` is the form of those it adds, loaded ones bring their own. None: the
+    default on the model's own layers, for a base that is to answer.
 
     Raises:
         InputError: the model cannot be found, is of another family, or brings code that is not allowed to run.
@@ -57,6 +58,7 @@ def build(
     from lcia.assistants.tiny import load_tiny
 
     hardware = Hardware(device, attn_implementation, gradient_checkpointing)
+    lora = lora or LoraConfig(target_modules=config.linear_layers)
     match config:
         case TinyConfig():
             return load_tiny(config, lora, hardware)

@@ -190,6 +190,16 @@ def test_all_linear_layers_are_tuned_and_the_output_is_not(llama: CausalAssistan
     assert len(llama.adapters.layers()) == 2 * 7
 
 
+def test_a_base_that_is_to_answer_gives_up_its_only_adapter(folder: Path, tmp_path: Path) -> None:
+    tuned = build(folder)
+    tuned.adapters.add("a", seed=1)
+    tuned.adapters.save("a", tmp_path)
+    answering = assistants.build(CausalConfig(kind="causal", model=str(folder), dtype="float32"))
+    answering.adapters.load("a", tmp_path)
+    answering.adapters.drop("a")
+    assert answering.adapters.names == ()
+
+
 @pytest.mark.parametrize("family", ["folder", "gpt2"])
 def test_every_tuned_layer_is_the_product_that_it_is_told_as(family: str, request: pytest.FixtureRequest) -> None:
     """Also GPT-2's, whose frozen weights lie the other way round."""

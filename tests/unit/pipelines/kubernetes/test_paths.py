@@ -74,9 +74,10 @@ def test_another_volume_counts() -> None:
     assert "run.yaml" in files(run("/data/coin"), volumes=(volume,))
 
 
-def test_models_in_folders_of_this_machine_are_refused_and_hub_ids_are_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llava", "causal", "seq2seq"])
+def test_models_in_folders_of_this_machine_are_refused_and_hub_ids_are_not(kind: str, tmp_path: Path) -> None:
     def told(model: str) -> None:
-        files(run("/mnt/lcia/coin", assistant={"kind": "llava", "model": model}))
+        files(run("/mnt/lcia/coin", assistant={"kind": kind, "model": model}))
 
     told("llava-hf/llava-1.5-7b-hf")
     told("/mnt/lcia/models/llava")

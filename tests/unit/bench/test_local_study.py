@@ -1,0 +1,40 @@
+"""A study in one process leaves what `lcia study` leaves, and does nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.local_study import carry_out
+from lcia.config.load import parse
+from lcia.studies.config import StudyConfig
+from lcia.training.train import TrainOptions
+
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "base": {
+        "benchmark": {"kind": "minicoin", "tasks": ["OCR-VQA", "VQAv2"], "train_size": 8, "test_size": 2},
+        "training": {"max_steps": 1, "batch_size": 4},
+        "grouping": {"enabled": False},
+    },
+    "seeds": [0],
+    "methods": {"sequential": {"strategy.kind": "sequential"}, "ewc": {"strategy.kind": "ewc"}},
+}
+
+
+def test_a_study_in_one_process_is_written_and_what_is_done_is_not_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = parse(StudyConfig, STUDY, "test")
+    folder = carry_out(study, tmp_path, TrainOptions(), 2)
+    said = capsys.readouterr().out
+    assert said.count("train OCR-VQA · sequential 1/1") == 1
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["methods"]) == {"sequential", "ewc"}
+    assert len(summary["runs"]) == 2
+    assert (folder / "report.html").is_file()
+    assert carry_out(study, tmp_path, TrainOptions(), 2) == folder
+    assert capsys.readouterr().out == ""
