@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lcia.config.baselines import RegLoraConfig, RegularEwcConfig
 from lcia.config.run import RunConfig
 from lcia.config.strategies import KroneckerConfig, StrategyConfig
 from lcia.types import Parallelism
@@ -23,7 +24,8 @@ LOGITS = 14
 """Bytes of a token and word at the peak, in bf16: the scores (2), their softmax's logarithm (4), its gradient and that
 of the scores in fp32 (8). In fp32 two more."""
 HELD: Mapping[str, int] = {
-    "sequential": 0, "fixed": 4, "official": 8, "paper": 12, "proximal": 12, "curvature": 16, "ewc": 12, "kronecker": 4,
+    "sequential": 0, "fixed": 4, "official": 8, "paper": 12, "proximal": 12, "pema": 4, "curvature": 16, "ewc": 12,
+    "kronecker": 4, "lwf": 8, "mean_teacher": 8, "slao": 4, "regular_ewc": 8, "reg_lora": 4,
 }  # fmt: skip
 """Bytes that a strategy holds per trained parameter in an adapter's later tasks (docs/ema.md, docs/strategies.md)."""
 
@@ -70,10 +72,21 @@ def strategy_bytes(strategy: StrategyConfig, outline: Outline, shards: int) -> f
     held = HELD.get(strategy.kind)
     if held is None:
         return None
-    # Of the old tasks' two factors the directions are whole on each worker.
-    widths = sum(into + out for into, out in outline.tuned)
-    factors = FLOAT * (strategy.k + 1) * widths if isinstance(strategy, KroneckerConfig) else 0
-    return held * outline.trained / shards + factors
+    return held * outline.trained / shards + _whole(strategy, outline)
+
+
+def _whole(strategy: StrategyConfig, outline: Outline) -> int:
+    """Bytes that are not divided by the shards."""
+    entries = sum(into * out for into, out in outline.tuned)
+    match strategy:
+        case KroneckerConfig():
+            return FLOAT * (strategy.k + 1) * sum(into + out for into, out in outline.tuned)
+        case RegularEwcConfig(on="product"):
+            return FLOAT * entries
+        case RegLoraConfig():
+            return entries
+        case _:
+            return 0
 
 
 def activations(outline: Outline, config: RunConfig, placement: Placement) -> float:
