@@ -4,7 +4,8 @@
 - `file_rows`: rows in files
 - `minicoin`: rows that are drawn
 - `filesystems`: paths and URLs
-- `formats`: LLaVA JSON, chat JSONL, Parquet, WebDataset, Super-NI
+- `instances`: rows in task files of Super-NaturalInstructions
+- `formats`: LLaVA JSON, chat JSONL, Parquet, WebDataset
 - `captions`: COCO's files of captions
 - `json_spans`: JSON arrays larger than memory
 - `records`: one record becomes a sample or a defect
