@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from lcia.config.run import AssistantConfig, EmbedderConfig, LoraConfig, NoiseConfig, TrainingConfig
+from lcia.config.run import AssistantConfig, EmbedderConfig, LlavaConfig, LoraConfig, NoiseConfig, TrainingConfig
 from lcia.config.sections import Section
 from lcia.config.strategies import StrategyConfig
 from lcia.types import InstructionRule, Source, Split, Stretch
@@ -153,6 +153,14 @@ class TrainStage(_ModelStage):
     # Here and not in the shards, which runs with and without noise share. Not written where there is none.
     noise: NoiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     replay: Replay | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    @property
+    def identifying(self) -> dict[str, object]:
+        """A projector that is trained on a base in half precision is held in fp32. It was not at first, and did not
+        move: such results are others."""
+        model = self.assistant
+        half = isinstance(model, LlavaConfig) and model.train_projector and model.dtype != "float32"
+        return {**super().identifying, **({"projector": "float32"} if half else {})}
 
     @cached_property
     def model_key(self) -> str:
