@@ -12,6 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 
 # Instruction sets that torch, its libraries and numpy's can be held to; `own` is all that the processor has.
 PROCESSORS := default avx2 own
+NUMERIC := tests
 held_default := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
 held_avx2 := ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
 held_own :=
@@ -24,7 +25,7 @@ quickstart: env  ## the main job on this machine: one to two minutes after the i
 	$(VENV)/bin/lcia quickstart
 
 test: env  ## everything; the last lines are pytest's, with what was skipped and why
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(CHECKS)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(CHECKS) NUMERIC=tests/unit
 	$(PY) -m pytest $(TWO) tests
 
 env: $(VENV)/.ready
@@ -59,7 +60,7 @@ processors: $(PROCESSORS:%=numeric-%)  ## the numeric tests, as other processors
 
 $(PROCESSORS:%=numeric-%): numeric-%: env
 	@echo "numeric tests on: $*"
-	env $(held_$*) $(PY) -m pytest -m numeric $$(grep -rlE --include='test_*.py' 'pytest\.mark\.numeric' tests)
+	env $(held_$*) $(PY) -m pytest -m numeric $$(grep -rlE --include='test_*.py' 'pytest\.mark\.numeric' $(NUMERIC))
 
 docs: env  ## docs/configuration.md from the fields, docs/house.svg from the imports, README's tree from the packages
 	$(PY) -m pipelines.terminal.reference docs/configuration.md

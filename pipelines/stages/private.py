@@ -55,12 +55,12 @@ class PrivateRay:
         _set_variables(values)
         # Ray reads this once, when it is imported.
         ray_constants.ENABLE_RAY_CLUSTER = False
-        _authenticate_as_set()
+        authenticate_as_set()
 
     def _clean_up(self) -> None:
         _set_variables(self._before)
         ray_constants.ENABLE_RAY_CLUSTER = self._clusters
-        _authenticate_as_set()
+        authenticate_as_set()
         shutil.rmtree(self.folder, ignore_errors=True)
         exits.FOLDERS_TO_REMOVE.discard(self.folder)
         os.close(self._lock)
@@ -107,7 +107,7 @@ def _set_variables(values: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _authenticate_as_set() -> None:
+def authenticate_as_set() -> None:
     """Makes Ray's library, which caches mode and token, read them again."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -14,14 +14,15 @@ benchmark:
   tasks: [VQAv2, Grounding, OCR-VQA]
   instructions: origin      # origin | diverse | 10type
 assistant:
-  kind: tiny                # tiny (ships with the package) | llava | causal | seq2seq (model: a path or hub id)
+  kind: tiny                # tiny (ships with the package) | llava | image_text | causal | seq2seq
 lora: {r: 8, lora_alpha: 16}
 training:
   learning_rate: 4.0e-3
   batch_size: 16            # over all workers
   max_steps: 80             # per task; or num_train_epochs
 strategy:
-  kind: kronecker           # sequential | fixed | paper | official | proximal | curvature | ewc | kronecker
+  kind: kronecker           # sequential | fixed | paper | official | pema | proximal | curvature | ewc | kronecker
+                            # | regular_ewc | reg_lora | gpm | lwf | mean_teacher | olora | slao
 grouping:
   enabled: true
   embedder: {kind: tfidf}   # tfidf | text | clip

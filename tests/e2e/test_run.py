@@ -172,7 +172,7 @@ def test_the_same_command_goes_on_after_a_lost_machine_a_newer_attempt_and_ctrl_
     older = _start(tmp_path)
     _wait_for(tmp_path, steps.randint(25, 35))
     # As a scheduler does that starts a run again while its last attempt still lives.
-    with _paused(older):
+    with _paused(*training_workers(older)):
         attempts = _attempts(tmp_path)
         newer = _start(tmp_path)
         _wait_until(lambda: _attempts(tmp_path) != attempts, "no newer attempt appeared")
@@ -242,16 +242,14 @@ def _wait_until(true: Callable[[], bool], otherwise: str) -> None:
 
 
 @contextlib.contextmanager
-def _paused(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Holds a command with all its processes, so that it cannot end before something else has begun."""
-    everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for one in everything:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.suspend()
+def _paused(*processes: psutil.Process) -> Iterator[None]:
+    """Holds processes, so that they cannot get further before something else has begun."""
+    for one in processes:
+        one.suspend()
     try:
         yield
     finally:
-        for one in everything:
+        for one in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.resume()
 

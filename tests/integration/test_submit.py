@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shlex
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from pipelines.cli import app, guarded
 from pipelines.kubernetes.submission import Submission
 from pipelines.kubernetes.submit import JobEnd, Surroundings, run_job, submit, wait
 from pipelines.launch import LaunchConfig
+from pipelines.stages.private import authenticate_as_set
 
 START_SECONDS = 420
 STOP_SECONDS = 60
@@ -33,7 +35,8 @@ BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     # Jobs find `lcia` as they do in the image, on the head's path.
     "PATH": f"{BIN}:{os.environ['PATH']}",
-    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "120",
 }
@@ -70,7 +73,10 @@ def head_command(temp: str, dashboard: int) -> list[str]:
 
 def is_healthy(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/api/gcs_healthz", timeout=5) as answer:
+        asked = urllib.request.Request(
+            f"{address}/api/gcs_healthz", headers={"Authorization": f"Bearer {ENVIRONMENT['RAY_AUTH_TOKEN']}"}
+        )
+        with urllib.request.urlopen(asked, timeout=5) as answer:
             return b"success" in answer.read()
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False
@@ -116,8 +122,20 @@ def running_head(temp: str, log: Path, deadline: float) -> Iterator[str | None]:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where to submit. Ray gives up starting on a busy machine, so it is started again until the deadline."""
+def token() -> Iterator[None]:
+    """This process shows the head's token."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            patch.setenv(name, ENVIRONMENT[name])
+        authenticate_as_set()
+        yield
+    authenticate_as_set()
+
+
+@pytest.fixture(scope="module")
+def head(token: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where to submit; who does must show a token. Ray gives up starting on a busy machine, so it is started again
+    until the deadline."""
     log, deadline = tmp_path_factory.mktemp("head") / "ray.log", time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         # Sockets live below it, and their paths may have 107 characters at most.
@@ -137,6 +155,17 @@ def submitted(address: str, entrypoint: str, surroundings: Surroundings = NONE) 
     return submit(address, entrypoint, surroundings, shown.append), "".join(shown)
 
 
+def test_who_shows_no_token_may_not_submit(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    authenticate_as_set()
+    try:
+        with pytest.raises(InputError, match="asks for a token: set RAY_AUTH_MODE=token"):
+            submitted(head, "true")
+    finally:
+        monkeypatch.undo()
+        authenticate_as_set()
+
+
 def test_a_job_sees_its_folder_and_its_variables_and_its_log_arrives(head: str, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("hello from the folder")
     end, log = submitted(head, python(SCRIPT), Surroundings(working_dir=tmp_path, env={"COLOUR": "teal"}))
@@ -149,22 +178,6 @@ def test_a_job_runs_on_the_cluster_that_took_it(head: str, entrypoint: str, show
     end, log = submitted(head, entrypoint)
     assert end.status == "SUCCEEDED", (end.message, log)
     assert shown in log
-
-
-def test_the_quickstart_runs_as_a_job_and_leaves_its_table_and_its_summary(head: str, tmp_path: Path) -> None:
-    """Its stream, its two methods, its code; rows and steps are fewer."""
-    smaller = "benchmark.train_size=48 benchmark.test_size=8 training.max_steps=4"
-    end, log = submitted(head, f"lcia quickstart --workers 1 --storage {tmp_path} {smaller}")
-    assert end.status == "SUCCEEDED", (end.message, log[-3000:])
-    summary = json.loads((tmp_path / "quickstart" / "summary.json").read_text())
-    assert list(summary["runs"]) == ["sequential", "lcia"]
-    for name, run in summary["runs"].items():
-        assert run["order"] == ["VQAv2", "Grounding", "OCR-VQA"]
-        assert [[cell is None for cell in row] for row in run["matrix"]["scores"]] == [
-            [False, True, True], [False, False, True], [False, False, False]
-        ]  # fmt: skip
-        average = f"{run['metrics']['avg_acc']['value']:.1f}"
-        assert [line for line in log.splitlines() if name in line and average in line], log[-3000:]
 
 
 def test_the_doctor_finds_a_cluster_that_fits_and_what_a_launch_asks_too_much(head: str, tmp_path: Path) -> None:

@@ -53,13 +53,12 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 OF_OTHERS: dict[str, dict[str, Any]] = {
     "lwf": {"kind": "lwf", "mask_target": True},
     "olora": {"kind": "olora"},
-    "slao": {"kind": "slao"},
     "regular_ewc": {"kind": "regular_ewc", "on": "product", "rows": 10, "pull": 300.0},
-    "mean_teacher": {"kind": "mean_teacher", "stored": "student"},
     # With the paper's epsilon the fallback would decide everywhere.
     "pema": {"kind": "pema", "epsilon": 2.0},
 }
-"""In the layouts of COMPARED alone. Most share their first stage with plain tuning."""
+"""In the layouts of COMPARED alone, one for each mechanism: the model at other weights, an adapter beside another, rows
+seen once more, whole tensors in a step. Most share their first stage with plain tuning."""
 BASELINES: dict[str, dict[str, Any]] = {
     "gpm": {"strategy": {"kind": "gpm", "rows": 10}},
     "experts": {"strategy": STRATEGIES["curvature"], "lora": {"experts": 4}},
@@ -354,7 +353,7 @@ JOBS: dict[str, tuple[Callable[[Worker], dict[str, Any]], list[Layout]]] = {
     "continued": (continued, LAYOUTS),
     "one_step": (one_step, [Layout(2, parallelism, "bfloat16") for parallelism in ("ddp", "fsdp2")]),
     "mixed": (mixed, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
-    "baselines": (baselines, [Layout(1, "ddp"), Layout(2, "ddp"), Layout(2, "fsdp2")]),
+    "baselines": (baselines, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
     "families": (families, [Layout(1, "ddp"), Layout(2, "fsdp2")]),
     "details": (details, [SAVING]),
     "diverged": (diverged, [Layout(2, "ddp"), Layout(2, "fsdp2")]),

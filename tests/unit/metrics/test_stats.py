@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lcia.metrics import stats
 from lcia.types import InputError
@@ -81,6 +83,14 @@ def test_holms_steps_by_hand():
 def test_a_comparison_without_an_answer_counts_in_the_family():
     assert stats.holm_adjusted([0.01, None, 0.9]) == [pytest.approx(0.03), None, 1.0]
     assert stats.holm_adjusted([]) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holms_steps_are_those_of_statsmodels(values):
+    from statsmodels.stats.multitest import multipletests
+
+    assert stats.holm_adjusted(values) == pytest.approx(multipletests(values, method="holm")[1].tolist(), abs=1e-12)
 
 
 def test_every_test_of_a_table_is_corrected_in_its_own_family():
