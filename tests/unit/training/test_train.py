@@ -91,7 +91,7 @@ def _differences(one: Path, two: Path, file: str = ADAPTER_FILE) -> torch.Tensor
     return torch.cat([(a[name] - b[name]).abs().flatten() for name in a])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "sequential"])
 def test_a_stage_that_was_cut_off_ends_with_the_same_bits(tmp_path: Path, strategy: str) -> None:
     options = TrainOptions(micro_batch=8, save_steps=2, logging_steps=1)
     whole = _published(*_trained(tmp_path / "whole", STRATEGIES[strategy], options))
