@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lcia.assistants import experts
 from lcia.config.run import LoraConfig
-from lcia.protocols import TunedLinear
+from lcia.protocols import Adapters, TunedLinear
 from lcia.types import InputError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -214,6 +214,27 @@ def _whole(path: str, module: nn.Module) -> Iterator[TunedLinear]:
         if isinstance(layer, nn.Linear):
             up, bias = cast(nn.Parameter, layer.weight), cast("nn.Parameter | None", layer.bias)
             yield TunedLinear(f"{path}.{inner}".rstrip("."), layer, up, bias=bias)
+
+
+class AdaptedModel:
+    """What assistants share: a model under its adapters, here one without a projector."""
+
+    adapters: Adapters
+
+    @property
+    def module(self) -> Any:
+        """That of the adapters."""
+        return self.adapters.module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
+    def in_projector(self, name: str) -> bool:
+        """Whether a name of trainable() is of a projector between vision and language."""
+        return False
 
 
 def lora_form(lora: LoraConfig, model: str, whole: Sequence[str] = ()) -> peft.LoraConfig:

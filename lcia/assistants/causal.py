@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lcia.assistants import Hardware
-from lcia.assistants.adapters import LoraAdapters, lora_form
+from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Dialogue, Encoded, asked, padded
 from lcia.assistants.language import TextProcessor, check_text, load_parts, shortened
 from lcia.config.language import CausalConfig
@@ -35,25 +35,13 @@ def load(config: CausalConfig, lora: LoraConfig, hardware: Hardware) -> CausalAs
     return CausalAssistant(model, processor, lora_form(lora, config.model), config.max_length)
 
 
-class CausalAssistant:
+class CausalAssistant(AdaptedModel):
     """Implements lcia.protocols.Assistant on one language model with a causal head."""
 
     def __init__(self, model: Any, processor: TextProcessor, lora: peft.LoraConfig, max_length: int) -> None:
         self.adapters: Adapters = LoraAdapters(model, lora)
         self.tokenizer, self.max_length = processor.tokenizer, max_length
         self.dialogue = Dialogue.of_text(processor)
-
-    @property
-    def module(self) -> Any:
-        return self.adapters.module
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.module.parameters()).device
-        return device
-
-    def in_projector(self, name: str) -> bool:
-        return False
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         check_text(samples)

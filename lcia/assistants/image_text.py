@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lcia.assistants import Hardware
-from lcia.assistants.adapters import LoraAdapters, lora_form
+from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Dialogue, Span, asked, labels_of
 from lcia.assistants.llava import greedy, idle, load_parts
 from lcia.config.image_text import ImageTextConfig
@@ -80,7 +80,7 @@ class Row:
     pictures: Mapping[str, Tensor]
 
 
-class ImageTextAssistant:
+class ImageTextAssistant(AdaptedModel):
     """Implements lcia.protocols.Assistant on one model that AutoModelForImageTextToText loads."""
 
     def __init__(self, model: Any, processor: Any, lora: peft.LoraConfig, config: ImageTextConfig) -> None:
@@ -89,15 +89,6 @@ class ImageTextAssistant:
         self.dialogue = Dialogue(processor, 1, config.max_length)
         self.max_length, self.images_kwargs = config.max_length, dict(config.images_kwargs)
         self.projector = tuple(lora.modules_to_save or ())
-
-    @property
-    def module(self) -> Any:
-        return self.adapters.module
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.module.parameters()).device
-        return device
 
     def in_projector(self, name: str) -> bool:
         return any(f".{path}." in f".{name}" for path in self.projector)

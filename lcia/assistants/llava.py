@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lcia.assistants import Hardware
-from lcia.assistants.adapters import LoraAdapters, lora_form
+from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Dialogue, Encoded, asked, padded
 from lcia.assistants.pictures import Pictures
 from lcia.config.image_text import ImageTextConfig
@@ -63,7 +63,7 @@ def load_parts(config: LlavaConfig | ImageTextConfig, kind: Any, hardware: Hardw
     return processor, model
 
 
-class LlavaAssistant:
+class LlavaAssistant(AdaptedModel):
     """Implements lcia.protocols.Assistant on one LlavaForConditionalGeneration.
 
     With PROJECTOR among `lora.modules_to_save` every adapter owns a projector.
@@ -76,15 +76,6 @@ class LlavaAssistant:
         self.tokenizer = processor.tokenizer
         self.pictures = Pictures(processor.image_processor, pad)
         self.dialogue = Dialogue(processor, model.config.image_seq_length, max_length)
-
-    @property
-    def module(self) -> Any:
-        return self.adapters.module
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.module.parameters()).device
-        return device
 
     def in_projector(self, name: str) -> bool:
         return PROJECTOR in name

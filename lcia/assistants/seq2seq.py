@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lcia.assistants import Hardware
-from lcia.assistants.adapters import LoraAdapters, lora_form
+from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Encoded, asked, padded
 from lcia.assistants.language import check_text, load_parts, without_middle
 from lcia.config.language import Seq2SeqConfig
@@ -38,25 +38,13 @@ def load(config: Seq2SeqConfig, lora: LoraConfig, hardware: Hardware) -> Seq2Seq
     return Seq2SeqAssistant(model, tokenizer, lora_form(lora, config.model), config)
 
 
-class Seq2SeqAssistant:
+class Seq2SeqAssistant(AdaptedModel):
     """Implements lcia.protocols.Assistant on one model with an encoder and a decoder."""
 
     def __init__(self, model: Any, tokenizer: Any, lora: peft.LoraConfig, config: Seq2SeqConfig) -> None:
         self.adapters: Adapters = LoraAdapters(model, lora)
         self.tokenizer, self.config = tokenizer, config
         self.start: int = model.config.decoder_start_token_id
-
-    @property
-    def module(self) -> Any:
-        return self.adapters.module
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.module.parameters()).device
-        return device
-
-    def in_projector(self, name: str) -> bool:
-        return False
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """As the protocol says, with the decoder's input `decoder_input_ids` [batch, answer tokens] and labels of the
