@@ -11,7 +11,7 @@ from pipelines.kubernetes.manifest import HEAD, Job, Manifest, Rule, complaint_i
 
 SHELL = re.compile(r"[$;&|`<>\n]")
 OPEN_RAY = "lcia/ray-without-token"
-"""Annotation of a job whose Ray is to serve whoever reaches it."""
+"""Annotation of a job whose Ray is to serve all who reach it."""
 
 
 def config_maps_are_given(job: Job, present: set[str]) -> list[str]:

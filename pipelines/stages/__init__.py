@@ -20,7 +20,7 @@ A stage each:
 A cluster:
 - `notices`: nodes that are about to be taken away
 - `nodes`: what each node has, for `lcia doctor --cluster`
-- `tokens`: refuses one that whoever reaches it may command
+- `tokens`: refuses one that all who reach it may command
 
 A Ray on this machine alone:
 - `private`: starts it on loopback, with a token and a folder that other users cannot enter

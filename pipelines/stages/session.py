@@ -119,7 +119,7 @@ def connect_to_ray(launch: LaunchConfig) -> PrivateRay | None:
     Where this process is connected to a Ray already, that one is used.
 
     Raises:
-        InputError: that cluster is open to whoever reaches it, and the launch does not say that it may be.
+        InputError: that cluster is open to all who reach it, and the launch does not say that it may be.
     """
     import ray
 
