@@ -85,8 +85,11 @@ def kill_head(replay: Replay) -> str:
 
 
 def lose_sight(replay: Replay) -> str:
+    """Without its training workers the old cluster waits, and is still there when the new one begins."""
+    for pod in replay.attempt.of_group("train"):
+        pod.cut(True)
     replay.lose_sight()
-    return "the cluster given up while its pods live on"
+    return "training workers cut off, and the cluster given up while its pods live on"
 
 
 def cut_worker(seconds: float) -> Fault:
