@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.language import CausalConfig, Seq2SeqConfig
@@ -36,6 +36,12 @@ class Hardware:
     device: str | None = None
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
+
+    def hold(self, model: Any) -> None:
+        """Puts a loaded model where it is to lie."""
+        model.to(self.device or "cpu")
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def build(

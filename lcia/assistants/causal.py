@@ -28,9 +28,7 @@ def load(config: CausalConfig, lora: LoraConfig, hardware: Hardware) -> CausalAs
     from transformers import AutoModelForCausalLM
 
     tokenizer, model = load_parts(config, AutoModelForCausalLM, hardware.attn_implementation)
-    model.to(hardware.device or "cpu")
-    if hardware.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    hardware.hold(model)
     processor = TextProcessor(tokenizer, config.chat_template)
     return CausalAssistant(model, processor, lora_form(lora, config.model), config.max_length)
 

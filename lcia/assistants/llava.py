@@ -57,9 +57,7 @@ def load_parts(config: LlavaConfig | ImageTextConfig, kind: Any, hardware: Hardw
             f"cannot load assistant.model {config.model!r}: give the local folder of {config.wanted} with weights as "
             f"safetensors, or a hub id ({error})"
         ) from error
-    model.to(hardware.device or "cpu")
-    if hardware.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    hardware.hold(model)
     return processor, model
 
 

@@ -32,9 +32,7 @@ def load(config: Seq2SeqConfig, lora: LoraConfig, hardware: Hardware) -> Seq2Seq
     from transformers import AutoModelForSeq2SeqLM
 
     tokenizer, model = load_parts(config, AutoModelForSeq2SeqLM, hardware.attn_implementation)
-    model.to(hardware.device or "cpu")
-    if hardware.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    hardware.hold(model)
     return Seq2SeqAssistant(model, tokenizer, lora_form(lora, config.model), config)
 
 
