@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.counting import Counting
-from bench.stream_memory import resident_mb
+from bench.resident import resident_mb
 from lcia.config.run import DataConfig
 from lcia.data.rows import Rows
 from lcia.data.shards import ShardCounts, write_source

@@ -35,6 +35,7 @@ from peft.tuners.lora import LoraLayer
 from bench import ema_oracle, kronecker
 from bench.ema import RULES
 from bench.gpu_model import SHAPES, Shape, batch, model, training_batch
+from bench.resident import forget_peak, resident_mb
 from lcia.ema import Curvature, DynamicEma
 from lcia.protocols import Look, Trained, TunedLinear
 from lcia.strategies.kronecker import curvature
@@ -218,14 +219,17 @@ def forget(day: Day) -> None:
     if day.on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    else:
+        forget_peak()
 
 
 def memory(day: Day, parameters: int) -> dict[str, Any]:
-    """Peak and what is held between steps, in GB; the latter by trained parameter in bytes too."""
-    if not day.on_gpu:
-        return {"peak_gb": None, "held_gb": None, "trained": parameters}
-    held = torch.cuda.memory_allocated()
-    return {"peak_gb": torch.cuda.max_memory_allocated() / 1e9, "held_gb": held / 1e9, "trained": parameters}
+    """Peak and what is held between steps, in GB, of the device, or of the whole process on a CPU."""
+    if day.on_gpu:
+        peak, held = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.memory_allocated() / 1e9
+    else:
+        peak, held = (resident_mb(os.getpid(), field) / 1e3 for field in ("VmHWM", "VmRSS"))
+    return {"peak_gb": peak, "held_gb": held, "trained": parameters}
 
 
 def _waits(watched: Watched, step: Callable[[], object]) -> int | None:
@@ -326,9 +330,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         yield f"whole way  {told}"
     yield f"{'rule':26}{'share %':>9}{'hook ms':>9}{'step ms':>9}{'peak GB':>9}{'held GB':>9}{'waits':>7}"
     for name, step in found.get("training", {}).items():
-        memory = "".join(
-            f"{'-' if step[key] is None else format(step[key], '.1f'):>9}" for key in ("peak_gb", "held_gb")
-        )
+        memory = "".join(f"{step[key]:9.2f}" for key in ("peak_gb", "held_gb"))
         waits = "-" if step["waits"] is None else step["waits"]
         yield f"{name:26}{100 * step['share']:9.2f}{step['hook_ms']:9.2f}{step['step_ms']:9.0f}{memory}{waits:>7}"
     if passes := found.get("looking_back"):

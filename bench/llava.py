@@ -27,6 +27,7 @@ from bench.gpu import Clock, Day, forget, generation, machine, memory, trained_o
 from bench.gpu_model import SHAPES as DAY_SHAPES
 from bench.gpu_model import VISION_7B, Shape, patches, training_batch
 from lcia import strategies
+from lcia.assistants.experts import route
 from lcia.config.strategies import StrategyConfig
 from lcia.protocols import Batch, Look, Strategy, Trained
 
@@ -52,6 +53,15 @@ KINDS: dict[str, Any] = {get_args(section.model_fields["kind"].annotation)[0]: s
                          for section in get_args(StrategyConfig)}  # fmt: skip
 GIVEN: Mapping[str, Mapping[str, Any]] = {"fixed": {"beta": 0.99}}
 """Constants that a strategy has no default for."""
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ewc-lora": ("regular_ewc", {"on": "product"}),
+    "lwf-masked": ("lwf", {"mask_target": True}),
+    "mean-teacher-student": ("mean_teacher", {"stored": "student"}),
+}
+"""Strategies with another setting that costs something else."""
+MOELORA, EXPERTS = "moelora", 4
+"""Plain tuning of an adapter that is shared out among experts."""
+NAMES = (*KINDS, *VARIANTS, MOELORA)
 
 
 @dataclass(frozen=True)
@@ -78,10 +88,12 @@ class Bench:
 # A stage ----------------------------------------------------------------------------------------------------------
 
 
-def config_of(kind: str, rows: int) -> Any:
-    """A strategy's configuration with its defaults; of its rows at a task's end it sees those of a step."""
+def config_of(name: str, rows: int) -> Any:
+    """The configuration of one of NAMES; of its rows at a task's end it sees those of a step."""
+    kind, given = VARIANTS.get(name, ("sequential" if name == MOELORA else name, {}))
     section = KINDS[kind]
-    return section(kind=kind, **GIVEN.get(kind, {}), **({"rows": rows} if "rows" in section.model_fields else {}))
+    few = {"rows": rows} if "rows" in section.model_fields else {}
+    return section(kind=kind, **GIVEN.get(kind, {}), **given, **few)
 
 
 def begun(bench: Bench, strategy: Strategy, kept: Mapping[str, Tensor]) -> torch.optim.Optimizer:
@@ -156,9 +168,9 @@ def ended(bench: Bench, strategy: Strategy) -> dict[str, Tensor]:
 # Measuring --------------------------------------------------------------------------------------------------------
 
 
-def under(bench: Bench, kind: str) -> dict[str, Any]:
+def under(bench: Bench, name: str) -> dict[str, Any]:
     """Milliseconds of a step and of a task's end, memory, and bytes that are stored beside the adapter."""
-    config, steps = config_of(kind, bench.day.shape.batch), WARM + bench.day.steps
+    config, steps = config_of(name, bench.day.shape.batch), WARM + bench.day.steps
     first = strategies.build(config.first(), 1)
     step(bench, first, begun(bench, first, {}))
     kept = ended(bench, first)
@@ -218,7 +230,7 @@ def speed(bench: Bench, step_ms: float) -> dict[str, Any]:
             "mfu": reached / most}  # fmt: skip
 
 
-def measure(bench: Bench, kinds: list[str], write: Any) -> dict[str, Any]:
+def measure(bench: Bench, names: list[str], write: Any) -> dict[str, Any]:
     """All figures; `write` is called with them after each part, so that a call that is cut off leaves what it has."""
     bench.day.model.train()
     shape = bench.day.shape
@@ -229,21 +241,30 @@ def measure(bench: Bench, kinds: list[str], write: Any) -> dict[str, Any]:
                   "hidden": bench.day.model.config.text_config.hidden_size},
         "training": {}, "errors": {},
     }  # fmt: skip
-    for kind in dict.fromkeys(["sequential", *kinds]):
-        print(f"{kind} ...", file=sys.stderr, flush=True)
+
+    def add(name: str) -> None:
+        print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            found["training"][kind] = under(bench, kind)
+            found["training"][name] = under(bench, name)
         except Exception:  # noqa: BLE001 - hours on a GPU are rare: the others are measured, and the call fails
-            found["errors"][kind] = traceback.format_exc()
+            found["errors"][name] = traceback.format_exc()
             bench.day.model.zero_grad(set_to_none=True)
         forget(bench.day)
         write(found)
+
+    for name in dict.fromkeys(["sequential", *(name for name in names if name != MOELORA)]):
+        add(name)
     plain = found["training"].get("sequential")
+    if plain:
+        found["speed"] = speed(bench, plain["step_ms"])
+    found["generation"] = generation(bench.day)
+    if MOELORA in names:
+        # The last, because the routers stay.
+        route(bench.day.model, "default", EXPERTS)
+        add(MOELORA)
     if plain:
         for each in found["training"].values():
             each["added"] = each["step_ms"] / plain["step_ms"] - 1
-        found["speed"] = speed(bench, plain["step_ms"])
-    found["generation"] = generation(bench.day)
     write(found)
     return found
 
@@ -251,11 +272,11 @@ def measure(bench: Bench, kinds: list[str], write: Any) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Lines for people."""
     yield "  ".join(str(value) for value in found["machine"].values())
-    yield f"{'strategy':16}{'step ms':>10}{'added %':>9}{'peak GB':>9}{'held GB':>9}{'end ms':>10}{'stored MB':>11}"
-    for kind, each in found["training"].items():
-        gb = "".join(f"{'-' if each[key] is None else format(each[key], '.1f'):>9}" for key in ("peak_gb", "held_gb"))
+    yield f"{'strategy':22}{'step ms':>10}{'added %':>9}{'peak GB':>9}{'held GB':>9}{'end ms':>10}{'stored MB':>11}"
+    for name, each in found["training"].items():
+        gb = "".join(f"{each[key]:9.2f}" for key in ("peak_gb", "held_gb"))
         added = 100 * each.get("added", 0)
-        yield f"{kind:16}{each['step_ms']:10.1f}{added:9.1f}{gb}{each['end_ms']:10.1f}{each['stored_mb']:11.1f}"
+        yield f"{name:22}{each['step_ms']:10.1f}{added:9.1f}{gb}{each['end_ms']:10.1f}{each['stored_mb']:11.1f}"
     if fast := found.get("speed"):
         yield (f"{fast['tokens_per_second']:,.0f} tokens/s, {fast['tflops']:.2f} TFLOP/s, "
                f"MFU {100 * fast['mfu']:.1f} % of {fast['peak_tflops']:.1f} ({fast['peak_from']})")  # fmt: skip
@@ -270,7 +291,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each strategy")
     parser.add_argument("--batch", type=int, help="rows of a step, in place of the shape's")
     parser.add_argument("--tokens", type=int, help="tokens of a row, in place of the shape's")
-    parser.add_argument("--strategies", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--json", type=Path, default=Path("gpu-llava.json"))
     given = parser.parse_args()
     shape = SHAPES[given.shape]

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.checkpoints import SMALL_CLIP, random_clip
+from bench.resident import resident_mb, status
 from lcia.config.run import ClipConfig, DataConfig, TfidfConfig
 from lcia.data.minicoin import rows as minicoin
 from lcia.data.sources import Reading
@@ -142,15 +143,7 @@ def descendants(root: int) -> list[int]:
 
 def _parent(process: Path) -> int:
     """0 where the process has ended meanwhile."""
-    return int(_status(process).get("PPid", "0"))
-
-
-def _status(process: Path) -> dict[str, str]:
-    try:
-        lines = (process / "status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(status(process).get("PPid", "0"))
 
 
 def _command(process: int) -> str:
@@ -158,12 +151,6 @@ def _command(process: int) -> str:
         return Path(f"/proc/{process}/cmdline").read_text()
     except OSError:
         return ""
-
-
-def resident_mb(process: int, field: str) -> float:
-    """VmRSS (now) or VmHWM (the highest so far) of a process; 0 where it has ended."""
-    value = _status(Path(f"/proc/{process}")).get(field, "0 kB")
-    return int(value.split()[0]) * 1024 / 1e6
 
 
 def _in_own_process(rows: int, options: argparse.Namespace) -> dict[str, Any]:

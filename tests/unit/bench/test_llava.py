@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu import Clock, Day
 from bench.gpu_model import training_batch
-from bench.llava import KINDS, SHAPES, Bench, config_of, flops, logits_at, measure, table, trained_of
+from bench.llava import NAMES, SHAPES, Bench, config_of, flops, logits_at, measure, table, trained_of
 from lcia.strategies import build
 
 
@@ -24,16 +24,26 @@ def bench() -> Bench:
 @pytest.fixture(scope="module")
 def found(bench: Bench) -> dict[str, Any]:
     written: list[Any] = []
-    result = measure(bench, ["paper", "kronecker"], lambda found: written.append(len(found["training"])))
-    assert written == [1, 2, 3, 3]
+    result = measure(bench, ["paper", "moelora", "kronecker"], lambda found: written.append(len(found["training"])))
+    assert written == [1, 2, 3, 4, 4]
     return result
 
 
 def test_a_plain_step_and_each_strategy_are_measured(found: dict[str, Any]) -> None:
     assert found["errors"] == {}
-    assert list(found["training"]) == ["sequential", "paper", "kronecker"]
+    assert list(found["training"]) == ["sequential", "paper", "kronecker", "moelora"]
     assert all(each["step_ms"] > 0 and each["end_ms"] > 0 for each in found["training"].values())
     assert found["training"]["sequential"]["added"] == 0
+
+
+def test_routers_of_experts_are_trained_too(found: dict[str, Any]) -> None:
+    trained = {name: each["trained"] for name, each in found["training"].items()}
+    # Of each of two layers of width 96 seven linear layers are tuned, one of them from width 192: four experts each.
+    assert trained["moelora"] - trained["sequential"] == 2 * 4 * (6 * 96 + 192)
+
+
+def test_memory_is_what_the_process_holds_and_held_at_its_peak(found: dict[str, Any]) -> None:
+    assert all(each["peak_gb"] >= each["held_gb"] > 0.1 for each in found["training"].values())
 
 
 def test_what_is_stored_beside_an_adapter_is_counted(found: dict[str, Any]) -> None:
@@ -50,7 +60,7 @@ def test_speed_is_told_of_steps_and_of_answers(found: dict[str, Any]) -> None:
 
 def test_the_table_has_a_line_for_each_strategy(found: dict[str, Any]) -> None:
     lines = list(table({"machine": {"device": "cpu"}, **found}))
-    assert [line.split()[0] for line in lines[2:5]] == ["sequential", "paper", "kronecker"]
+    assert [line.split()[0] for line in lines[2:6]] == ["sequential", "paper", "kronecker", "moelora"]
 
 
 def test_a_step_s_arithmetic_is_what_torch_counts(bench: Bench) -> None:
@@ -62,10 +72,10 @@ def test_a_step_s_arithmetic_is_what_torch_counts(bench: Bench) -> None:
     assert flops(bench) == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_strategy_has_a_configuration_and_is_built(kind: str) -> None:
-    assert build(config_of(kind, 4), 3)
-    assert build(config_of(kind, 4).first(), 1)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_strategy_has_a_configuration_and_is_built(name: str) -> None:
+    assert build(config_of(name, 4), 3)
+    assert build(config_of(name, 4).first(), 1)
 
 
 def test_scores_at_other_weights_leave_the_weights_alone(bench: Bench) -> None:
