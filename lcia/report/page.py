@@ -1,4 +1,4 @@
-"""report.html: one self-contained page about one or several runs, and the same figures as PNG.
+"""report.html: one self-contained page about one or several runs, and the same figures as files.
 
 Whatever comes from data, a model or a machine is escaped; the page holds no script and allows no request.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lcia.metrics.companion import Companion
 from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.metrics.overlap import Overlap
 from lcia.report import wording
+from lcia.report.figures.files import Sketch, keep
 from lcia.report.figures.run import (
     StageSteps,
     beta_trajectories,
@@ -30,7 +32,7 @@ from lcia.report.figures.run import (
     pull_trajectories,
 )
 from lcia.report.figures.study import accuracy_curves
-from lcia.report.figures.style import MOST_LINES, save_png, svg
+from lcia.report.figures.style import MOST_LINES, svg
 from lcia.report.learnt import TaskAnswers
 from lcia.report.signs import NOTHING_WATCHED, Signs, shown_by
 from lcia.report.study_figures import Drawn, draw_study
@@ -39,7 +41,6 @@ from lcia.types import IMAGE_TOKEN
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from matplotlib.figure import Figure
 
 PAGE = "report.html"
 HEADLINE = {
@@ -157,18 +158,24 @@ class ReportInput:
 
 
 def write(report: ReportInput, folder: Path) -> Path:
-    """Writes report.html and figures/*.png under `folder`; returns the page's path."""
-    for name, figure in _figures(report, _study_figures(report)).items():
-        save_png(figure, folder / "figures" / f"{name}.png")
+    """Writes report.html and figures/*.png and *.svg under `folder`; returns the page's path."""
+    study, figures = _study_figures(report), folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    sketches = _sketches(report, study) | _heat_maps(report)
+    kept = {name: keep(sketch, figures, name) for name, sketch in sketches.items()}
     page = folder / PAGE
-    page.write_text(render(report), encoding="utf-8")
+    page.write_text(_filled(report, study, kept), encoding="utf-8")
     return page
 
 
 def render(report: ReportInput) -> str:
     """The whole page as text."""
     study = _study_figures(report)
-    figures = _figures(report, study, heat_maps=False)
+    figures = {name: svg(sketch(), name) for name, sketch in _sketches(report, study).items()}
+    return _filled(report, study, figures)
+
+
+def _filled(report: ReportInput, study: Mapping[str, Drawn], figures: Mapping[str, str]) -> str:
     return (
         _environment()
         .get_template("report.html.j2")
@@ -176,7 +183,7 @@ def render(report: ReportInput) -> str:
             report=report,
             trials=wording.trials(report.search) if report.search else (),
             slugs=_slugs(report.runs),
-            figures={name: svg(figure, name) for name, figure in figures.items()},
+            figures=figures,
             numbers={name: drawn.numbers for name, drawn in study.items()},
             headline=HEADLINE,
             old_data_note=wording.OLD_DATA_NOTE,
@@ -221,23 +228,27 @@ def _slugs(runs: Sequence[RunReport]) -> list[str]:
     return [slug if plain.count(slug) == 1 else f"{slug}-{number}" for number, slug in enumerate(plain, start=1)]
 
 
-def _figures(report: ReportInput, study: Mapping[str, Drawn], heat_maps: bool = True) -> dict[str, Figure]:
-    """Every figure of the page by name; the page itself shows matrices as tables instead of `heat_maps`."""
-    drawn = {"curves": accuracy_curves(_curves(report)), **{name: one.figure for name, one in study.items()}}
+def _sketches(report: ReportInput, study: Mapping[str, Drawn]) -> dict[str, Sketch]:
+    """Every figure of the page by name."""
+    found = {"curves": partial(accuracy_curves, _curves(report)), **{name: one.sketch for name, one in study.items()}}
     for slug, run in zip(_slugs(report.runs), report.runs, strict=True):
-        if heat_maps:
-            drawn[f"matrix-{slug}"] = heat_map(run.matrix)
         if any(stage.has("loss") for stage in run.steps):
-            drawn[f"loss-{slug}"] = loss_curves(run.steps)
+            found[f"loss-{slug}"] = partial(loss_curves, run.steps)
         if run.normalised and len(run.matrix.tasks) > 1:
-            drawn[f"form-{slug}"] = form_curves(run.matrix, run.normalised)
+            found[f"form-{slug}"] = partial(form_curves, run.matrix, run.normalised)
         if run.beside:
-            drawn[f"general-{slug}"] = companion_curves(run.beside)
+            found[f"general-{slug}"] = partial(companion_curves, run.beside)
         if any(stage.has_beta for stage in run.steps):
-            drawn[f"beta-{slug}"] = beta_trajectories(run.steps)
+            found[f"beta-{slug}"] = partial(beta_trajectories, run.steps)
         if any(stage.has_pull for stage in run.steps):
-            drawn[f"pull-{slug}"] = pull_trajectories(run.steps)
-    return drawn
+            found[f"pull-{slug}"] = partial(pull_trajectories, run.steps)
+    return found
+
+
+def _heat_maps(report: ReportInput) -> dict[str, Sketch]:
+    """Matrices as figures; the page shows them as tables."""
+    runs = zip(_slugs(report.runs), report.runs, strict=True)
+    return {f"matrix-{slug}": partial(heat_map, run.matrix) for slug, run in runs}
 
 
 def _study_figures(report: ReportInput) -> dict[str, Drawn]:

@@ -7,10 +7,12 @@ search.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from lcia.metrics.matrix import AccuracyMatrix, Metric, metrics
 from lcia.metrics.stats import Spread, spread
+from lcia.report.figures.files import Sketch
 from lcia.report.figures.scales import Scale, scale_of, told
 from lcia.report.figures.search import TrialLine, parallel_coordinates
 from lcia.report.figures.study import Response, responses, spreads_over, strips, trade_off
@@ -19,9 +21,6 @@ from lcia.report.study_tables import Setting, StudyTables
 from lcia.report.wording import is_code, number, trials, with_spread
 from lcia.studies.points import label_of
 from lcia.studies.search import METHOD
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 THRESHOLD = "grouping.threshold"
 SIZES = {"adapters": "adapters", "adapters_mb": "MB of adapters", "all_kept_mb": "MB kept beside them"}
@@ -37,9 +36,9 @@ Numbers: TypeAlias = Sequence[Sequence[str]]
 
 
 class Drawn(NamedTuple):
-    """A figure and the numbers behind it."""
+    """A figure, drawn when it is called for, and the numbers behind it."""
 
-    figure: Figure
+    sketch: Sketch
     numbers: Numbers
 
 
@@ -75,7 +74,7 @@ def _trade_off(study: StudyTables, measured: Measured) -> Drawn | None:
         [label, str(len(runs)), *(with_spread(spread(column)) for column in zip(*runs, strict=True))]
         for label, runs in found.items()
     ]
-    return Drawn(trade_off(found), [["method", "runs", "forgetting", "new_acc"], *rows])
+    return Drawn(partial(trade_off, found), [["method", "runs", "forgetting", "new_acc"], *rows])
 
 
 def _strips(study: StudyTables, measured: Measured, orders: Mapping[str, str]) -> Drawn | None:
@@ -93,7 +92,9 @@ def _strips(study: StudyTables, measured: Measured, orders: Mapping[str, str]) -
         [*at, str(len(values)), number(min(values)), with_spread(spread(values)), number(max(values))]
         for at, values in gathered.items()
     ]
-    return Drawn(strips(found, "avg_acc"), [["method", "order", "runs", "least", "avg_acc", "greatest"], *rows])
+    return Drawn(
+        partial(strips, found, "avg_acc"), [["method", "order", "runs", "least", "avg_acc", "greatest"], *rows]
+    )
 
 
 # Varied keys ----------------------------------------------------------------------------------------------------
@@ -113,7 +114,8 @@ def _responses(study: StudyTables, measured: Measured) -> Drawn | None:
     scored = [_Scored(*setting, score) for setting, score in known if setting and score is not None]
     panels = _panels(scored)
     head = ["key", "value", "method", "runs", "avg_acc"]
-    return Drawn(responses(panels, "avg_acc in percent", averaged=True), [head, *_rows(panels)]) if panels else None
+    sketch = partial(responses, panels, "avg_acc in percent", averaged=True)
+    return Drawn(sketch, [head, *_rows(panels)]) if panels else None
 
 
 def _drawn_responses(search: Mapping[str, Any]) -> Drawn | None:
@@ -121,7 +123,7 @@ def _drawn_responses(search: Mapping[str, Any]) -> Drawn | None:
     panels = _panels([_scored(trial) for trial in search["trials"] if _is_finished(trial)])
     metric, split = search["objective"]["metric"], search["objective"]["split"]
     measure, head = f"{metric} on {split} data in percent", ["key", "value", "method", "trials", metric]
-    return Drawn(responses(panels, measure, averaged=False), [head, *_rows(panels)]) if panels else None
+    return Drawn(partial(responses, panels, measure, averaged=False), [head, *_rows(panels)]) if panels else None
 
 
 def _scored(trial: Mapping[str, Any]) -> _Scored:
@@ -176,7 +178,7 @@ def _thresholds(study: StudyTables) -> Drawn | None:
         for one in grouped
     ]  # fmt: skip
     head = ["threshold", "method", *SIZES.values(), "avg_acc", "forgetting"]
-    return Drawn(spreads_over(scale, panels), [head, *rows])
+    return Drawn(partial(spreads_over, scale, panels), [head, *rows])
 
 
 def _without_threshold(setting: Setting) -> str:
@@ -209,7 +211,7 @@ def _trials(search: Mapping[str, Any]) -> Drawn | None:
         for trial, values in zip(search["trials"], given, strict=True)
     ]  # fmt: skip
     scales = [scale_of(key, [values[key] for values in given]) for key in keys]
-    return Drawn(parallel_coordinates(scales, lines, search["objective"]["metric"]), trials(search))
+    return Drawn(partial(parallel_coordinates, scales, lines, search["objective"]["metric"]), trials(search))
 
 
 def _is_finished(trial: Mapping[str, Any]) -> bool:

@@ -72,6 +72,18 @@ def legend_columns(labels: Iterable[str], width: float) -> int:
     return max(1, min(3, int(14 * width / longest)))
 
 
+def settled(sketch: Callable[[], Figure]) -> Figure:
+    """A figure whose parts have found their places once, and keep them in every format."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure = sketch()
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+    return figure
+
+
 def save_png(figure: Figure, path: Path) -> Path:
     """Writes a white-backed PNG and returns its path."""
     import matplotlib

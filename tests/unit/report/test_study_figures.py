@@ -54,7 +54,7 @@ def test_a_varied_number_is_told_by_method_the_other_keys_and_seeds_averaged_ove
         ["lora.r", "8", "ours", "2", "45.0 ± 7.1"],
         ["lora.r", "16", "ours", "2", "70.0 ± 14.1"],
     ]
-    [panel] = found.figure.axes
+    [panel] = found.sketch().axes
     means = [line.get_xydata().tolist() for line in panel.lines if line.get_linestyle() != "None"]
     assert means == [[[8, 15], [16, 30]], [[8, 45], [16, 70]]]
 
@@ -73,7 +73,7 @@ def test_a_threshold_is_told_by_adapters_sizes_and_scores() -> None:
         ["0.1", "ours, r=8", "2.00", "3.00", "0.50", "45.0 ± 7.1", "5.0 ± 0.0"],
         ["0.5", "ours, r=8", "2.00", "3.00", "0.50", "65.0 ± 7.1", "5.0 ± 0.0"],
     ]
-    adapters, average, forgetting = found.figure.axes
+    adapters, average, forgetting = found.sketch().axes
     assert [axes.get_title() for axes in (adapters, average, forgetting)] == [
         "adapters at the end", "avg_acc in percent", "forgetting in percent"
     ]  # fmt: skip
@@ -137,7 +137,7 @@ def test_each_finished_trial_is_a_point_over_each_number_that_was_drawn() -> Non
         ["strategy.rho", "1", "all trials", "1", "40.0"],
         ["strategy.rho", "100", "all trials", "1", "60.0"],
     ]
-    [panel] = found["responses"].figure.axes
+    [panel] = found["responses"].sketch().axes
     assert [line.get_xydata().tolist() for line in panel.lines] == [[[1, 40], [100, 60]]]
     assert panel.get_xscale() == "log"
 
@@ -145,7 +145,7 @@ def test_each_finished_trial_is_a_point_over_each_number_that_was_drawn() -> Non
 def test_trials_of_several_methods_are_told_apart() -> None:
     found = of_search(trial(0, 40.0, method="ours"), trial(1, 60.0, method="plain"))
     assert [row[2] for row in found["responses"].numbers[1:]] == ["ours", "plain"]
-    axes = found["trials"].figure.axes[0]
+    axes = found["trials"].sketch().axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [
         "strategy.rho", "strategy.kind", "method", "avg_acc"
     ]  # fmt: skip
@@ -153,7 +153,7 @@ def test_trials_of_several_methods_are_told_apart() -> None:
 
 def test_trials_are_lines_over_what_was_drawn_and_an_order_is_told_by_its_first_task() -> None:
     found = of_search(trial(1, 60.0, place0=1), trial(0, 40.0, place0=0), trial(2, 99.0, whole=False, place0=0))
-    axes = found["trials"].figure.axes[0]
+    axes = found["trials"].sketch().axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()][2:] == ["order", "avg_acc"]
     written = [text.get_text() for text in axes.texts]
     assert written == ["1", "100", "<b>", "OCR-VQA first", "GQA first", "40", "60"]
@@ -167,7 +167,7 @@ def test_a_search_over_named_orders_alone_shows_their_names() -> None:
     ]
     found = of_search(*trials)
     assert "responses" not in found
-    assert [text.get_text() for text in found["trials"].figure.axes[0].texts] == ["origin", "reverse", "50", "51"]
+    assert [text.get_text() for text in found["trials"].sketch().axes[0].texts] == ["origin", "reverse", "50", "51"]
 
 
 def test_a_search_of_methods_has_no_figure_over_thresholds() -> None:
