@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench.checkpoints import random_clip
-from lcia.config.run import ClipConfig, TfidfConfig
+from lcia.config.grouping import ClipConfig, TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.protocols import Features
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lcia.config.benchmarks import COIN_ORDER
 from lcia.config.load import parse
-from lcia.config.run import COIN_ORDER
 from lcia.data.rows import Rows
 from lcia.data.shards import count_rows
 from lcia.evaluation.answers import write_answers

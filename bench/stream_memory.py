@@ -28,7 +28,8 @@ from rich.table import Table
 
 from bench.checkpoints import SMALL_CLIP, random_clip
 from bench.resident import resident_mb, status
-from lcia.config.run import ClipConfig, DataConfig, TfidfConfig
+from lcia.config.grouping import ClipConfig, TfidfConfig
+from lcia.config.run import DataConfig
 from lcia.data.minicoin import rows as minicoin
 from lcia.data.sources import Reading
 from lcia.store.files import Shared

@@ -15,7 +15,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from lcia.config.run import AssistantConfig, EmbedderConfig, LlavaConfig, LoraConfig, NoiseConfig, TrainingConfig
+from lcia.config.assistants import AssistantConfig, LlavaConfig, LoraConfig
+from lcia.config.grouping import EmbedderConfig
+from lcia.config.run import NoiseConfig, TrainingConfig
 from lcia.config.sections import Section
 from lcia.config.strategies import StrategyConfig
 from lcia.types import InstructionRule, Source, Split, Stretch

@@ -24,7 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from lcia import benchmarks
-from lcia.config.run import GroupingConfig, MiniCoinConfig
+from lcia.config.benchmarks import MiniCoinConfig
+from lcia.config.grouping import GroupingConfig
 from lcia.data.sources import Reading, samples
 from lcia.embedders import similarity_of
 from lcia.embedders.embed import Collector

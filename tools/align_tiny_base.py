@@ -32,9 +32,9 @@ from lcia.assistants import Hardware
 from lcia.assistants.llava import LlavaAssistant, load
 from lcia.assistants.tiny import TINY_BASE
 from lcia.benchmarks.minicoin import benchmark
-from lcia.config.run import LlavaConfig as LlavaSettings
-from lcia.config.run import LoraConfig as LoraSettings
-from lcia.config.run import MiniCoinConfig
+from lcia.config.assistants import LlavaConfig as LlavaSettings
+from lcia.config.assistants import LoraConfig as LoraSettings
+from lcia.config.benchmarks import MiniCoinConfig
 from lcia.data.minicoin.drawing import SIZE
 from lcia.data.minicoin.questions import DRAWINGS
 from lcia.data.minicoin.rows import generate

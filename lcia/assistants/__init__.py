@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
+from lcia.config.assistants import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.language import CausalConfig, Seq2SeqConfig
-from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
     from lcia.protocols import Assistant

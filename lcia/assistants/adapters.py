@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lcia.assistants import experts
-from lcia.config.run import LoraConfig
+from lcia.config.assistants import LoraConfig
 from lcia.protocols import Adapters, TunedLinear
 from lcia.types import InputError
 

@@ -13,8 +13,8 @@ from lcia.assistants import Hardware
 from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Dialogue, Encoded, asked, padded
 from lcia.assistants.language import TextProcessor, check_text, load_parts, shortened
+from lcia.config.assistants import LoraConfig
 from lcia.config.language import CausalConfig
-from lcia.config.run import LoraConfig
 from lcia.protocols import Adapters, Batch
 from lcia.types import Sample
 

@@ -18,8 +18,8 @@ from lcia.assistants import Hardware
 from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Dialogue, Span, asked, labels_of
 from lcia.assistants.llava import greedy, idle, load_parts
+from lcia.config.assistants import LoraConfig
 from lcia.config.image_text import ImageTextConfig
-from lcia.config.run import LoraConfig
 from lcia.data.pixels import decode_rgb
 from lcia.protocols import UNTRAINED, Adapters, Batch
 from lcia.types import InputError, Message, Sample

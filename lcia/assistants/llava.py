@@ -13,8 +13,8 @@ from lcia.assistants import Hardware
 from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Dialogue, Encoded, asked, padded
 from lcia.assistants.pictures import Pictures
+from lcia.config.assistants import LlavaConfig, LoraConfig
 from lcia.config.image_text import ImageTextConfig
-from lcia.config.run import LlavaConfig, LoraConfig
 from lcia.protocols import Adapters, Assistant, Batch
 from lcia.types import InputError, Sample
 

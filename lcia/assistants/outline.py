@@ -16,8 +16,8 @@ from lcia.assistants.image_text import projector_of
 from lcia.assistants.llava import PROJECTOR
 from lcia.assistants.sharded import layers as decoder_layers
 from lcia.assistants.tiny import BASES
+from lcia.config.assistants import AssistantConfig, LoraConfig, TinyConfig
 from lcia.config.image_text import ImageTextConfig
-from lcia.config.run import AssistantConfig, LoraConfig, TinyConfig
 from lcia.types import InputError
 
 SHAPES = {path.stem: path for path in sorted((Path(__file__).parent / "shapes").glob("*.json"))}

@@ -17,8 +17,8 @@ from lcia.assistants import Hardware
 from lcia.assistants.adapters import AdaptedModel, LoraAdapters, lora_form
 from lcia.assistants.dialogue import Encoded, asked, padded
 from lcia.assistants.language import check_text, load_parts, without_middle
+from lcia.config.assistants import LoraConfig
 from lcia.config.language import Seq2SeqConfig
-from lcia.config.run import LoraConfig
 from lcia.protocols import UNTRAINED, Adapters, Batch
 from lcia.types import Message, Sample
 

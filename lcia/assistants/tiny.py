@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
+from lcia.config.assistants import LlavaConfig, LoraConfig, TinyConfig
 
 if TYPE_CHECKING:
     from lcia.assistants import Hardware

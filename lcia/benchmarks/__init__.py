@@ -16,17 +16,17 @@ from dataclasses import replace
 from typing import assert_never
 
 from lcia.benchmarks import coin, custom, instrdialog, minicoin, mllm_cl, trace, ucit
-from lcia.config.instrdialog import InstrDialogConfig
-from lcia.config.run import (
+from lcia.config.benchmarks import (
     BenchmarkConfig,
     CoinConfig,
     CustomConfig,
-    GeneralConfig,
     MiniCoinConfig,
     MllmClConfig,
     TraceConfig,
     UcitConfig,
 )
+from lcia.config.instrdialog import InstrDialogConfig
+from lcia.config.run import GeneralConfig
 from lcia.types import Benchmark, InputError
 
 

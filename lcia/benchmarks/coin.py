@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from lcia.addresses import below
 from lcia.benchmarks.published import Layout, Published, chosen, specs
-from lcia.config.run import COIN_ORDER, CoinConfig
+from lcia.config.benchmarks import COIN_ORDER, CoinConfig
 from lcia.metrics.scoring import Pair, exact, exact_without_dot, legacy_exact, pair, soft_accuracy
 from lcia.types import Benchmark, InstructionRule, InstructionType, Origin
 

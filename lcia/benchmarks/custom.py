@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lcia.addresses import below
-from lcia.config.run import CustomConfig, CustomTask
+from lcia.config.benchmarks import CustomConfig, CustomTask
 from lcia.metrics.scoring import pair
 from lcia.types import Benchmark, FileSource, Share, Split, TaskSpec
 

@@ -6,7 +6,7 @@ ImageNet's digits are scikit-learn's copy of the UCI digits (Alpaydin, Kaynak; C
 from __future__ import annotations
 
 from lcia.benchmarks.coin import TASKS, orders
-from lcia.config.run import COIN_ORDER, MiniCoinConfig
+from lcia.config.benchmarks import COIN_ORDER, MiniCoinConfig
 from lcia.types import Benchmark, GeneratedSource, InputError, Split, TaskSpec
 
 

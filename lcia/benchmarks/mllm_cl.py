@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from lcia.addresses import below
 from lcia.benchmarks.published import Layout, Published, chosen, specs
-from lcia.config.run import MllmClConfig
+from lcia.config.benchmarks import MllmClConfig
 from lcia.metrics.published import legacy_listed, listed
 from lcia.metrics.scoring import Pair, exact_without_dot, legacy_exact, pair
 from lcia.types import Benchmark, Origin

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from lcia.addresses import below
 from lcia.benchmarks.published import Layout, Published, chosen, specs
-from lcia.config.run import TraceConfig
+from lcia.config.benchmarks import TraceConfig
 from lcia.metrics.published import answer_letter, code_similarity, legacy_answer_letter, legacy_equal
 from lcia.metrics.scoring import Pair, exact, pair
 from lcia.types import Benchmark, Origin

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from lcia.addresses import below
 from lcia.benchmarks.published import Layout, Published, chosen, specs
-from lcia.config.run import UcitConfig
+from lcia.config.benchmarks import UcitConfig
 from lcia.metrics.published import legacy_within
 from lcia.metrics.scoring import exact_without_dot, pair
 from lcia.types import Benchmark, Origin

@@ -1,6 +1,9 @@
 """What a run is: every key with its own docstring, and how files become configurations.
 
 - `run`: a run, key by key
+- `benchmarks`: the keys of tasks and of where their rows come from
+- `assistants`: the keys of the model that is tuned, and of its adapters
+- `grouping`: the keys of embedders and of instruction grouping
 - `image_text`: the keys of models of images and text of any family
 - `language`: the keys of models of text alone
 - `instrdialog`: the keys of streams of Super-NaturalInstructions

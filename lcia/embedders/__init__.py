@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from lcia.config.run import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
+from lcia.config.grouping import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
 from lcia.grouping.codebook import Similarity
 from lcia.protocols import Embedder
 

@@ -11,7 +11,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 
-from lcia.config.run import ClipConfig
+from lcia.config.grouping import ClipConfig
 from lcia.data.pixels import decode_rgb
 from lcia.embedders.vectors import in_batches, once
 from lcia.grouping.features import unit

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lcia.addresses import anchored
-from lcia.config.run import EmbedderConfig
+from lcia.config.grouping import EmbedderConfig
 from lcia.data.parquet import Table
 from lcia.data.shards import read_index
 from lcia.embedders import build

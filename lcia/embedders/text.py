@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from lcia.config.run import TextConfig
+from lcia.config.grouping import TextConfig
 from lcia.embedders.vectors import once
 from lcia.grouping.features import unit
 from lcia.types import InputError, Sample

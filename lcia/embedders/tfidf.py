@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
-from lcia.config.run import TfidfConfig
+from lcia.config.grouping import TfidfConfig
 from lcia.protocols import Features
 from lcia.types import Sample
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lcia.assistants.tiny import BASES
+from lcia.config.assistants import AssistantConfig, TinyConfig
 from lcia.config.general import ADAPTER, OUTPUT
-from lcia.config.run import AssistantConfig, TinyConfig
 from lcia.secrets import redacted
 from lcia.stage import ExternalStage
 from lcia.store.folders import Store

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lcia.config.run import GroupingConfig
+from lcia.config.grouping import GroupingConfig
 from lcia.grouping.features import join
 from lcia.grouping.thresholds import Threshold
 from lcia.protocols import Features

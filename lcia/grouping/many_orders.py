@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from lcia.config.run import GroupingConfig
+from lcia.config.grouping import GroupingConfig
 from lcia.grouping.codebook import (
     Books,
     Placement,

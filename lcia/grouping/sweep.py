@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lcia.config.run import GroupingConfig
+from lcia.config.grouping import GroupingConfig
 from lcia.grouping.codebook import Books, Placement, Similarity, choose, grow, place, similarities
 from lcia.grouping.thresholds import Threshold
 from lcia.protocols import Features

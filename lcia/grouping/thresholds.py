@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lcia.config.run import THRESHOLDS, GroupingConfig
+from lcia.config.grouping import THRESHOLDS, GroupingConfig
 
 
 @dataclass(frozen=True, slots=True)

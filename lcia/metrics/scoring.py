@@ -12,7 +12,7 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import TypeAlias
 
-from lcia.config.run import ScorerName
+from lcia.config.benchmarks import ScorerName
 from lcia.metrics.captions import CIDER, bleu_4
 from lcia.types import CorpusScorer, Scorer, TaskScorer
 

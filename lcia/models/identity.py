@@ -13,17 +13,10 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 from lcia.assistants.tiny import BASES
+from lcia.config.assistants import AssistantConfig, LlavaConfig, TinyConfig
+from lcia.config.grouping import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.language import CausalConfig, Seq2SeqConfig
-from lcia.config.run import (
-    AssistantConfig,
-    ClipConfig,
-    EmbedderConfig,
-    LlavaConfig,
-    TextConfig,
-    TfidfConfig,
-    TinyConfig,
-)
 from lcia.config.sections import Section
 from lcia.digests import file_digests
 from lcia.stage import digest

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from lcia.assistants.tiny import BASES
+from lcia.config.assistants import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.language import ALL_LINEAR, CausalConfig, Seq2SeqConfig
-from lcia.config.run import AssistantConfig, LlavaConfig, LoraConfig, TinyConfig
 from lcia.models.identity import CONFIG, hub_file
 from lcia.types import InputError
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcia.config.run import GroupingConfig
+from lcia.config.grouping import GroupingConfig
 from lcia.config.watch import WatchConfig
 from lcia.grouping.codebook import Placement, Route, group_name
 from lcia.metrics.adaptation import Round

@@ -9,7 +9,10 @@ from typing import Any
 
 from lcia import benchmarks
 from lcia.addresses import is_anchored, is_url
-from lcia.config.run import ClipConfig, CustomConfig, RunConfig, TextConfig, TinyConfig
+from lcia.config.assistants import TinyConfig
+from lcia.config.benchmarks import CustomConfig
+from lcia.config.grouping import ClipConfig, TextConfig
+from lcia.config.run import RunConfig
 from lcia.run import rows_of
 from lcia.types import FileSource, InputError, InstancesSource
 from pipelines.cluster import CLAIM_PATH, ClusterConfig

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from lcia.config.run import EmbedderConfig
+from lcia.config.grouping import EmbedderConfig
 from lcia.data.parquet import Table
 from lcia.embedders import build
 from lcia.embedders.embed import Collector, add_samples, count_texts, samples_of, shard_files, text_sample, write

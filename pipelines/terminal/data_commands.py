@@ -15,8 +15,9 @@ from pathlib import Path
 import typer
 
 from lcia import benchmarks
+from lcia.config.benchmarks import BenchmarkConfig, MiniCoinConfig
 from lcia.config.load import override, parse
-from lcia.config.run import BenchmarkConfig, MiniCoinConfig, RunConfig
+from lcia.config.run import RunConfig
 from lcia.data import shards
 from lcia.data.inventory import take_inventory
 from lcia.data.sources import Reading, samples

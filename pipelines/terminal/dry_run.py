@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lcia import benchmarks
 from lcia.benchmarks import coin
-from lcia.config.run import CoinConfig, RunConfig
+from lcia.config.benchmarks import CoinConfig
+from lcia.config.run import RunConfig
 from lcia.models.memory import Placement, per_worker
 from lcia.studies.config import StudyConfig
 from lcia.training.sampling import total_steps

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lcia import benchmarks
 from lcia.addresses import is_url
-from lcia.config.run import ClipConfig, EmbedderConfig, RunConfig, TextConfig, TfidfConfig
+from lcia.config.grouping import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
+from lcia.config.run import RunConfig
 from lcia.models.preflight import check_base, model_folder
 from lcia.run import rows_of
 from lcia.secrets import redacted

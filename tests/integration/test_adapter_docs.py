@@ -15,8 +15,9 @@ from transformers import LlavaForConditionalGeneration
 
 from lcia import assistants
 from lcia.assistants.llava import LlavaAssistant
+from lcia.config.assistants import LlavaConfig
 from lcia.config.load import parse
-from lcia.config.run import LlavaConfig, RunConfig
+from lcia.config.run import RunConfig
 from lcia.data.rows import Rows
 from lcia.local import LocalExecutor
 from lcia.run import prepare

@@ -8,8 +8,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from lcia.config.benchmarks import COIN_ORDER
+from lcia.config.grouping import TfidfConfig
 from lcia.config.load import parse
-from lcia.config.run import COIN_ORDER, RunConfig, TfidfConfig
+from lcia.config.run import RunConfig
 from lcia.data.minicoin.rows import generate
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.plan import Catalog, Planner, plan

@@ -14,8 +14,9 @@ import yaml
 from PIL import Image
 
 from lcia import benchmarks
+from lcia.config.benchmarks import CustomConfig, CustomTask, MiniCoinConfig
 from lcia.config.load import load
-from lcia.config.run import CustomConfig, CustomTask, DataConfig, MiniCoinConfig, RunConfig, TrainingConfig
+from lcia.config.run import DataConfig, RunConfig, TrainingConfig
 from lcia.data.sources import Reading, samples
 from lcia.types import Sample, TaskSpec
 from pipelines import cli

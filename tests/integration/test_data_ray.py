@@ -18,7 +18,8 @@ import pytest
 import ray
 from PIL import Image
 
-from lcia.config.run import ClipConfig, DataConfig, EmbedderConfig, TfidfConfig
+from lcia.config.grouping import ClipConfig, EmbedderConfig, TfidfConfig
+from lcia.config.run import DataConfig
 from lcia.data import shards as data
 from lcia.data.rows import Rows
 from lcia.data.sources import Reading

@@ -17,10 +17,13 @@ from transformers import AutoModelForCausalLM
 
 from lcia import assistants, benchmarks
 from lcia.assistants.causal import CausalAssistant
+from lcia.config.assistants import LoraConfig
+from lcia.config.benchmarks import COIN_ORDER, MiniCoinConfig
+from lcia.config.grouping import GroupingConfig, TextConfig
 from lcia.config.instrdialog import InstrDialogConfig
 from lcia.config.language import CausalConfig
 from lcia.config.load import parse
-from lcia.config.run import COIN_ORDER, GroupingConfig, LoraConfig, MiniCoinConfig, RunConfig, TextConfig
+from lcia.config.run import RunConfig
 from lcia.data.sources import Reading, samples
 from lcia.embedders import similarity_of
 from lcia.embedders.embed import Collector, add_samples

@@ -27,8 +27,9 @@ from accelerate.utils import gather_object
 from PIL import Image, ImageDraw
 
 from lcia import assistants
+from lcia.config.assistants import LoraConfig, TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import LoraConfig, RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.ema import Curvature, DynamicEma
 from lcia.ema.sharding import flat, whole
 from lcia.embedders import tfidf  # noqa: F401 (here, not in each process)

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lcia import benchmarks
+from lcia.config.benchmarks import MiniCoinConfig
 from lcia.config.load import parse
-from lcia.config.run import GeneralConfig, MiniCoinConfig, RunConfig
+from lcia.config.run import GeneralConfig, RunConfig
 from lcia.evaluation.external import CommandFailedError
 from lcia.local import LocalExecutor
 from lcia.metrics import companion

@@ -9,8 +9,9 @@ import pytest
 
 from lcia import assistants
 from lcia.assistants.tiny import TINY_BASE
+from lcia.config.assistants import LlavaConfig, LoraConfig
 from lcia.config.baselines import SequentialConfig
-from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
+from lcia.config.run import TrainingConfig
 from lcia.local import LocalExecutor
 from lcia.stage import EvaluateStage, TrainStage
 from lcia.store.folders import Store

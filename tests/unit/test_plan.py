@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lcia.config.grouping import TfidfConfig
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TfidfConfig
+from lcia.config.run import RunConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.grouping.codebook import Placement, Route
 from lcia.plan import ZERO_SHOT, Catalog, Plan, Planner, plan, union

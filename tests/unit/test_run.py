@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from lcia import assistants
+from lcia.config.assistants import LlavaConfig, TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import LlavaConfig, RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.evaluation.answers import read_answers
 from lcia.local import LocalExecutor
 from lcia.models.identity import base_identity

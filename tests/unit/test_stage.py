@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lcia.config.run import LoraConfig, TextConfig, TinyConfig, TrainingConfig
+from lcia.config.assistants import LoraConfig, TinyConfig
+from lcia.config.grouping import TextConfig
+from lcia.config.run import TrainingConfig
 from lcia.config.strategies import CurvatureConfig
 from lcia.stage import SCHEMA, EmbedStage, EvaluateStage, ShardStage, TrainStage, digest
 from lcia.types import FileSource, GeneratedSource, Stretch

@@ -8,7 +8,7 @@ from typing import Any
 
 from lcia.benchmarks.coin import TASKS
 from lcia.benchmarks.minicoin import benchmark
-from lcia.config.run import MiniCoinConfig
+from lcia.config.benchmarks import MiniCoinConfig
 from lcia.data.minicoin.drawing import encode_png
 from lcia.data.minicoin.rows import Row, draw
 from lcia.types import IMAGE_TOKEN, GeneratedSource

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lcia import assistants
 from lcia.assistants.tiny import TINY_BASE
-from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
+from lcia.config.assistants import LlavaConfig, LoraConfig, TinyConfig
 from lcia.data.minicoin.rows import generate
 from lcia.protocols import Assistant
 from lcia.types import GeneratedSource, InputError

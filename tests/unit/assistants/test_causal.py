@@ -14,8 +14,9 @@ from lcia import assistants
 from lcia.assistants.causal import CausalAssistant
 from lcia.assistants.dialogue import Encoded
 from lcia.assistants.language import PLAIN_TEMPLATE, shortened, without_middle
+from lcia.config.assistants import LoraConfig
 from lcia.config.language import CausalConfig
-from lcia.config.run import LoraConfig, RunConfig
+from lcia.config.run import RunConfig
 from lcia.protocols import UNTRAINED
 from lcia.training.train import answer_loss
 from lcia.types import InputError, Message, Sample

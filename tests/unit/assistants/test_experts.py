@@ -18,8 +18,9 @@ from lcia.assistants.adapters import LoraAdapters
 from lcia.assistants.experts import ROUTERS
 from lcia.assistants.sharded import hollow
 from lcia.assistants.tiny import TINY_BASE
+from lcia.config.assistants import LoraConfig, TinyConfig
 from lcia.config.load import load, parse
-from lcia.config.run import LoraConfig, RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.data.minicoin.rows import generate
 from lcia.local import LocalExecutor
 from lcia.protocols import Assistant, Batch, Progress

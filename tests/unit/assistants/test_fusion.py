@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration
 from lcia import assistants
 from lcia.assistants.fusion import fuse, last_layers
 from lcia.assistants.tiny import TINY_BASE
-from lcia.config.run import LoraConfig, TinyConfig
+from lcia.config.assistants import LoraConfig, TinyConfig
 from lcia.protocols import Assistant
 from lcia.types import InputError
 

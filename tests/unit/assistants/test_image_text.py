@@ -13,9 +13,10 @@ from PIL import Image
 
 from lcia import assistants
 from lcia.assistants.image_text import ImageTextAssistant
+from lcia.config.assistants import LoraConfig
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.load import parse
-from lcia.config.run import LoraConfig, RunConfig
+from lcia.config.run import RunConfig
 from lcia.data.minicoin.drawing import encode_png, plain_scene
 from lcia.local import LocalExecutor
 from lcia.models.preflight import check_base

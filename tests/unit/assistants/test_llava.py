@@ -18,7 +18,7 @@ from lcia import assistants
 from lcia.assistants.llava import LlavaAssistant
 from lcia.assistants.pictures import Pictures, pad_to_square
 from lcia.assistants.tiny import BASES, SHAPES_BASE, TINY_BASE
-from lcia.config.run import LlavaConfig, TinyConfig
+from lcia.config.assistants import LlavaConfig, TinyConfig
 from lcia.data.minicoin.drawing import encode_png, plain_scene
 from lcia.data.minicoin.rows import generate
 from lcia.types import GeneratedSource, InputError, Message, Sample

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lcia import assistants
 from lcia.assistants.llava import LlavaAssistant
 from lcia.assistants.original import Parts, build_base, published_name
-from lcia.config.run import LlavaConfig, LoraConfig
+from lcia.config.assistants import LlavaConfig, LoraConfig
 from lcia.data.minicoin.drawing import encode_png, plain_scene
 from lcia.models.preflight import check_base
 from lcia.types import InputError, Message, Sample

@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from lcia import assistants, embedders
 from lcia.assistants.tiny import TINY_BASE
+from lcia.config.assistants import LlavaConfig
 from lcia.config.baselines import SequentialConfig
+from lcia.config.grouping import ClipConfig, TextConfig
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.language import CausalConfig, Seq2SeqConfig
-from lcia.config.run import ClipConfig, LlavaConfig, TextConfig, TrainingConfig
+from lcia.config.run import TrainingConfig
 from lcia.stage import EmbedStage, TrainStage
 from lcia.types import InputError
 

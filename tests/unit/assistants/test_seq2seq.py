@@ -10,8 +10,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from lcia import assistants
 from lcia.assistants.seq2seq import Seq2SeqAssistant
+from lcia.config.assistants import LoraConfig
 from lcia.config.language import Seq2SeqConfig
-from lcia.config.run import LoraConfig
 from lcia.protocols import UNTRAINED
 from lcia.training.train import answer_loss
 from lcia.types import InputError, Message, Sample

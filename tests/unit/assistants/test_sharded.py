@@ -11,7 +11,7 @@ from torch import nn
 
 from lcia import assistants
 from lcia.assistants.sharded import hollow, layers, shard
-from lcia.config.run import LoraConfig, TinyConfig
+from lcia.config.assistants import LoraConfig, TinyConfig
 from lcia.types import InputError
 
 

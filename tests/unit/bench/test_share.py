@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from lcia import benchmarks
-from lcia.config.run import CustomConfig, CustomTask, DataConfig
+from lcia.config.benchmarks import CustomConfig, CustomTask
+from lcia.config.run import DataConfig
 from lcia.data.records import Defect
 from lcia.data.rows import Rows
 from lcia.data.shards import write_source

@@ -8,7 +8,8 @@ import pytest
 
 from lcia import benchmarks
 from lcia.benchmarks.coin import TASKS
-from lcia.config.run import COIN_ORDER, CoinConfig, DataConfig, MiniCoinConfig
+from lcia.config.benchmarks import COIN_ORDER, CoinConfig, MiniCoinConfig
+from lcia.config.run import DataConfig
 from lcia.data.minicoin.layout import write_coin_layout
 from lcia.data.rows import Rows
 from lcia.data.shards import write_source

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lcia import benchmarks
-from lcia.config.run import CustomConfig, CustomTask, DataConfig, ScorerName
+from lcia.config.benchmarks import CustomConfig, CustomTask, ScorerName
+from lcia.config.run import DataConfig
 from lcia.data.rows import Rows
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading

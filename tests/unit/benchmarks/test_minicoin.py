@@ -17,7 +17,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lcia import benchmarks
 from lcia.benchmarks.minicoin import benchmark
-from lcia.config.run import COIN_ORDER, MiniCoinConfig, RunConfig
+from lcia.config.benchmarks import COIN_ORDER, MiniCoinConfig
+from lcia.config.run import RunConfig
 from lcia.data.minicoin import drawing
 from lcia.data.minicoin.instructions import DIVERSE, ORIGIN, TEN
 from lcia.data.minicoin.layout import write_coin_layout

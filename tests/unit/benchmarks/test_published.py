@@ -11,7 +11,8 @@ from PIL import Image
 
 from lcia import benchmarks
 from lcia.benchmarks import mllm_cl, trace, ucit
-from lcia.config.run import TRACE_ORDER, UCIT_ORDER, BenchmarkConfig, DataConfig, MllmClConfig, TraceConfig, UcitConfig
+from lcia.config.benchmarks import TRACE_ORDER, UCIT_ORDER, BenchmarkConfig, MllmClConfig, TraceConfig, UcitConfig
+from lcia.config.run import DataConfig
 from lcia.data.sources import Reading, fingerprint, samples
 from lcia.metrics.scoring import fitted
 from lcia.types import FileSource, InputError, Sample, Split, TaskSpec

@@ -11,7 +11,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lcia import benchmarks
-from lcia.config.run import BenchmarkConfig, DataConfig, RunConfig
+from lcia.config.benchmarks import BenchmarkConfig
+from lcia.config.run import DataConfig, RunConfig
 from lcia.data.sources import Reading, samples
 from lcia.types import Benchmark, InputError, Stretch, TaskSpec
 

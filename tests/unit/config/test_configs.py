@@ -11,8 +11,10 @@ import optuna
 import pytest
 
 from lcia import benchmarks
+from lcia.config.assistants import LlavaConfig
+from lcia.config.benchmarks import COIN_ORDER, CoinConfig, MiniCoinConfig
 from lcia.config.load import load
-from lcia.config.run import COIN_ORDER, CoinConfig, LlavaConfig, MiniCoinConfig, RunConfig, TrainingConfig
+from lcia.config.run import RunConfig, TrainingConfig
 from lcia.config.strategies import EwcConfig, ProximalConfig, StrategyConfig
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import count, expand

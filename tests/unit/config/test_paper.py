@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lcia.assistants.outline import Outline, outline
+from lcia.config.assistants import AssistantConfig, LoraConfig
 from lcia.config.load import load
-from lcia.config.run import AssistantConfig, LoraConfig, RunConfig
+from lcia.config.run import RunConfig
 from lcia.models.memory import Placement, per_worker
 from pipelines import cli
 from pipelines.launch import LaunchConfig

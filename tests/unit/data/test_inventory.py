@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lcia import benchmarks
-from lcia.config.run import CoinConfig, MiniCoinConfig, UcitConfig
+from lcia.config.benchmarks import CoinConfig, MiniCoinConfig, UcitConfig
 from lcia.data.inventory import Item, take_inventory
 from lcia.data.minicoin.layout import write_coin_layout
 

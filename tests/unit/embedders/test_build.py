@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcia.config.run import ClipConfig, EmbedderConfig, FeatureKind, TextConfig, TfidfConfig
+from lcia.config.grouping import ClipConfig, EmbedderConfig, FeatureKind, TextConfig, TfidfConfig
 from lcia.embedders import similarity_of
 from lcia.embedders.vectors import mean_cosine
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lcia.config.run import ClipConfig
+from lcia.config.grouping import ClipConfig
 from lcia.embedders import similarity_of
 from lcia.embedders.clip import ClipEmbedder
 from lcia.protocols import Features

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lcia import embedders
-from lcia.config.run import ClipConfig, TfidfConfig
+from lcia.config.grouping import ClipConfig, TfidfConfig
 from lcia.embedders.embed import Collector, embed_shards, read, shard_files, write
 from lcia.local import LocalExecutor
 from lcia.protocols import Features

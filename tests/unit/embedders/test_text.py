@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from lcia.config.run import TextConfig
+from lcia.config.grouping import TextConfig
 from lcia.embedders import similarity_of
 from lcia.embedders.text import TextEmbedder
 from lcia.protocols import Features

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics.pairwise import cosine_similarity
 
-from lcia.config.run import TfidfConfig
+from lcia.config.grouping import TfidfConfig
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.protocols import Features
 

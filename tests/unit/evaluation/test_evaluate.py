@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lcia.config.run import TinyConfig
+from lcia.config.assistants import TinyConfig
 from lcia.data.minicoin.rows import generate
 from lcia.data.shards import write_source
 from lcia.data.sources import Reading

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lcia.config.assistants import LoraConfig, TinyConfig
 from lcia.config.general import ExternalConfig
 from lcia.config.load import parse
-from lcia.config.run import LoraConfig, RunConfig, TinyConfig, TrainingConfig
+from lcia.config.run import RunConfig, TrainingConfig
 from lcia.config.strategies import SequentialConfig
 from lcia.evaluation.external import CommandFailedError, chosen_of, judge, read_figures
 from lcia.stage import ExternalStage, TrainStage

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lcia.config.run import GroupingConfig
+from lcia.config.grouping import GroupingConfig
 from lcia.grouping.codebook import Books, Placement, Query, Route, grow, place, route, to_record
 from lcia.grouping.thresholds import Threshold
 from lcia.protocols import Features

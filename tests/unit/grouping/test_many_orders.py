@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lcia.config.run import COIN_ORDER, TfidfConfig
+from lcia.config.benchmarks import COIN_ORDER
+from lcia.config.grouping import TfidfConfig
 from lcia.data.minicoin import instructions
 from lcia.embedders.tfidf import TfidfEmbedder
 from lcia.grouping.codebook import Placement, Query

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from lcia.config.grouping import GroupingConfig
 from lcia.config.load import load, parse
-from lcia.config.run import GroupingConfig, RunConfig
+from lcia.config.run import RunConfig
 from lcia.grouping.thresholds import Threshold, given, widest_gap
 from lcia.types import InputError
 

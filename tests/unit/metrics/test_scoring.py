@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from lcia.config.run import ScorerName
+from lcia.config.benchmarks import ScorerName
 from lcia.metrics import scoring
 
 TEN = ["stop"] * 2 + ["stop sign"] * 7 + ["a sign"]

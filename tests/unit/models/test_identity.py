@@ -13,9 +13,11 @@ from PIL import Image
 
 from lcia import assistants
 from lcia.assistants.tiny import BASES, TINY_BASE
+from lcia.config.assistants import LlavaConfig, TinyConfig
+from lcia.config.grouping import ClipConfig, EmbedderConfig, TextConfig, TfidfConfig
 from lcia.config.language import CausalConfig
 from lcia.config.load import parse
-from lcia.config.run import ClipConfig, EmbedderConfig, LlavaConfig, RunConfig, TextConfig, TfidfConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor
 from lcia.models.identity import (
     base_identity,

@@ -12,9 +12,10 @@ import torch
 
 from lcia import assistants, strategies
 from lcia.assistants.outline import SHAPES, Outline, outline
+from lcia.config.assistants import LlavaConfig, LoraConfig, TinyConfig
 from lcia.config.image_text import ImageTextConfig
 from lcia.config.load import parse
-from lcia.config.run import LlavaConfig, LoraConfig, RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.data.minicoin.rows import generate
 from lcia.models.memory import HELD, Placement, activations, layer_bytes, logits, per_worker, strategy_bytes
 from lcia.protocols import Trained

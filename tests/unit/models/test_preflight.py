@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from lcia.assistants.tiny import BASES, TINY_BASE
+from lcia.config.assistants import LlavaConfig, LoraConfig, TinyConfig
 from lcia.config.language import CausalConfig, Seq2SeqConfig
-from lcia.config.run import LlavaConfig, LoraConfig, TinyConfig
 from lcia.models.preflight import check_base, check_targets, model_folder
 from lcia.types import InputError
 from tests import checkpoints

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lcia import benchmarks
+from lcia.config.grouping import TfidfConfig
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TfidfConfig
+from lcia.config.run import RunConfig
 from lcia.data.minicoin import instructions
 from lcia.data.shards import ShardCounts
 from lcia.embedders.tfidf import TfidfEmbedder

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcia.config.run import GroupingConfig
+from lcia.config.grouping import GroupingConfig
 from lcia.grouping.codebook import Placement, Route
 from lcia.metrics import stats
 from lcia.metrics.adaptation import Round

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from lcia import benchmarks
 from lcia.config.baselines import SequentialConfig
+from lcia.config.benchmarks import MiniCoinConfig
 from lcia.config.load import load, parse
-from lcia.config.run import MiniCoinConfig
 from lcia.config.strategies import CurvatureConfig, PaperConfig
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.studies.compare import (

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lcia import assistants
+from lcia.config.assistants import TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor, silent
 from lcia.plan import Plan
 from lcia.run import prepare

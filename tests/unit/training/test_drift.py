@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcia import assistants
+from lcia.config.assistants import TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.data.rows import Rows
 from lcia.local import LocalExecutor
 from lcia.protocols import UNTRAINED, Assistant

@@ -8,8 +8,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lcia import assistants
+from lcia.config.assistants import TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.data.rows import Rows
 from lcia.local import LocalExecutor
 from lcia.protocols import Assistant, Batch

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from lcia import assistants
+from lcia.config.assistants import TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import NoiseConfig, RunConfig, TinyConfig
+from lcia.config.run import NoiseConfig, RunConfig
 from lcia.data.noise import with_noise
 from lcia.data.rows import Rows
 from lcia.local import LocalExecutor

@@ -11,8 +11,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from lcia import assistants
+from lcia.config.assistants import TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor, silent
 from lcia.protocols import Progress
 from lcia.run import prepare

@@ -23,8 +23,9 @@ from transformers import LlavaForConditionalGeneration
 from lcia import assistants
 from lcia.assistants.pictures import Pictures
 from lcia.assistants.tiny import TINY_BASE
+from lcia.config.assistants import TinyConfig
 from lcia.config.load import parse
-from lcia.config.run import RunConfig, TinyConfig
+from lcia.config.run import RunConfig
 from lcia.local import LocalExecutor, silent
 from lcia.protocols import UNTRAINED, Batch, Progress, Strategy
 from lcia.run import Prepared, prepare

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from lcia.config.run import GroupingConfig, RunConfig, TrainingConfig
+from lcia.config.grouping import GroupingConfig
+from lcia.config.run import RunConfig, TrainingConfig
 from lcia.studies.config import LogUniform, OptunaConfig, StudyConfig
 from lcia.types import InputError
 from pipelines.cluster import ClusterConfig, PoolConfig, SecretKey

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from lcia.config.assistants import LlavaConfig, LoraConfig
 from lcia.config.baselines import SequentialConfig
-from lcia.config.run import LlavaConfig, LoraConfig, TrainingConfig
+from lcia.config.run import TrainingConfig
 from lcia.protocols import Progress
 from lcia.stage import EvaluateStage, ExternalStage, TrainStage
 from pipelines.stages.broker import Broker

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from lcia.config.run import RunConfig, ScorerName
+from lcia.config.benchmarks import ScorerName
+from lcia.config.run import RunConfig
 from lcia.metrics.matrix import MEASURES
 from lcia.studies.config import StudyConfig
 from pipelines.launch import LaunchConfig
