@@ -80,7 +80,7 @@ def lcia(
 @app.command()
 def quickstart(
     overrides: Overrides = None,
-    storage: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("runs"),
+    storage: Annotated[str, typer.Option(help="Where runs are stored: a folder or a URL.")] = "runs",
     workers: Annotated[int, typer.Option(help="Training workers of each of the two methods.")] = 1,
     settings: LaunchSet = None,
 ) -> None:
@@ -308,28 +308,32 @@ def schema(
 
 @app.command()
 def runs(
-    storage: Annotated[Path, typer.Option(help="The storage folder of your runs.")] = Path("runs"),
+    storage: Annotated[str, typer.Option(help="The storage of your runs: a folder or a URL.")] = "runs",
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a storage folder: state, date, metrics, seconds."""
-    from pipelines.terminal.housekeeping import runs as command
+    from pipelines.terminal.runs import runs as command
 
     command(storage, as_json)
 
 
 @app.command()
 def clean(
-    storage: Annotated[Path, typer.Option(help="The storage folder of your runs.")] = Path("runs"),
+    storage: Annotated[str, typer.Option(help="The storage of your runs: a folder or a URL.")] = "runs",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; delete nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     unreferenced: Annotated[
         bool, typer.Option("--unreferenced", help="Results too that no run in this storage names.")
     ] = False,
+    killed: Annotated[
+        list[str] | None,
+        typer.Option(help="A run of another machine that was killed, and so has not said that it ended. Repeatable."),
+    ] = None,
 ) -> None:
     """Show what no run needs (leftovers, damaged results, old checkpoints), ask, and delete it."""
-    from pipelines.terminal.housekeeping import clean as command
+    from pipelines.terminal.clean import clean as command
 
-    command(storage, dry_run, yes, unreferenced)
+    command(storage, dry_run, yes, unreferenced, killed or [])
 
 
 @data_app.command("validate")

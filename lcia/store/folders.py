@@ -163,8 +163,9 @@ class Store:
         for name in [*files_of(folder), MARKER]:
             patiently(self.root, upload, self.fs, folder / name, f"{target}/{name}")
 
-    def _drop(self, folder: str) -> None:
-        """Deletes `folder` so that no half of it is ever seen; others may write or delete it at the same time."""
+    def drop(self, folder: str) -> None:
+        """Deletes a folder of the storage so that no half of it is ever seen; others may write or delete it at the same
+        time."""
         if self.local:
             with self._staging() as grave, contextlib.suppress(FileNotFoundError):
                 os.rename(folder, grave / "dropped")
@@ -312,7 +313,7 @@ class Checkpoints:
         # Later ones are damaged, or another process's that is ahead: neither may push this one out.
         older = [name for name in self._names() if int(name) <= step]
         for old in older[:-KEPT_CHECKPOINTS]:
-            self._store._drop(f"{self._folder}/{old}")
+            self._store.drop(f"{self._folder}/{old}")
 
     def _names(self) -> list[str]:
         return [name for name in self._store._names(self._folder) if name.isdigit()]
@@ -342,4 +343,4 @@ class Checkpoints:
         """Removes them all: the stage's result is published."""
         info = patiently(self._store.root, self._store.fs.get_file_info, self._folder)
         if info.type != pafs.FileType.NotFound:
-            self._store._drop(self._folder)
+            self._store.drop(self._folder)

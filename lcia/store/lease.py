@@ -5,6 +5,8 @@ Each attempt leaves a small object `<number>-<letters>.json` in the storage, its
 greatest name is the newest attempt, so no clocks are compared and no two attempts write the same object. An older one
 stops at its next write. Between the look and the write it may still write once: results and checkpoints are sealed and
 have the content of their keys, so that does no harm.
+
+An attempt that ends by itself says so in its object; one that is killed cannot.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow.fs as pafs
 
 from lcia.addresses import anchored
-from lcia.store.transfer import names_in, open_storage
+from lcia.store.transfer import names_in, open_storage, read, write
 from lcia.store.trouble import StoreError, patiently
 
 ATTEMPTS = "store/attempts"
@@ -32,6 +34,17 @@ LOOK_EVERY_S = 1.0
 
 class SupersededError(StoreError):
     """A newer attempt at the same session has begun, so this one must not write any more."""
+
+
+@dataclass(frozen=True)
+class OpenAttempt:
+    """The newest attempt at a session, which has not said that it has ended: it is under way, or was killed."""
+
+    name: str
+    host: str
+    started: str
+    written: float
+    """When its object was written, in seconds of the storage's clock; 0 where it does not tell."""
 
 
 @dataclass
@@ -82,6 +95,13 @@ class Lease:
             self._looked = time.monotonic()
             self.check()
 
+    def end(self) -> None:
+        """Says that nothing of this attempt is under way any more, unless a newer one has begun."""
+        # Where storage is away the session has failed of that, and a killed one does not say it either.
+        with contextlib.suppress(OSError):
+            if told := read(self._fs, self._path(self.attempt)):
+                write(self._fs, self._path(self.attempt), _json({**_facts(told), "ended": _now()}))
+
     @property
     def held(self) -> bool:
         """Whether no newer attempt is known; once lost, it stays so."""
@@ -97,10 +117,39 @@ class Lease:
         return f"{self._folder}/{attempt}.json"
 
     def _write(self) -> None:
-        self._fs.create_dir(self._folder, recursive=True)
-        facts = {"host": socket.gethostname(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-        with self._fs.open_output_stream(self._path(self.attempt)) as stream:
-            stream.write(json.dumps(facts).encode())
+        write(self._fs, self._path(self.attempt), _json({"host": socket.gethostname(), "started": _now()}))
+
+
+def open_attempts(root: str) -> list[OpenAttempt]:
+    """Of every session in the storage at `root` whose newest attempt has not ended, that one."""
+    fs, base = patiently(root, open_storage, anchored(root))
+    return list(_open(root, fs, f"{base}/{ATTEMPTS}"))
+
+
+def _open(root: str, fs: pafs.FileSystem, folder: str) -> Iterator[OpenAttempt]:
+    for name in patiently(root, names_in, fs, folder):
+        if names := patiently(root, names_in, fs, f"{folder}/{name}"):
+            newest = f"{folder}/{name}/{names[-1]}"
+            facts = _facts(patiently(root, read, fs, newest))
+            if "ended" not in facts:
+                written = patiently(root, fs.get_file_info, newest).mtime_ns or 0
+                yield OpenAttempt(name, facts.get("host", "?"), facts.get("started", "?"), written / 1e9)
+
+
+def _facts(told: bytes | None) -> dict[str, str]:
+    """Of an attempt's object; none where a kill has cut it short."""
+    with contextlib.suppress(ValueError):
+        found: dict[str, str] = json.loads(told or b"{}")
+        return found
+    return {}
+
+
+def _json(facts: Mapping[str, str]) -> bytes:
+    return json.dumps(facts).encode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 Guard = Callable[[], None]

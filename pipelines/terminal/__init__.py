@@ -8,7 +8,8 @@
 - `sessions`: what run, study and quickstart have in common
 - `data_commands`: lcia data ...
 - `base`: lcia base ...
-- `housekeeping`: runs and clean
+- `runs`: which runs a storage place has
+- `clean`: what none of them needs any more
 - `doctor`: what this machine has and lacks
 - `cluster_doctor`: whether the nodes of a Ray cluster fit
 - `init`: a commented configuration to start from

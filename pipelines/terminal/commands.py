@@ -44,10 +44,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def quickstart(overrides: Sequence[str], storage: Path, workers: int, settings: Sequence[str]) -> None:
+def quickstart(overrides: Sequence[str], storage: str, workers: int, settings: Sequence[str]) -> None:
     """Both methods, side by side; writes <storage>/quickstart. `overrides` change what both have in common."""
     study = StudyConfig(name="quickstart", base=override(QUICKSTART, overrides), methods=METHODS)
-    where = override({"storage": str(storage), "num_workers": workers, "train_groups": len(METHODS)}, settings)
+    where = override({"storage": storage, "num_workers": workers, "train_groups": len(METHODS)}, settings)
     launch = parse(LaunchConfig, where, "quickstart")
     configs = [point.config.model_copy(update={"name": point.method}) for point in expand(study)]
     _run(configs, launch, study.name)

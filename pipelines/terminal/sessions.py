@@ -24,7 +24,7 @@ from lcia.report.run_folder import KEYS, Session
 from lcia.run import Outcome, Prepared, prepare, read_outcomes
 from lcia.store.lease import Lease
 from lcia.store.scratch import occupied
-from lcia.store.transfer import open_storage
+from lcia.store.transfer import open_storage, read, write
 from lcia.store.trouble import patiently
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import Point
@@ -61,7 +61,7 @@ def carry_out(name: str, configs: Sequence[RunConfig], launch: LaunchConfig, poi
     """
     with _shown(name, launch) as shown:
         prepared = prepare(configs, shown.executor)
-        run_folder.write_keys(prepared, shown.folder)
+        shown.write_keys(prepared)
         shown.tracker.begin(prepared, shown.executor.store)
         warn_of_groups(prepared)
         finished, failure = _execute(prepared, shown.executor)
@@ -87,7 +87,7 @@ def carry_out_search(study: StudyConfig, launch: LaunchConfig) -> Finished:
             reasons = "; ".join(dict.fromkeys(trial.failed for trial in trials if trial.failed))
             raise StageFailedError(f"none of {len(trials)} trials has come to its end: {reasons or 'all were stopped'}")
         finished = [one for one, (trial, _) in zip(prepared, drawn, strict=True) if trial.whole]
-        run_folder.write_keys(prepared, shown.folder)
+        shown.write_keys(prepared)
         shown.tracker.begin(finished, shown.executor.store)
         asked = [s.key for one, (t, _) in zip(prepared, drawn, strict=True) for s in one.plan.trains[: t.tasks]]
         counts = {"asked": len(asked), "distinct": len(set(asked)), "trained": shown.executor.trained()}
@@ -120,6 +120,12 @@ class _Shown:
     lease: Lease
     started: float
 
+    def write_keys(self, prepared: Sequence[Prepared]) -> None:
+        """Says which results the session needs, at once and where `lcia clean` looks."""
+        run_folder.write_keys(prepared, self.folder)
+        if is_url(self.root):
+            _tell_keys(self.root, self.name, (self.folder / KEYS).read_bytes())
+
 
 @contextlib.contextmanager
 def _shown(name: str, launch: LaunchConfig) -> Iterator[_Shown]:
@@ -129,14 +135,23 @@ def _shown(name: str, launch: LaunchConfig) -> Iterator[_Shown]:
     from pipelines.tracking.runs import tracked
 
     started = time.perf_counter()
-    lease = Lease.take(launch.root, name)
     with (
+        _taken(launch.root, name) as lease,
         ProgressDisplay() as progress,
         opened(launch.root, name, lease) as folder,
         tracked(launch, folder, name, lease) as tracker,
         session(launch, progress, tracker.watch, Gauges(name).watch, lease=lease) as executor,
     ):
         yield _Shown(name, folder, launch.root, executor, tracker, lease, started)
+
+
+@contextlib.contextmanager
+def _taken(root: str, name: str) -> Iterator[Lease]:
+    lease = Lease.take(root, name)
+    try:
+        yield lease
+    finally:
+        lease.end()
 
 
 def _written(  # noqa: PLR0913 - what a session knows at its end
@@ -196,14 +211,26 @@ def opened(root: str, name: str, lease: Lease | None = None) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # `lcia clean` knows a run folder by this file. One that is there keeps its date.
     (folder / KEYS).open("a").close()
+    if remote:
+        _tell_keys(root, name)
     try:
         with occupied(folder):
             yield folder
     finally:
         if remote:
+            # They are there since the run began, and must not be newer than the summary.
+            (folder / KEYS).unlink(missing_ok=True)
             if lease is None or lease.held:
                 patiently(root, _upload, folder, f"{root}/{name}")
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell_keys(root: str, name: str, keys: bytes = b"") -> None:
+    """Puts keys.json where `lcia clean` looks; without `keys` one that is there stays."""
+    fs, base = patiently(root, open_storage, root)
+    path = f"{base}/{name}/{KEYS}"
+    if keys or patiently(root, read, fs, path) is None:
+        patiently(root, write, fs, path, keys)
 
 
 def _upload(folder: Path, url: str) -> None:

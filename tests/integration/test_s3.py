@@ -10,13 +10,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from lcia.store.folders import Store
+from lcia.store.lease import Lease
 from lcia.studies.config import StudyConfig
+from lcia.types import InputError
 from pipelines.stages.search import Log
+from pipelines.terminal.clean import clean, unneeded
+from pipelines.terminal.runs import Place, list_runs
 from tests.programs.s3_run import stream
 from tests.s3 import S3, s3_server
+from tests.storage import KEYS, fill
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -119,3 +125,18 @@ def test_a_search_finds_its_trials_where_the_storage_is(store: Store) -> None:
     Log(study, root).add({"beta": 0.5}, stopped=2)
     again = Log(study, root)
     assert again.ended == {again.key({"beta": 0.5}): 2}
+
+
+def test_runs_are_listed_there_and_what_none_of_them_needs_is_cleaned(store: Store, tmp_path: Path) -> None:
+    fill(tmp_path / "runs")
+    pafs.copy_files(str(tmp_path / "runs"), f"{store.base}", destination_filesystem=store.fs)
+    attempt = Lease.take(store.root, "stopped")
+    assert {one.name: one.state for one in list_runs(store.root)}["stopped"] == "begun"
+    with pytest.raises(InputError, match="--killed stopped"):
+        clean(store.root, dry_run=False, yes=True, unreferenced=True)
+    attempt.end()
+    assert [one.name for one in list_runs(store.root)] == ["done", "stopped"]
+    clean(store.root, dry_run=False, yes=True, unreferenced=True)
+    assert unneeded(Place.at(store.root), unreferenced=True) == []
+    there = Store(f"{store.root}/store", cache=tmp_path / "cache")
+    assert there.held() == [key for name, key in KEYS.items() if name != "old"]

@@ -8,7 +8,7 @@ import pytest
 
 from lcia.store import lease as module
 from lcia.store.folders import Store
-from lcia.store.lease import Lease, SupersededError
+from lcia.store.lease import Lease, SupersededError, open_attempts
 
 KEY = "ab" + "0" * 30
 
@@ -78,3 +78,36 @@ def test_a_superseded_attempt_writes_no_checkpoint_and_still_may_publish_a_resul
     with store.publish(KEY, {}) as folder:
         (folder / "result").write_text("1")
     assert store.usable(KEY)
+
+
+def test_an_attempt_that_has_ended_is_not_open(root: str) -> None:
+    attempts = {name: Lease.take(root, name) for name in ("a", "b")}
+    assert [(one.name, bool(one.host), one.started[:2]) for one in open_attempts(root)] == [
+        ("a", True, "20"), ("b", True, "20"),
+    ]  # fmt: skip
+    attempts["a"].end()
+    assert [one.name for one in open_attempts(root)] == ["b"]
+
+
+def test_a_new_attempt_is_open_and_the_end_of_an_older_one_changes_nothing(root: str) -> None:
+    older, newer = Lease.take(root, "stream"), Lease.take(root, "stream")
+    older.end()
+    assert [one.name for one in open_attempts(root)] == ["stream"]
+    newer.check()
+    newer.end()
+    assert open_attempts(root) == []
+
+
+def test_an_ended_attempt_still_ends_older_ones_that_live_on(root: str) -> None:
+    older, newer = Lease.take(root, "stream"), Lease.take(root, "stream")
+    newer.end()
+    with pytest.raises(SupersededError):
+        older.check()
+
+
+def test_an_attempt_whose_object_was_cut_short_is_open(root: str, tmp_path: Path) -> None:
+    attempt = Lease.take(root, "stream")
+    (tmp_path / "store" / "attempts" / "stream" / f"{attempt.attempt}.json").write_text('{"ho')
+    assert [(one.name, one.host) for one in open_attempts(root)] == [("stream", "?")]
+    attempt.end()
+    assert open_attempts(root) == []

@@ -44,6 +44,8 @@ def test_with_storage_behind_a_url_the_folder_is_uploaded_whatever_has_happened(
     tmp_path: Path, error: BaseException | None
 ) -> None:
     with contextlib.suppress(RuntimeError, KeyboardInterrupt), opened(tmp_path.as_uri(), "stream") as folder:
+        # From the beginning, for `lcia clean`: a killed driver uploads nothing more.
+        assert (tmp_path / "stream" / "keys.json").read_text() == ""
         (folder / "figures").mkdir()
         (folder / "figures" / "one.png").write_text("1")
         if error:
