@@ -56,7 +56,7 @@ def model(shape: Shape, device: str) -> Any:
     torch.manual_seed(0)
     with torch.device(device):
         base = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpointed(base)
     lora = peft.LoraConfig(
         r=shape.rank,
         lora_alpha=2 * shape.rank,
@@ -64,6 +64,11 @@ def model(shape: Shape, device: str) -> Any:
         target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
     )
     return peft.get_peft_model(base, lora)
+
+
+def checkpointed(model: Any) -> None:
+    """Has the backward pass compute activations again."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 VISION_7B = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}

@@ -36,6 +36,15 @@ def test_a_plain_step_and_each_strategy_are_measured(found: dict[str, Any]) -> N
     assert found["training"]["sequential"]["added"] == 0
 
 
+def test_the_fastest_of_several_rounds_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([3.0, 5.0, 2.0, 6.0])
+    told = {"end_ms": 1.0, "trained": 1, "peak_gb": 1.0, "held_gb": 1.0, "stored_mb": 0.0}
+    monkeypatch.setattr("bench.llava.under", lambda *_: {"step_ms": next(times), **told})
+    found = measure(bench, ["paper"], lambda _: None, rounds=2)
+    assert [each["step_ms"] for each in found["training"].values()] == [2.0, 5.0]
+    assert found["training"]["paper"]["added"] == 1.5
+
+
 def test_routers_of_experts_are_trained_too(found: dict[str, Any]) -> None:
     trained = {name: each["trained"] for name, each in found["training"].items()}
     # Of each of two layers of width 96 seven linear layers are tuned, one of them from width 192: four experts each.
