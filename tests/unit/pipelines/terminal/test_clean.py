@@ -16,7 +16,7 @@ from lcia.store.lease import Lease
 from lcia.types import InputError
 from pipelines.terminal.clean import clean, named_keys, unneeded
 from pipelines.terminal.runs import Place, list_runs
-from tests.storage import ALWAYS, KEYS, fill
+from tests.storage import ALWAYS, KEYS
 
 HOLDER = """
 import sys
@@ -29,18 +29,6 @@ with occupied(Path(sys.argv[1])):
 UNNAMED = dict.fromkeys(
     [f"store/dd/{KEYS['old']}", f"store/partial/{KEYS['eval'][:-1]}0"], "no run in this storage names it"
 )
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Path:
-    fill(tmp_path / "runs")
-    return tmp_path / "runs"
-
-
-@pytest.fixture(params=["{}", "fsspec+file://{}"], ids=["disk", "URL"])
-def place(request: pytest.FixtureRequest, storage: Path) -> str:
-    """The same storage, by its path and as one that is not a folder of this machine."""
-    return str(request.param.format(storage))
 
 
 def _names(place: str | Path, unreferenced: bool = False) -> dict[str, str]:

@@ -12,19 +12,7 @@ from lcia.store.lease import Lease
 from lcia.store.scratch import occupied
 from lcia.types import InputError
 from pipelines.terminal.runs import list_runs, runs
-from tests.storage import fill, run, summary
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Path:
-    fill(tmp_path / "runs")
-    return tmp_path / "runs"
-
-
-@pytest.fixture(params=["{}", "fsspec+file://{}"], ids=["disk", "URL"])
-def place(request: pytest.FixtureRequest, storage: Path) -> str:
-    """The same storage, by its path and as one that is not a folder of this machine."""
-    return str(request.param.format(storage))
+from tests.storage import run, summary
 
 
 def _states(place: str) -> dict[str, str]:
