@@ -141,7 +141,8 @@ def _write(outcomes: Sequence[Outcome], session: Session, store: Store, folder: 
 
 
 def _tables(outcomes: Sequence[Outcome], points: Sequence[Point]) -> StudyTables:
-    return tabulate(points, [outcome.matrix for outcome in outcomes], [_cost(outcome) for outcome in outcomes])
+    beside = [outcome.beside for outcome in outcomes]
+    return tabulate(points, [outcome.matrix for outcome in outcomes], [_cost(outcome) for outcome in outcomes], beside)
 
 
 def _cost(outcome: Outcome) -> Cost:

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple, TypeAlias
 
+from lcia.metrics.companion import Companion
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import ENOUGH_PAIRS, Comparison, Spread, smallest_wilcoxon_p
 from lcia.studies.compare import (
     Cost,
+    GeneralSpread,
     OrderEffect,
     TaskSpread,
     compare,
     compare_costs,
+    compare_general,
     compare_orders,
     compare_pairs,
     compare_tasks,
@@ -39,7 +42,8 @@ class StudyTables:
     each label minus the label `reference` (empty: nothing is compared), paired by order and seed; `costs`: per label
     the fields of `Cost`; `effects`: what the order does to avg_acc, per label with several orders. `labels`: run name
     -> its label; `settings`: label -> what it stands for, empty in a study from before they were kept. `old_data`:
-    labels whose runs are trained on rows of earlier tasks as well."""
+    labels whose runs are trained on rows of earlier tasks as well. `general`: per label and figure beside the stream,
+    of labels that look at something there."""
 
     reference: str
     labels: Mapping[str, str]
@@ -51,30 +55,42 @@ class StudyTables:
     effects: Mapping[str, OrderEffect] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     old_data: tuple[str, ...] = ()
+    general: Mapping[str, Mapping[str, GeneralSpread]] = field(default_factory=dict)
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """Of all labels; where a study varies its benchmark, some have tasks that others do not have."""
         return tuple(dict.fromkeys(task for row in self.tasks.values() for task in row))
 
+    @property
+    def general_names(self) -> tuple[str, ...]:
+        """Figures beside the stream, of all labels."""
+        return tuple(dict.fromkeys(name for row in self.general.values() for name in row))
+
 
 KEYS = frozenset(each.name for each in fields(StudyTables)) | {"first", "against_first"}
 """Of the record of a study in its summary; the last two stood there before any method could be the reference."""
 
 
-def tabulate(points: Sequence[Point], matrices: Sequence[AccuracyMatrix], costs: Sequence[Cost]) -> StudyTables:
-    """`matrices` and `costs`: one per point, in the same order."""
+def tabulate(
+    points: Sequence[Point],
+    matrices: Sequence[AccuracyMatrix],
+    costs: Sequence[Cost],
+    beside: Sequence[Companion | None] = (),
+) -> StudyTables:
+    """`matrices`, `costs` and `beside`: one per point, in the same order. No `beside`: runs look at nothing there."""
     return StudyTables(
         reference=reference_of(points) or "",
         labels={point.config.name: point.label for point in points},
         methods=compare(points, matrices),
         orders=compare_orders(points, matrices),
         tasks=compare_tasks(points, matrices),
-        comparisons=compare_pairs(points, matrices),
+        comparisons=compare_pairs(points, matrices, beside),
         costs=compare_costs(points, costs),
         effects=order_effects(points, matrices),
         settings={point.label: Setting(point.method, point.varied) for point in points},
         old_data=tuple(dict.fromkeys(point.label for point in points if point.config.uses_old_data)),
+        general=compare_general(points, beside) if beside else {},
     )
 
 
@@ -95,6 +111,10 @@ def to_record(tables: StudyTables) -> dict[str, Any]:
         "effects": {label: effect._asdict() for label, effect in tables.effects.items()},
         "settings": {label: setting._asdict() for label, setting in tables.settings.items()},
         "old_data": list(tables.old_data),
+        "general": {
+            label: {name: {"percent": found.percent, **_plain({"": found.spreads})[""]} for name, found in row.items()}
+            for label, row in tables.general.items()
+        },
     }
 
 
@@ -119,6 +139,10 @@ def from_record(record: Mapping[str, Any]) -> StudyTables:
         effects={label: OrderEffect(**row) for label, row in record.get("effects", {}).items()},
         settings={label: Setting(**values) for label, values in record.get("settings", {}).items()},
         old_data=tuple(record.get("old_data", ())),
+        general={
+            label: {name: _general(values) for name, values in row.items()}
+            for label, row in record.get("general", {}).items()
+        },
     )
 
 
@@ -145,3 +169,7 @@ def _plain(table: Spreads) -> dict[str, dict[str, Any]]:
 
 def _spreads(row: Mapping[str, Any]) -> dict[str, Spread | None]:
     return {name: value and Spread(**value) for name, value in row.items()}
+
+
+def _general(record: Mapping[str, Any]) -> GeneralSpread:
+    return GeneralSpread(record["percent"], *_spreads({n: record[n] for n in ("before", "final", "change")}).values())

@@ -98,11 +98,11 @@ def corrected(comparison: Comparison) -> str:
     return p_value(comparison.t_holm) + (" *" if comparison.is_significant else "")
 
 
-def with_spread(value: Spread | None) -> str:
+def with_spread(value: Spread | None, digits: int = 1) -> str:
     """Mean and standard deviation as the tables show them."""
     if value is None or value.std is None:
-        return number(value)
-    return f"{number(value)} ± {number(value.std)}"
+        return number(value, digits)
+    return f"{number(value, digits)} ± {number(value.std, digits)}"
 
 
 def clock(seconds: float) -> str:

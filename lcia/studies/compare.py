@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lcia.metrics.matrix import AccuracyMatrix, Metric, metrics
+from lcia.metrics.companion import Companion
+from lcia.metrics.matrix import AccuracyMatrix, metrics
 from lcia.metrics.stats import Comparison, Spread, holm, paired, spread
 from lcia.studies.config import Order
 from lcia.studies.points import Point
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 COMPARED = ("avg_acc", "new_acc", "forgetting")
 """Metrics in which methods are compared pair by pair; each is a family of its own to Holm's correction."""
+GENERAL_ACC = "general_acc"
+"""Mean score at the end over the tasks that are never trained, compared like COMPARED where there are such tasks."""
 
 
 def compare(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
@@ -90,6 +93,43 @@ def _task(task: str, found: Sequence[AccuracyMatrix]) -> TaskSpread:
     return TaskSpread(*(None if np.isnan(scores).any() else spread(scores) for scores in (learnt, final)))
 
 
+class GeneralSpread(NamedTuple):
+    """One figure of general ability over the orders and seeds of a label: in percent where it is that of a task that is
+    never trained (`percent`), else in a command's own unit. None where a run does not know it."""
+
+    percent: bool
+    before: Spread | None
+    """Before any training."""
+    final: Spread | None
+    """After the last task."""
+    change: Spread | None
+    """The latter minus the former."""
+
+    @property
+    def spreads(self) -> dict[str, Spread | None]:
+        """The three by name."""
+        return {"before": self.before, "final": self.final, "change": self.change}
+
+
+def compare_general(points: Sequence[Point], beside: Sequence[Companion | None]) -> dict[str, dict[str, GeneralSpread]]:
+    """What each label's runs knew beside the stream, per label and figure; labels with a run that looked at nothing are
+    left out."""
+    found = _by_label([point.label for point in points], beside)
+    whole = {label: [one for one in runs if one] for label, runs in found.items() if all(runs)}
+    return {label: {name: _general(name, runs) for name in _shared(runs)} for label, runs in whole.items()}
+
+
+def _shared(runs: Sequence[Companion]) -> list[str]:
+    return [name for name in runs[0].columns if all(name in run.columns for run in runs)]
+
+
+def _general(name: str, runs: Sequence[Companion]) -> GeneralSpread:
+    columns = np.array([run.values[[0, -1], run.columns.index(name)] for run in runs])
+    known = (columns[:, 0], columns[:, 1], columns[:, 1] - columns[:, 0])
+    spreads = (None if np.isnan(column).any() else spread(column.tolist()) for column in known)
+    return GeneralSpread(name in runs[0].tasks, *spreads)
+
+
 def _table(labels: Sequence[str], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Spread | None]]:
     return {label: _summaries(found) for label, found in _by_label(labels, matrices).items()}
 
@@ -135,18 +175,30 @@ def reference_of(points: Sequence[Point]) -> str | None:
     return next((point.label for point in points if point.is_reference), None)
 
 
-def compare_pairs(points: Sequence[Point], matrices: Sequence[AccuracyMatrix]) -> dict[str, dict[str, Comparison]]:
-    """Metric -> label -> its metric minus the reference's, paired by order and seed; only labels that share a pair."""
+def compare_pairs(
+    points: Sequence[Point], matrices: Sequence[AccuracyMatrix], beside: Sequence[Companion | None] = ()
+) -> dict[str, dict[str, Comparison]]:
+    """Metric -> label -> its metric minus the reference's, paired by order and seed; only labels that share a pair.
+    `beside`: one per point, for GENERAL_ACC."""
     tables = [metrics(matrix) for matrix in matrices]
-    found = {metric: _against_reference(points, [table[metric] for table in tables]) for metric in COMPARED}
+    columns = {metric: [table[metric].value for table in tables] for metric in COMPARED}
+    columns |= {GENERAL_ACC: [_general_acc(one) for one in beside]} if beside else {}
+    found = {metric: _against_reference(points, values) for metric, values in columns.items()}
     return {metric: compared for metric, compared in found.items() if compared}
 
 
-def _against_reference(points: Sequence[Point], values: Sequence[Metric]) -> dict[str, Comparison]:
+def _general_acc(found: Companion | None) -> float | None:
+    if found is None or not found.tasks:
+        return None
+    mean = float(found.values[-1, : len(found.tasks)].mean())
+    return None if np.isnan(mean) else mean
+
+
+def _against_reference(points: Sequence[Point], values: Sequence[float | None]) -> dict[str, Comparison]:
     known: dict[str, dict[tuple[Order, int], float]] = {}
-    for point, metric in zip(points, values, strict=True):
-        if metric.value is not None:
-            known.setdefault(point.label, {})[point.order, point.seed] = metric.value
+    for point, value in zip(points, values, strict=True):
+        if value is not None:
+            known.setdefault(point.label, {})[point.order, point.seed] = value
     reference = known.pop(reference_of(points) or "", {})
     return holm({label: _paired(mine, reference) for label, mine in known.items() if mine.keys() & reference.keys()})
 

@@ -21,7 +21,7 @@ from lcia.plan import ZERO_SHOT, Plan
 from lcia.report import wording
 from lcia.report.study_tables import Spreads, StudyTables, reach
 from lcia.stage import Asked
-from lcia.studies.compare import OrderEffect, TaskSpread
+from lcia.studies.compare import GeneralSpread, OrderEffect, TaskSpread
 
 WIDTH = 160
 METRICS = tuple(name for name, measure in MEASURES.items() if measure.in_tables)
@@ -80,6 +80,8 @@ def study_tables(tables: StudyTables) -> list[Table]:
     found = [_methods_table(tables)]
     found += [_comparison_table(metric, tables.reference, compared) for metric, compared in tables.comparisons.items()]
     found.append(tasks_table(tables.tasks))
+    if tables.general:
+        found.append(_general_table(tables))
     if tables.effects:
         found.append(_effects_table(tables.effects))
     return [*found, _orders_table(tables.orders)] if tables.orders else found
@@ -121,6 +123,21 @@ def tasks_table(compared: Mapping[str, Mapping[str, TaskSpread]]) -> Table:
         add_row(table, label, "just learnt", *(wording.with_spread(task.learnt) for task in found))
         add_row(table, "", "at the end", *(wording.with_spread(task.final) for task in found))
     return table
+
+
+def _general_table(tables: StudyTables) -> Table:
+    """Three rows per method, before training, at the end and what changed, a column per figure beside the stream."""
+    names = tables.general_names
+    table = new_table("general ability: tasks that are never trained (%), figures of commands", "method", "", *names)
+    for label, found in tables.general.items():
+        for place, key in (("before training", "before"), ("at the end", "final"), ("change", "change")):
+            cells = (_general_cell(found.get(name), key) for name in names)
+            add_row(table, label if key == "before" else "", place, *cells)
+    return table
+
+
+def _general_cell(found: GeneralSpread | None, key: str) -> str:
+    return wording.with_spread(found.spreads[key], 1 if found.percent else 4) if found else wording.number(None)
 
 
 def _effects_table(effects: Mapping[str, OrderEffect]) -> Table:

@@ -5,12 +5,15 @@ Run as a script with the path of an empty folder. It leaves a store per layout a
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +28,7 @@ import torch.distributed.tensor
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from lcia import assistants
 from lcia.config.assistants import LoraConfig, TinyConfig
@@ -44,6 +48,8 @@ from lcia.training.train import ADAPTER, TrainOptions, train_stage
 from tests import checkpoints
 
 STEPS, SAVED_AT = 3, 2
+LONGEST_S = 300.0
+"""For a job that takes seconds: one that takes longer hangs. Its processes then print where they are, and end."""
 STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"kind": "sequential"},
     "paper": {"kind": "paper"},
@@ -403,19 +409,36 @@ def draw(folder: Path) -> None:
 
 
 def run(target: Callable[..., None], *arguments: list[Any]) -> None:
-    """One forked process for each list of arguments; all must end well."""
+    """One forked process for each list of arguments; all must end well, and before LONGEST_S."""
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=target, args=tuple(given)) for given in arguments]
     for process in processes:
         process.start()
+    deadline = time.monotonic() + LONGEST_S
     for process in processes:
-        process.join()
+        process.join(max(0.0, deadline - time.monotonic()))
+    if any(stuck := [process for process in processes if process.is_alive()]):
+        codes = [process.exitcode for process in processes]
+        for process in stuck:
+            os.kill(process.pid or 0, signal.SIGUSR1)
+            process.join(1.0)
+            process.kill()
+            process.join()
+        sys.exit(f"{_called(target)} {arguments[0]} hung, its processes' exit codes: {codes}")
     if any(process.exitcode for process in processes):
-        sys.exit(f"{getattr(target, '__name__', target)} {arguments[0]}: {[p.exitcode for p in processes]}")
+        sys.exit(f"{_called(target)} {arguments[0]}: {[p.exitcode for p in processes]}")
+
+
+def _called(target: Callable[..., None]) -> str:
+    return getattr(target, "__name__", str(target))
 
 
 def main(folder: Path) -> None:
-    # Whatever is imported before the processes fork, they need not import each.
+    # Threads do not go along when a process forks, what they hold does: tqdm's would be one.
+    tqdm.monitor_interval = 0
+    # In every process, of all its threads, before `run` ends it.
+    faulthandler.register(signal.SIGUSR1)
+    # What is imported before the processes fork, they need not import each.
     assistants.build(TinyConfig(), device="cpu").adapters.add(ADAPTER, seed=0)
     run(draw, [folder])
     for job, (_, layouts) in JOBS.items():

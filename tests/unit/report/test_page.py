@@ -19,7 +19,7 @@ from lcia.report.figures.run import StageSteps
 from lcia.report.learnt import TaskAnswers
 from lcia.report.page import Decision, Prediction, ReportInput, RunReport
 from lcia.report.study_tables import Setting, StudyTables
-from lcia.studies.compare import TaskSpread
+from lcia.studies.compare import GeneralSpread, TaskSpread
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} \"'&"
 NAN = np.nan
@@ -334,7 +334,12 @@ def studied(shown=3, **fields):
     costs = {label: {name: stats.spread(found) for name, found in one.items()} for label in values}
     varied = {"grouping.threshold": 0.25, ATTACK: ATTACK, "lora.r": 8}
     settings = {"plain": Setting(ATTACK, varied), "ours": Setting("ours", {**varied, "lora.r": 16})}
-    tables = StudyTables("plain", labels, methods, {}, tasks, {"avg_acc": compared}, costs, settings=settings)
+    asked = GeneralSpread(True, stats.spread([50.0, 50.0]), stats.spread([20.0, 30.0]), stats.spread([-30.0, -20.0]))
+    judged = GeneralSpread(False, stats.spread([0.25, 0.25]), None, None)
+    general = {"plain": {ATTACK: asked}, "ours": {ATTACK: asked, "mme/score": judged}}
+    tables = StudyTables(
+        "plain", labels, methods, {}, tasks, {"avg_acc": compared}, costs, settings=settings, general=general
+    )
     runs = tuple(RunReport(name, matrix, {}) for name, matrix in list(matrices.items())[:shown])
     return page_of(*runs, study=tables, matrices=matrices, **fields)
 
@@ -362,6 +367,12 @@ def test_a_study_is_told_by_means_and_spreads_and_only_a_mean_is_crowned():
     assert "ours 2 61.0 ± 1.4 (best) 9.0 ± 1.4 (best) 65.5 ± 0.7 (best) \u2013 1.50 0.25" in text
     assert "just learnt 70.0 ± 0.0" in text
     assert "at the end 2.5 ± 2.1" in text
+
+
+def test_a_study_tells_of_what_is_never_trained():
+    text = studied().text
+    assert f"method {' '.join(ATTACK.split())} mme/score plain before training 50.0 ± 0.0 \u2013" in text
+    assert "ours before training 50.0 ± 0.0 0.2500 ± 0.0000 at the end 25.0 ± 7.1 \u2013 change -25.0" in text
 
 
 def test_a_study_shows_what_was_learnt_against_what_was_forgotten_and_every_run():

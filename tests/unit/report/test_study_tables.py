@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from lcia.config.load import parse
+from lcia.metrics.companion import Companion
 from lcia.metrics.matrix import AccuracyMatrix
 from lcia.metrics.stats import Comparison
 from lcia.report.study_tables import KEYS, StudyTables, from_record, reach, tabulate, to_record
@@ -30,6 +32,20 @@ def tables(**values: Any) -> StudyTables:
     scores = np.random.default_rng(0).uniform(10, 90, (len(points), 3))
     matrices = [AccuracyMatrix(TASKS, np.array([[a, np.nan], [b, c]])) for a, b, c in scores]
     return tabulate(points, matrices, [Cost(number + 1.5, 0.25, 2, 3.5, 0.5) for number in range(len(points))])
+
+
+def general(*runs: Companion | None) -> StudyTables:
+    """Of two methods with two seeds each, the plain one first; `runs`: what they know beside the stream."""
+    base = {"benchmark": {"kind": "minicoin", "tasks": list(TASKS)}}
+    methods = {"plain": {"strategy.kind": "sequential"}, "ours": {}}
+    points = expand(parse(StudyConfig, {"name": "s", "base": base, "methods": methods, "seeds": [0, 1]}, "test"))
+    scores = AccuracyMatrix(TASKS, np.array([[90, np.nan], [60, 80]]))
+    return tabulate(points, [scores] * 4, [Cost(1.5, 0.25, 2, 3.5, 0.5)] * 4, runs)
+
+
+def beside(before: float, final: float, judged: float) -> Companion:
+    values = np.array([[before, 0.25], [np.nan, np.nan], [final, judged]])
+    return Companion(("POPE",), ("mme/score",), ("(zero-shot)", *TASKS), values)
 
 
 def printed(found: StudyTables) -> str:
@@ -52,9 +68,31 @@ def test_the_tables_of_a_study_survive_json() -> None:
     assert set(to_record(whole)) < KEYS
 
 
+def test_general_ability_is_told_per_method_and_compared_in_pairs() -> None:
+    found = general(beside(50, 20, 0.5), beside(50, 30, 0.5), beside(50, 44, 0.5), beside(50, 52, np.nan))
+    assert from_record(json.loads(json.dumps(to_record(found)))) == found
+    pope, judged = found.general["ours"]["POPE"], found.general["ours"]["mme/score"]
+    assert [value and value.mean for value in (pope.before, pope.final, pope.change)] == [50, 48, -2]
+    # One of its runs does not know the command's last figure.
+    assert [value and value.mean for value in (judged.before, judged.final, judged.change)] == [0.25, None, None]
+    [compared] = found.comparisons["general_acc"].values()
+    assert (compared.n, compared.difference) == (2, pytest.approx(23 if found.reference == "plain" else -23))
+    rows = [line.split("│")[1:-1] for line in printed(found).splitlines() if "before training" in line]
+    assert [" ".join(row[2].split()) for row in rows] == ["50.0 ± 0.0", "50.0 ± 0.0"]
+    assert "0.2500 ± 0.0000" in printed(found)
+
+
+def test_a_method_with_a_run_that_looked_at_nothing_has_no_general_ability() -> None:
+    found = general(beside(50, 20, 0.5), None, beside(50, 44, 0.5), beside(50, 52, 0.5))
+    assert set(found.general) == {"ours"}
+    assert general(None, None, None, None).general == {}
+    assert "general ability" not in printed(general(None, None, None, None))
+    assert "general_acc" not in general(None, None, None, None).comparisons
+
+
 def before(record: dict[str, Any]) -> dict[str, Any]:
     """The record as it was written before there was a reference."""
-    new = ("reference", "comparisons", "costs", "settings", "old_data")
+    new = ("reference", "comparisons", "costs", "settings", "old_data", "general")
     old = {"difference": 1.0, "low": -1.0, "high": 3.0, "t_p": 0.25, "wilcoxon_p": 0.5, "n": 4}
     kept = {key: value for key, value in record.items() if key not in new}
     return {**kept, "first": "plain", "against_first": {"ours": old}}
