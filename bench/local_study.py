@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lcia.config.load import load
+from lcia.evaluation.external import CommandFailedError
 from lcia.local import LocalExecutor
+from lcia.plan import union
 from lcia.protocols import Progress
 from lcia.report import run_folder
 from lcia.report.run_folder import Session
-from lcia.run import complete, prepare
+from lcia.run import Prepared, prepare, read_outcomes, whole
 from lcia.store.folders import Store
 from lcia.studies.config import StudyConfig
 from lcia.studies.points import expand
@@ -25,13 +28,30 @@ from lcia.training.train import TrainOptions
 
 
 def carry_out(study: StudyConfig, folder: Path, options: TrainOptions, eval_batch_size: int) -> Path:
-    """Runs every point of the study and writes its folder, whose path is returned."""
+    """Runs every point of the study and writes its folder, whose path is returned. Runs that fail are left out and
+    named.
+
+    Raises:
+        FloatingPointError: no run is whole, because stages diverged.
+        CommandFailedError: likewise, because commands failed.
+    """
     started, points = time.perf_counter(), tuple(expand(study))
     executor = LocalExecutor(Store(str(folder / "store")), options, show, eval_batch_size)
     prepared = prepare([point.config for point in points], executor)
-    outcomes = complete(prepared, executor)
-    session = Session(study.name, time.perf_counter() - started, {}, points)
-    run_folder.write(outcomes, session, executor.store, folder / study.name)
+    finished: Sequence[Prepared] = prepared
+    try:
+        executor.train_and_evaluate(*union(one.plan for one in prepared))
+    except (FloatingPointError, CommandFailedError) as error:
+        if not (finished := whole(prepared, executor.store)):
+            raise
+        print(f"{len(prepared) - len(finished)} of {len(prepared)} runs are left out; the first reason: {error}")
+    names = {one.config.name for one in finished}
+    session = Session(
+        study.name, time.perf_counter() - started, {},
+        tuple(point for point in points if point.config.name in names),
+        tuple(point.config.name for point in points if point.config.name not in names),
+    )  # fmt: skip
+    run_folder.write(read_outcomes(finished, executor.store), session, executor.store, folder / study.name)
     run_folder.write_keys(prepared, folder / study.name)
     return folder / study.name
 

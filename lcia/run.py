@@ -288,6 +288,12 @@ def _refuse_bad_rows(data: _Data, counts: Mapping[str, ShardCounts], store: Stor
 # After everything is done ---------------------------------------------------------------------------------------
 
 
+def whole(prepared: Sequence[Prepared], store: Store) -> list[Prepared]:
+    """Those that the store has every result of."""
+    there = cache(store.has)
+    return [one for one in prepared if all(there(stage.key) for stage in (*one.plan.trains, *one.plan.asked))]
+
+
 def read_outcomes(prepared: Sequence[Prepared], store: Store) -> list[Outcome]:
     """What finished runs have left in the store; stages that they share are read once."""
     training = cache(lambda key: TrainResult.read(store.fetch(key)))

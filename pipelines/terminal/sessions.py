@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from lcia.plan import union
 from lcia.report import decisions, run_folder
 from lcia.report.page import PAGE
 from lcia.report.run_folder import KEYS, Session
-from lcia.run import Outcome, Prepared, prepare, read_outcomes
+from lcia.run import Outcome, Prepared, prepare, read_outcomes, whole
 from lcia.store.lease import Lease
 from lcia.store.scratch import occupied
 from lcia.store.transfer import open_storage, read, write
@@ -181,11 +180,10 @@ def _execute(prepared: Sequence[Prepared], executor: RayExecutor) -> tuple[Seque
     try:
         executor.train_and_evaluate(*union(one.plan for one in prepared))
     except StageFailedError as error:
-        there = cache(executor.store.has)
-        whole = [one for one in prepared if all(there(s.key) for s in (*one.plan.trains, *one.plan.asked))]
-        if not whole:
+        finished = whole(prepared, executor.store)
+        if not finished:
             raise
-        return whole, error
+        return finished, error
     return prepared, None
 
 

@@ -38,3 +38,21 @@ def test_a_study_in_one_process_is_written_and_what_is_done_is_not_done_again(
     assert (folder / "report.html").is_file()
     assert carry_out(study, tmp_path, TrainOptions(), 2) == folder
     assert capsys.readouterr().out == ""
+
+
+DIVERGING = {"strategy.kind": "sequential", "training.learning_rate": 1e30}
+
+
+def test_a_run_that_diverges_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = parse(StudyConfig, {**STUDY, "methods": {**STUDY["methods"], "wild": DIVERGING}}, "test")
+    summary = json.loads((carry_out(study, tmp_path, TrainOptions(), 2) / "summary.json").read_text())
+    assert set(summary["methods"]) == {"sequential", "ewc"}
+    [failed] = summary["failed"]
+    assert "wild" in failed
+    assert "1 of 3 runs are left out; the first reason: " in capsys.readouterr().out
+
+
+def test_where_every_run_diverges_the_reason_is_the_end(tmp_path: Path) -> None:
+    study = parse(StudyConfig, {**STUDY, "methods": {"wild": DIVERGING}}, "test")
+    with pytest.raises(FloatingPointError, match="finite"):
+        carry_out(study, tmp_path, TrainOptions(), 2)
