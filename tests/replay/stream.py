@@ -27,7 +27,7 @@ RUN: dict[str, Any] = {
     "name": NAME,
     # The quickstart's method on two of its tasks, long enough that a worker which is to be killed in mid-stage is.
     "benchmark": {"kind": "minicoin", "tasks": ["VQAv2", "OCR-VQA"], "train_size": 120, "test_size": 24},
-    "training": {"max_steps": 40},
+    "training": {"max_steps": 30},
     "strategy": {"kind": "kronecker"},
 }
 STUDY: dict[str, Any] = {
