@@ -9,6 +9,8 @@ last checkpoint. FOLDER/NAME then holds what `lcia study` leaves, and `lcia repo
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from lcia.local import LocalExecutor
 from lcia.plan import union
 from lcia.protocols import Progress
 from lcia.report import run_folder
-from lcia.report.run_folder import Session
+from lcia.report.run_folder import SUMMARY, Session
 from lcia.run import Prepared, prepare, read_outcomes, whole
 from lcia.store.folders import Store
 from lcia.studies.config import StudyConfig
@@ -74,7 +76,10 @@ def main() -> None:
     given = parser.parse_args()
     options = TrainOptions(micro_batch=given.micro_batch, save_steps=given.save_steps)
     chosen = load(StudyConfig, given.study, given.overrides)
-    print(carry_out(chosen, given.folder, options, given.eval_batch_size))
+    written = carry_out(chosen, given.folder, options, given.eval_batch_size)
+    print(written)
+    if json.loads((written / SUMMARY).read_text())["failed"]:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def to_record(tables: StudyTables) -> dict[str, Any]:
         "settings": {label: setting._asdict() for label, setting in tables.settings.items()},
         "old_data": list(tables.old_data),
         "general": {
-            label: {name: {"percent": found.percent, **_plain({"": found.spreads})[""]} for name, found in row.items()}
+            label: {name: {"percent": found.percent, **_plain_row(found.spreads)} for name, found in row.items()}
             for label, row in tables.general.items()
         },
     }
@@ -164,7 +164,11 @@ def reach(compared: Mapping[str, Comparison]) -> str:
 
 
 def _plain(table: Spreads) -> dict[str, dict[str, Any]]:
-    return {name: {key: value and asdict(value) for key, value in row.items()} for name, row in table.items()}
+    return {name: _plain_row(row) for name, row in table.items()}
+
+
+def _plain_row(row: Mapping[str, Spread | None]) -> dict[str, Any]:
+    return {name: value and asdict(value) for name, value in row.items()}
 
 
 def _spreads(row: Mapping[str, Any]) -> dict[str, Spread | None]:
@@ -172,4 +176,4 @@ def _spreads(row: Mapping[str, Any]) -> dict[str, Spread | None]:
 
 
 def _general(record: Mapping[str, Any]) -> GeneralSpread:
-    return GeneralSpread(record["percent"], *_spreads({n: record[n] for n in ("before", "final", "change")}).values())
+    return GeneralSpread(record["percent"], **_spreads({n: record[n] for n in ("before", "final", "change")}))

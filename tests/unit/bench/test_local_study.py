@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from bench.local_study import carry_out
+from bench.local_study import carry_out, main
 from lcia.config.load import parse
 from lcia.studies.config import StudyConfig
 from lcia.training.train import TrainOptions
@@ -50,6 +51,17 @@ def test_a_run_that_diverges_is_left_out_and_named(tmp_path: Path, capsys: pytes
     [failed] = summary["failed"]
     assert "wild" in failed
     assert "1 of 3 runs are left out; the first reason: " in capsys.readouterr().out
+
+
+def test_the_command_then_ends_with_an_error_as_lcia_study_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {"sequential": STUDY["methods"]["sequential"], "wild": DIVERGING}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**STUDY, "methods": methods}))
+    monkeypatch.setattr("sys.argv", ["local_study", str(tmp_path / "study.yaml"), str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert (tmp_path / "small" / "report.html").is_file()
 
 
 def test_where_every_run_diverges_the_reason_is_the_end(tmp_path: Path) -> None:

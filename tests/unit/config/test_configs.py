@@ -165,11 +165,15 @@ def test_every_method_is_searched_alike_before_it_is_compared(name: str) -> None
 
 
 def test_what_is_compared_was_searched_and_with_other_seeds() -> None:
-    search = load(StudyConfig, CONFIGS / "studies" / "strategies-search-long.yaml")
-    tuned = load(StudyConfig, CONFIGS / "studies" / "strategies-tuned.yaml")
-    assert set(search.seeds).isdisjoint(tuned.seeds)
+    short, long, tuned = (
+        load(StudyConfig, CONFIGS / "studies" / f"strategies-{name}.yaml")
+        for name in ("search", "search-long", "tuned")
+    )
+    assert set(short.seeds + long.seeds).isdisjoint(tuned.seeds)
     for name, settings in tuned.methods.items():
-        assert [search.methods[label] for label in search.methods if label.startswith(f"{name}-")].count(settings) == 1
+        searched = (short if name.endswith("-by-four") else long).methods
+        method = name.removesuffix("-by-four")
+        assert [searched[label] for label in searched if label.startswith(f"{method}-")].count(settings) == 1
 
 
 FIVE = {"kronecker", "sequential", "ewc", "curvature", "paper"}
